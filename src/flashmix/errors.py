@@ -1,0 +1,37 @@
+"""The errors flashmix raises on purpose; every message says what was wrong and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class FlashmixError(Exception):
+    """Base class of every error that flashmix raises on purpose."""
+
+
+class ArgumentError(FlashmixError, ValueError):
+    """An argument has the wrong type, shape, dtype or value."""
+
+
+class ImplementationError(FlashmixError, RuntimeError):
+    """The requested implementation cannot run here; it never falls back silently."""
+
+
+class MissingDependencyError(FlashmixError, ImportError):
+    """An optional dependency is needed and absent; the message holds the install command."""
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingDependencyError:
+    """Build the one sentence that names the missing package and the command that installs it."""
+    return MissingDependencyError(
+        f"{purpose} needs {package}, which is not installed; run: pip install 'flashmix[{extra}]'"
+    )
+
+
+def unknown_choice(what: str, got: object, choices: Iterable[str]) -> ArgumentError:
+    """Build the error for a name that is not among the choices, with the nearest suggested."""
+    names = sorted(choices)
+    near = difflib.get_close_matches(str(got), names, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return ArgumentError(f"unknown {what} {got!r}{hint} Choices: {', '.join(names)}")

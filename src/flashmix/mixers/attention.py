@@ -1,0 +1,46 @@
+"""Full softmax attention."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from flashmix.mixers._base import QKVMixer, check_weights_impl
+from flashmix.ops import _checks, attention
+from flashmix.ops.attention.reference import attention_and_weights
+
+
+class Attention(QKVMixer):
+    """Multi-head softmax attention (Vaswani et al. 2017, section 3.2.2).
+
+    Args:
+        dim: width D.
+        num_heads: heads H, a divisor of ``dim``; heads of width 64 by default.
+        causal: token i sees tokens j <= i only.
+        bias: whether the four projections have one.
+        impl: "auto", "sdpa" (PyTorch's fused kernel) or "naive" (N x N weights in memory).
+    """
+
+    summary = "softmax(q k^T / sqrt(dh)) v: every token sees every token"
+    cost = "O(N^2)"
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        num_heads: int | None = None,
+        causal: bool = False,
+        bias: bool = True,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__(dim, num_heads=num_heads, bias=bias, impl=impl)
+        _checks.check_flag("Attention", "causal", causal)
+        self.causal = causal
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return attention(q, k, v, mask=mask, causal=self.causal, impl=self.impl)
+
+    def mix_with_weights(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        check_weights_impl("Attention", self.impl)
+        return attention_and_weights(q, k, v, mask, self.causal)

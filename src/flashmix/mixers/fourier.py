@@ -1,0 +1,64 @@
+"""Fourier attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flashmix.mixers._base import Mixer, head_count
+from flashmix.ops import fourier, fourier_weights
+from flashmix.ops._padding import zero_padding
+from flashmix.ops._precision import transform_dtype
+
+
+class FourierAttention(Mixer):
+    """Each head's frequencies weighed by their share of its power, between two projections.
+
+    :func:`flashmix.ops.fourier` on v = in-projection of x, then the out-projection. The weights
+    depend on the data; there is no query or key.
+
+    Args:
+        dim: width D.
+        num_heads: heads H, a divisor of ``dim``; heads of width 64 by default.
+        bias: whether the two projections have one.
+        impl: "auto", "torch" or "reference".
+    """
+
+    summary = "each head's frequencies weighed by their share of its power"
+    cost = "O(N log N)"
+
+    def __init__(
+        self, dim: int, *, num_heads: int | None = None, bias: bool = True, impl: str = "auto"
+    ) -> None:
+        super().__init__(dim)
+        self.num_heads = head_count("FourierAttention", dim, num_heads)
+        self.impl = impl
+        self.value = nn.Linear(dim, dim, bias=bias)
+        self.out = nn.Linear(dim, dim, bias=bias)
+
+    def heads(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """v, the in-projection of ``x`` by head, [B, H, N, dh]."""
+        v = self.value(zero_padding(x, mask))
+        return v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool = False
+    ) -> Any:
+        """Mix the tokens of ``x`` [B, N, D].
+
+        With ``return_weights`` also returns the weights [B, H, N // 2 + 1], which sum to one over
+        the frequencies of a sequence.
+        """
+        self.check(x, mask)
+        v = self.heads(x, mask)
+        y = fourier(v, mask=mask, impl=self.impl).transpose(1, 2).flatten(2)
+        y = zero_padding(self.out(y), mask)
+        return (y, fourier_weights(v, mask=mask)) if return_weights else y
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        """abs(rfft(v over tokens)) of unpadded ``x`` [B, N, D], as [B, H, N // 2 + 1, dh]."""
+        self.check(x, None)
+        v = self.heads(x, None)
+        return torch.fft.rfft(v.to(transform_dtype(v.dtype)), dim=2).abs()

@@ -1,0 +1,76 @@
+"""Several mixers in one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from flashmix.errors import ArgumentError
+from flashmix.mixers._base import Mixer, head_count
+from flashmix.mixers.spec import parse_mixer
+from flashmix.ops import _checks
+
+
+class Hybrid(Mixer):
+    """Several mixers side by side in one layer, ``spectral`` and ``local`` by default.
+
+    Args:
+        dim: width D.
+        mixers: at least two names, with options where wanted: ("spectral", "local(window=64)").
+        combine: "sum" adds the outputs; "gate" adds them with learned weights, a softmax over the
+            mixers for each channel that starts even; "heads" gives each mixer an equal share of
+            the width, as heads of different kinds.
+        num_heads: heads H of the mixers that have them; for "heads", of the whole layer.
+        impl: passed on to every mixer.
+    """
+
+    summary = "several mixers in one layer, spectral + local by default"
+    cost = "the sum of its parts"
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        mixers: Sequence[str] = ("spectral", "local"),
+        combine: Literal["sum", "gate", "heads"] = "sum",
+        num_heads: int | None = None,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__(dim)
+        _checks.check_choice("Hybrid", "combine", combine, ("sum", "gate", "heads"))
+        if isinstance(mixers, str) or len(mixers) < 2:
+            raise ArgumentError(
+                f"Hybrid: mixers must be at least two names, got {mixers!r}; "
+                "for example ('spectral', 'local')"
+            )
+        self.combine = combine
+        heads = head_count("Hybrid", dim, num_heads)
+        width = dim
+        if combine == "heads":
+            if dim % len(mixers) or heads % len(mixers):
+                raise ArgumentError(
+                    f"Hybrid: combine='heads' shares dim = {dim} and num_heads = {heads} among "
+                    f"{len(mixers)} mixers; both must be multiples of it"
+                )
+            width, heads = dim // len(mixers), heads // len(mixers)
+        self.mixers = nn.ModuleList(
+            parse_mixer(text).build(width, num_heads=heads, impl=impl) for text in mixers
+        )
+        if combine == "gate":
+            self.gate = nn.Parameter(torch.zeros(len(mixers), dim))
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        self.check(x, mask)
+        if self.combine == "heads":
+            parts = x.chunk(len(self.mixers), dim=-1)
+            return torch.cat(
+                [m(part, mask) for m, part in zip(self.mixers, parts, strict=True)], -1
+            )
+        outputs = torch.stack([mixer(x, mask) for mixer in self.mixers])
+        if self.combine == "sum":
+            return outputs.sum(0)
+        share = self.gate.softmax(0)[:, None, None]
+        return (outputs * share).sum(0).to(outputs.dtype)

@@ -1,0 +1,54 @@
+"""Sliding-window attention."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from flashmix.mixers._base import QKVMixer, check_weights_impl
+from flashmix.ops import _checks, local_attention
+from flashmix.ops.local_attention.reference import local_attention_and_weights
+
+
+class LocalAttention(QKVMixer):
+    """Attention to the tokens with |i - j| <= window // 2, distances in real tokens.
+
+    The pattern of Beltagy et al. 2020 (Longformer), section 3.1.
+
+    Args:
+        dim: width D.
+        window: tokens in view, >= 1: ``window // 2`` on each side and the token itself.
+        num_heads: heads H, a divisor of ``dim``; heads of width 64 by default.
+        causal: token i sees tokens j <= i only.
+        bias: whether the four projections have one.
+        impl: "auto", "torch" or "reference".
+    """
+
+    summary = "attention to the tokens within window // 2 on each side"
+    cost = "O(N * window)"
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        window: int = 128,
+        num_heads: int | None = None,
+        causal: bool = False,
+        bias: bool = True,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__(dim, num_heads=num_heads, bias=bias, impl=impl)
+        _checks.check_count("LocalAttention", "window", window)
+        _checks.check_flag("LocalAttention", "causal", causal)
+        self.window = window
+        self.causal = causal
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return local_attention(
+            q, k, v, window=self.window, mask=mask, causal=self.causal, impl=self.impl
+        )
+
+    def mix_with_weights(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        check_weights_impl("LocalAttention", self.impl)
+        return local_attention_and_weights(q, k, v, mask, self.window, self.causal)

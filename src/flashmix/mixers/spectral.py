@@ -1,0 +1,96 @@
+"""Learnable spectral filtering."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from flashmix.errors import ArgumentError
+from flashmix.mixers._base import Mixer
+from flashmix.ops import _checks, spectral
+
+
+class Spectral(Mixer):
+    """A learnable complex filter per channel over the lowest modes along tokens, plus a bias.
+
+    irfft(W * rfft(x)) + b as :func:`flashmix.ops.spectral` defines it; one W serves any length.
+    Starts at W = 1, b = 0: with all modes kept that is the identity.
+
+    Args:
+        dim: width D.
+        modes: modes M that are learned, >= 1; D // 2 (at least one) when None.
+        unitary: learn phases only, without bias; modes from M up pass unchanged and DC and
+            Nyquist are left alone, so that the energy is kept (Parseval).
+        causal: convolve with the filter's impulse response instead, so that no output depends on
+            later tokens. Excludes ``unitary``.
+        context: taps L of the causal filter; 2 M - 1 when None, with which it starts as the
+            identity.
+        impl: "auto", "torch" or "reference".
+    """
+
+    summary = "irfft(W * rfft(x)) + b: a learned filter per channel along tokens"
+    cost = "O(N log N)"
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        modes: int | None = None,
+        unitary: bool = False,
+        causal: bool = False,
+        context: int | None = None,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__(dim)
+        self.modes = max(1, dim // 2) if modes is None else modes
+        _checks.check_count("Spectral", "modes", self.modes)
+        for name, flag in (("unitary", unitary), ("causal", causal)):
+            _checks.check_flag("Spectral", name, flag)
+        if causal and unitary:
+            raise ArgumentError("Spectral: causal and unitary exclude each other; choose one")
+        if context is not None:
+            _checks.check_count("Spectral", "context", context)
+            if not causal:
+                raise ArgumentError(
+                    "Spectral: context is the length of a causal filter; set causal=True"
+                )
+        self.unitary = unitary
+        self.causal = causal
+        self.context = context
+        self.impl = impl
+        if unitary:
+            self.phase = nn.Parameter(torch.empty(self.modes, dim))
+            self.register_parameter("bias", None)
+        else:
+            self.weight = nn.Parameter(torch.empty(self.modes, dim, 2))
+            self.bias = nn.Parameter(torch.empty(dim))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """W = 1 and b = 0."""
+        with torch.no_grad():
+            if self.unitary:
+                self.phase.zero_()
+            else:
+                self.weight[..., 0] = 1
+                self.weight[..., 1] = 0
+                self.bias.zero_()
+
+    def filter(self) -> Tensor:
+        """W, as its real and imaginary parts [M, D, 2]."""
+        if self.unitary:
+            return torch.stack((self.phase.cos(), self.phase.sin()), dim=-1)
+        return self.weight
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        self.check(x, mask)
+        return spectral(
+            x,
+            self.filter(),
+            self.bias,
+            mask=mask,
+            causal=self.causal,
+            context=self.context,
+            unitary=self.unitary,
+            impl=self.impl,
+        )

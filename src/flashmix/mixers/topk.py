@@ -1,0 +1,72 @@
+"""Top-k attention."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from flashmix.mixers._base import QKVMixer, check_weights_impl
+from flashmix.ops import _checks, topk_attention
+from flashmix.ops.block_topk_attention.reference import block_topk_attention_and_weights
+from flashmix.ops.topk_attention.reference import topk_attention_and_weights
+
+
+class TopKAttention(QKVMixer):
+    """Attention to the ``topk`` tokens with the largest scores, for each query and head.
+
+    Args:
+        dim: width D.
+        topk: tokens kept, >= 1; all of them where there are fewer.
+        selection: "exact", or "block", which keeps whole blocks of 64 tokens by the score of
+            their means and so approximates; see :func:`flashmix.ops.topk_attention`.
+        num_heads: heads H, a divisor of ``dim``; heads of width 64 by default.
+        causal: token i sees tokens j <= i only.
+        bias: whether the four projections have one.
+        impl: "auto", "torch" or "reference".
+    """
+
+    summary = "attention to the topk tokens with the largest scores"
+    cost = "O(N^2) to choose, O(N * topk) to mix"
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        topk: int = 32,
+        selection: Literal["exact", "block"] = "exact",
+        num_heads: int | None = None,
+        causal: bool = False,
+        bias: bool = True,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__(dim, num_heads=num_heads, bias=bias, impl=impl)
+        _checks.check_count("TopKAttention", "topk", topk)
+        _checks.check_choice("TopKAttention", "selection", selection, ("exact", "block"))
+        _checks.check_flag("TopKAttention", "causal", causal)
+        self.topk = topk
+        self.selection = selection
+        self.causal = causal
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return topk_attention(
+            q,
+            k,
+            v,
+            topk=self.topk,
+            selection=self.selection,
+            mask=mask,
+            causal=self.causal,
+            impl=self.impl,
+        )
+
+    def mix_with_weights(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        check_weights_impl("TopKAttention", self.impl)
+        with_weights = (
+            topk_attention_and_weights
+            if self.selection == "exact"
+            else block_topk_attention_and_weights
+        )
+        return with_weights(q, k, v, mask, self.topk, self.causal)

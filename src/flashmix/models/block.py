@@ -1,0 +1,64 @@
+"""A transformer block with any token mixer.
+
+Shapes: B batch, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from flashmix.errors import ArgumentError
+from flashmix.mixers import Mixer, parse_mixer
+from flashmix.ops import _checks
+
+
+class Block(nn.Module):
+    """x + mixer(norm(x)), then x + mlp(norm(x)), with LayerNorm and a GELU MLP (pre-norm).
+
+    ``norm_first=False`` is BERT's and FNet's order: norm(x + mixer(x)), then norm(x + mlp(x)).
+
+    Args:
+        dim: width D.
+        mixer: a mixer, or one as text: "fnet", "local(window=64)", "spectral+local".
+        num_heads: heads of a mixer given as text; heads of width 64 by default.
+        mlp_ratio: hidden width of the MLP over ``dim``.
+        dropout: probability after the mixer and after the MLP.
+        norm_first: normalise before each part (default) or after each sum.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        mixer: str | Mixer = "attention",
+        *,
+        num_heads: int | None = None,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        norm_first: bool = True,
+    ) -> None:
+        super().__init__()
+        _checks.check_count("Block", "dim", dim)
+        _checks.check_flag("Block", "norm_first", norm_first)
+        hidden = int(dim * mlp_ratio)
+        if hidden < 1:
+            raise ArgumentError(
+                f"Block: mlp_ratio * dim must be at least 1, got {mlp_ratio} * {dim}"
+            )
+        if not isinstance(mixer, Mixer):
+            mixer = parse_mixer(mixer).build(dim, num_heads=num_heads)
+        if mixer.dim != dim:
+            raise ArgumentError(f"Block: mixer must have dim = {dim}, got {mixer.dim}")
+        self.norm_first = norm_first
+        self.mixer = mixer
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """``x`` [B, N, D], ``mask`` bool [B, N]; outputs at padding mean nothing."""
+        if self.norm_first:
+            x = x + self.dropout(self.mixer(self.norm1(x), mask))
+            return x + self.dropout(self.mlp(self.norm2(x)))
+        x = self.norm1(x + self.dropout(self.mixer(x, mask)))
+        return self.norm2(x + self.dropout(self.mlp(x)))

@@ -1,0 +1,98 @@
+"""Argument checks, made once at the public boundary of every op and mixer.
+
+Each error names the function, the argument, what it got and what it needs.
+
+Shapes: B batch, N tokens, D width, H heads, dh width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flashmix.errors import ArgumentError
+
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def check_floating(where: str, name: str, tensor: Tensor, legend: str) -> None:
+    """``tensor`` is a floating tensor whose axes are those of ``legend``, for example "B, N, D"."""
+    if not isinstance(tensor, Tensor):
+        raise ArgumentError(f"{where}: {name} must be a tensor, got {type(tensor).__name__}")
+    axes = legend.split(", ")
+    if tensor.dim() != len(axes):
+        raise ArgumentError(
+            f"{where}: {name} must have {len(axes)} axes [{legend}], got shape {list(tensor.shape)}"
+        )
+    if tensor.dtype not in FLOATING:
+        raise ArgumentError(
+            f"{where}: {name} must be float32, bfloat16, float16 or float64, got {tensor.dtype}"
+        )
+    for axis, size in zip(axes[1:], tensor.shape[1:], strict=True):
+        if size < 1:
+            raise ArgumentError(
+                f"{where}: {name} must have at least one element along {axis} of [{legend}], "
+                f"got shape {list(tensor.shape)}"
+            )
+
+
+def check_mask(where: str, mask: Tensor | None, tensor: Tensor, seq_len: int) -> None:
+    """``mask`` is None or bool [B, N] on the device of ``tensor``; True marks a real token."""
+    if mask is None:
+        return
+    if not isinstance(mask, Tensor):
+        raise ArgumentError(f"{where}: mask must be a tensor or None, got {type(mask).__name__}")
+    if mask.dtype != torch.bool:
+        raise ArgumentError(
+            f"{where}: mask must be bool with True at real tokens, got {mask.dtype}; "
+            "pass mask.bool()"
+        )
+    want = [tensor.shape[0], seq_len]
+    if list(mask.shape) != want:
+        raise ArgumentError(f"{where}: mask must be [B, N] = {want}, got {list(mask.shape)}")
+    if mask.device != tensor.device:
+        raise ArgumentError(
+            f"{where}: mask must be on {tensor.device} like the input, got {mask.device}"
+        )
+
+
+def check_tokens(where: str, x: Tensor, mask: Tensor | None, dim: int | None = None) -> None:
+    """``x`` is [B, N, D] (D = ``dim`` when given) and ``mask`` fits it."""
+    check_floating(where, "x", x, "B, N, D")
+    if dim is not None and x.shape[2] != dim:
+        raise ArgumentError(f"{where}: x must have width D = {dim}, got shape {list(x.shape)}")
+    check_mask(where, mask, x, x.shape[1])
+
+
+def check_qkv(where: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
+    """``q``, ``k`` and ``v`` are [B, H, N, dh], alike in shape, dtype and device."""
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        check_floating(where, name, tensor, "B, H, N, dh")
+        for what, got, need in (
+            ("shape", list(tensor.shape), list(q.shape)),
+            ("dtype", tensor.dtype, q.dtype),
+            ("device", tensor.device, q.device),
+        ):
+            if got != need:
+                raise ArgumentError(f"{where}: {name} must have q's {what} {need}, got {got}")
+    check_mask(where, mask, q, q.shape[2])
+
+
+def check_count(where: str, name: str, value: object) -> None:
+    """``value`` is an integer of at least one."""
+    if isinstance(value, bool) or not isinstance(value, int | torch.SymInt) or value < 1:
+        raise ArgumentError(f"{where}: {name} must be an integer >= 1, got {value!r}")
+
+
+def check_flag(where: str, name: str, value: object) -> None:
+    """``value`` is True or False."""
+    if not isinstance(value, bool):
+        raise ArgumentError(f"{where}: {name} must be True or False, got {value!r}")
+
+
+def check_choice(where: str, name: str, value: object, choices: tuple[str, ...]) -> None:
+    """``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ArgumentError(
+            f"{where}: {name} must be one of {', '.join(map(repr, choices))}, got {value!r}"
+        )

@@ -1,0 +1,51 @@
+"""Softmax attention with the N x N weights in memory: the formula that the references share.
+
+Shapes: B batch, H heads, N tokens, dh width of a head.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flashmix.ops._padding import real_rank, zero_head_padding
+
+
+def scores(q: Tensor, k: Tensor) -> Tensor:
+    """Q k^T / sqrt(dh), [B, H, N, N]."""
+    return (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+
+
+def distance(seq_len: int, mask: Tensor | None, device: torch.device) -> Tensor:
+    """I - j counted in real tokens, [1 or B, 1, N, N]; entries at padding mean nothing."""
+    rank = torch.arange(seq_len, device=device)[None] if mask is None else real_rank(mask)
+    return (rank[:, :, None] - rank[:, None, :])[:, None]
+
+
+def real_pairs(seq_len: int, mask: Tensor | None, causal: bool, device: torch.device) -> Tensor:
+    """Which key each query may see at all, bool [1 or B, 1, N, N]."""
+    allowed = torch.ones(1, 1, seq_len, seq_len, dtype=torch.bool, device=device)
+    if causal:
+        allowed = allowed.tril()
+    if mask is not None:
+        allowed = allowed & mask[:, None, None, :] & mask[:, None, :, None]
+    return allowed
+
+
+def attend(scores: Tensor, v: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax(scores where allowed) v and the weights; a query with no key gets zeros.
+
+    Args:
+        scores: [B, H, N, N].
+        v: [B, H, N, dh].
+        allowed: bool, broadcasts to ``scores``.
+    """
+    empty = ~allowed.any(-1, keepdim=True)
+    weights = scores.masked_fill(~allowed, float("-inf")).masked_fill(empty, 0).softmax(-1)
+    weights = weights.masked_fill(~allowed, 0)
+    return weights.to(v.dtype) @ v, weights.to(v.dtype)
+
+
+def zero_qkv(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v with zeros at padding, so that nothing there (NaN included) reaches a product."""
+    return zero_head_padding(q, mask), zero_head_padding(k, mask), zero_head_padding(v, mask)

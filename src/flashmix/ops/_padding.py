@@ -1,0 +1,81 @@
+"""The padding law, in one place: an op acts as if the padding had been removed.
+
+Shapes: B batch, N tokens, ... any trailing axes. ``mask`` is [B, N] bool, True = a real token.
+Tokens stand on axis 1 throughout this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def real_rank(mask: Tensor) -> Tensor:
+    """Position of each token among the real tokens of its sequence, int64 [B, N]."""
+    return mask.cumsum(1) - 1
+
+
+def real_first(mask: Tensor) -> Tensor:
+    """Token positions, real ones first and each part in order, int64 [B, N]."""
+    return torch.argsort(~mask, dim=1, stable=True)
+
+
+def _index(order: Tensor, x: Tensor) -> Tensor:
+    return order.reshape(order.shape + (1,) * (x.dim() - 2)).expand_as(x)
+
+
+def pack(x: Tensor, order: Tensor) -> Tensor:
+    """Move the tokens of ``x`` [B, N, ...] into ``order``."""
+    return x.gather(1, _index(order, x))
+
+
+def unpack(y: Tensor, order: Tensor) -> Tensor:
+    """Undo :func:`pack`."""
+    return torch.zeros_like(y).scatter(1, _index(order, y), y)
+
+
+def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    """``x`` [B, N, ...] with zeros at the padding, whatever stood there (NaN included)."""
+    if mask is None:
+        return x
+    return x.masked_fill(~mask.reshape(mask.shape + (1,) * (x.dim() - 2)), 0)
+
+
+def zero_head_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    """As :func:`zero_padding`, for ``x`` [B, H, N, ...]."""
+    return x if mask is None else x.masked_fill(~mask[:, None, :, None], 0)
+
+
+def each_sequence(run: Callable[[Tensor], Tensor], x: Tensor, mask: Tensor | None) -> Tensor:
+    """Apply ``run`` to every sequence of ``x`` [B, N, ...] with its padding removed.
+
+    The law itself, written as a loop; references use it.
+    """
+    if mask is None:
+        return run(x)
+    out = zero_padding(x, torch.zeros_like(mask))
+    for row in range(x.shape[0]):
+        (real,) = mask[row].nonzero(as_tuple=True)
+        if real.numel():
+            y = run(x[row : row + 1, real])[0]
+            out = out.index_put((torch.tensor(row, device=x.device), real), y)
+    return out
+
+
+def each_length(run: Callable[..., Tensor], mask: Tensor | None, *xs: Tensor) -> Tensor:
+    """``run(*xs)`` without padding: one batched call for each distinct true length.
+
+    Every tensor of ``xs`` is [B, N, ...]; ``run`` returns one of the first one's shape.
+    """
+    if mask is None:
+        return run(*xs)
+    order, lengths = real_first(mask), mask.sum(1)
+    packed = [pack(x, order) for x in xs]
+    out = torch.zeros_like(packed[0])
+    for length in lengths.unique().tolist():
+        if length:
+            rows = (lengths == length).nonzero().squeeze(1)
+            out[rows, :length] = run(*(x[rows, :length] for x in packed))
+    return unpack(out, order)

@@ -1,0 +1,55 @@
+"""Public FNet op: validation and dispatch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from flashmix.ops import _checks
+from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops.fnet import reference, torch
+
+OPERATOR = Operator(
+    name="fnet",
+    axes="B, N, D",
+    implementations=(
+        Implementation(
+            name="torch",
+            run=torch.fnet,
+            summary="half-spectrum real FFT, mirrored; its own backward, nothing saved",
+        ),
+        Implementation(name="reference", run=reference.fnet, summary="Re(fftn(x)), the formula"),
+    ),
+)
+
+
+def fnet(
+    x: Tensor,
+    *,
+    mask: Tensor | None = None,
+    norm: Literal["backward", "ortho"] = "backward",
+    impl: str = "auto",
+) -> Tensor:
+    """FNet mixing: Re(FFT over tokens of FFT over width of x) (Lee-Thorp et al. 2021, eq. 3).
+
+    Args:
+        x: [B, N, D], floating. Half types are transformed in float32 and rounded once.
+        mask: bool [B, N], True = a real token. Each sequence is transformed over its own true
+            length; outputs at padding are zero.
+        norm: "backward" leaves the sums unnormalised as the paper does, so outputs grow like
+            sqrt(N * D) and a nonzero mean like N * D, which can exceed float16's 65,504 (the
+            output is then inf); "ortho" divides by sqrt(N * D).
+        impl: "auto", "torch" or "reference".
+
+    Returns:
+        [B, N, D] in the dtype of ``x``.
+
+    Raises:
+        ArgumentError: an argument has the wrong shape, dtype or value.
+        ImplementationError: ``impl`` cannot run here.
+    """
+    _checks.check_tokens("fnet", x, mask)
+    _checks.check_choice("fnet", "norm", norm, ("backward", "ortho"))
+    y: Tensor = OPERATOR.choose(impl, x.dtype, x.device).run(x, mask, norm)
+    return y

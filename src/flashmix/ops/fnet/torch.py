@@ -1,0 +1,43 @@
+"""FNet mixing from half of the spectrum.
+
+Real input makes Y[k, j] = Y[-k, -j], so the columns j <= D // 2 are enough; the others are their
+mirror image. FNet is its own adjoint: its backward is itself, and saves no activation.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flashmix.ops._padding import each_length
+from flashmix.ops._precision import transform_dtype
+
+
+def _mix(x: Tensor, norm: str) -> Tensor:
+    half = torch.fft.rfft2(x, dim=(1, 2), norm=norm).real
+    mirrored = half[:, :, 1 : (x.shape[2] + 1) // 2].flip((1, 2)).roll(1, 1)
+    return torch.cat((half, mirrored), dim=2)
+
+
+@torch.library.custom_op("flashmix::fnet_torch", mutates_args=())
+def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+    """Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
+    wide = x.to(transform_dtype(x.dtype))
+    y = each_length(lambda part: _mix(part, norm), mask, wide)
+    return y.to(x.dtype)
+
+
+@fnet.register_fake
+def _(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _setup(ctx: object, inputs: tuple[Tensor, Tensor | None, str], output: Tensor) -> None:
+    _, ctx.mask, ctx.norm = inputs  # type: ignore[attr-defined]
+
+
+def _backward(ctx: object, grad: Tensor) -> tuple[Tensor, None, None]:
+    return fnet(grad, ctx.mask, ctx.norm), None, None  # type: ignore[attr-defined]
+
+
+fnet.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,58 @@
+"""Public Fourier attention op: validation and dispatch."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from flashmix.ops import _checks
+from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops.fourier import reference, torch
+
+OPERATOR = Operator(
+    name="fourier",
+    axes="B, H, N, dh",
+    implementations=(
+        Implementation(
+            name="torch",
+            run=torch.fourier,
+            summary="real FFT, weigh, inverse, with a backward that saves only the input",
+        ),
+        Implementation(name="reference", run=reference.fourier, summary="the formula"),
+    ),
+)
+
+
+def fourier(v: Tensor, *, mask: Tensor | None = None, impl: str = "auto") -> Tensor:
+    """Fourier attention: each frequency of a head weighed by its share of the head's power.
+
+    V = rfft(v over tokens); weights = softmax over frequencies of log(power + 1e-6), power
+    averaged over the head's channels; y = irfft(V * weights * number of frequencies), so that
+    white input keeps its scale. O(N log N), and dependent on the data.
+
+    Args:
+        v: [B, H, N, dh], floating. Half types are transformed in float32 and rounded once.
+        mask: bool [B, N], True = a real token. Each sequence is transformed over its own true
+            length; outputs at padding are zero.
+        impl: "auto", "torch" or "reference".
+
+    Returns:
+        [B, H, N, dh] in the dtype of ``v``.
+
+    Raises:
+        ArgumentError: an argument has the wrong shape, dtype or value.
+        ImplementationError: ``impl`` cannot run here.
+    """
+    _checks.check_floating("fourier", "v", v, "B, H, N, dh")
+    _checks.check_mask("fourier", mask, v, v.shape[2])
+    y: Tensor = OPERATOR.choose(impl, v.dtype, v.device).run(v, mask)
+    return y
+
+
+def fourier_weights(v: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    """The weights of :func:`fourier`: [B, H, N // 2 + 1], summing to one over the frequencies.
+
+    A padded sequence of n real tokens has n // 2 + 1 frequencies; the entries beyond are zero.
+    """
+    _checks.check_floating("fourier_weights", "v", v, "B, H, N, dh")
+    _checks.check_mask("fourier_weights", mask, v, v.shape[2])
+    return reference.fourier_weights(v, mask)

@@ -1,0 +1,62 @@
+"""Public sliding-window attention op: validation and dispatch."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from flashmix.ops import _checks
+from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops.local_attention import reference, torch
+
+OPERATOR = Operator(
+    name="local_attention",
+    axes="B, H, N, dh",
+    implementations=(
+        Implementation(
+            name="torch",
+            run=torch.local_attention,
+            summary="blocks of queries against overlapping key blocks through fused attention",
+        ),
+        Implementation(
+            name="reference",
+            run=reference.local_attention,
+            summary="the formula, with the N x N weights in memory",
+        ),
+    ),
+)
+
+
+def local_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    window: int,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """Sliding-window attention: query i sees the keys with |i - j| <= window // 2.
+
+    Distances count real tokens, so padding between two tokens does not part them
+    (the pattern of Beltagy et al. 2020, Longformer, section 3.1).
+
+    Args:
+        q, k, v: [B, H, N, dh], one floating dtype and device.
+        window: keys in view, in tokens, >= 1; ``window // 2`` on each side and the token itself.
+        mask: bool [B, N], True = a real token. Outputs at padding are zero.
+        causal: query i sees keys j <= i only.
+        impl: "auto", "torch" or "reference".
+
+    Returns:
+        [B, H, N, dh] in the dtype of ``q``. Work and memory are O(N * window) for "torch".
+
+    Raises:
+        ArgumentError: an argument has the wrong shape, dtype or value.
+        ImplementationError: ``impl`` cannot run here.
+    """
+    _checks.check_qkv("local_attention", q, k, v, mask)
+    _checks.check_count("local_attention", "window", window)
+    _checks.check_flag("local_attention", "causal", causal)
+    y: Tensor = OPERATOR.choose(impl, q.dtype, q.device).run(q, k, v, mask, window, causal)
+    return y

@@ -1,0 +1,27 @@
+"""Sliding-window attention: query i sees the keys with |i - j| <= window // 2.
+
+Distances count real tokens. Computes in the dtype of its inputs, with N x N weights in memory.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from flashmix.ops import _dense
+
+
+def local_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+) -> Tensor:
+    """Attention within the window, [B, H, N, dh]."""
+    return local_attention_and_weights(q, k, v, mask, window, causal)[0]
+
+
+def local_attention_and_weights(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """The output and the weights [B, H, N, N]."""
+    q, k, v = _dense.zero_qkv(q, k, v, mask)
+    near = _dense.distance(q.shape[2], mask, q.device).abs() <= window // 2
+    allowed = near & _dense.real_pairs(q.shape[2], mask, causal, q.device)
+    return _dense.attend(_dense.scores(q, k), v, allowed)

@@ -1,0 +1,76 @@
+"""Sliding-window attention in O(N * window): blocks of queries against overlapping blocks of keys.
+
+Shapes: B batch, H heads, N tokens, dh width of a head, G blocks of C queries, each against
+S = C + reach before + reach after keys.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flashmix.ops._library import composite_op
+from flashmix.ops._padding import real_first
+from flashmix.ops.attention.torch import attention
+
+MIN_BLOCK = 64
+
+
+def _blocks(x: Tensor, before: int, after: int, size: int, count: int) -> Tensor:
+    """Overlapping blocks [G, B * H, S, dh] of ``x`` [B, H, N, dh], with zeros beyond its ends."""
+    x = F.pad(x, (0, 0, before, count * size - x.shape[2] + after)).flatten(0, 1)
+    return x.unfold(1, before + size + after, size).permute(1, 0, 3, 2)
+
+
+@composite_op(
+    "local_attention_torch(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt window, bool causal)"
+    " -> Tensor"
+)
+def local_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+) -> Tensor:
+    """Attention within the window, [B, H, N, dh]."""
+    n = q.shape[2]
+    reach = window // 2
+    if reach >= n - 1:
+        return attention(q, k, v, mask, causal)
+    if mask is None:
+        return _banded(q, k, v, None, reach, causal)
+    # Real tokens first: distances then count real tokens wherever the padding stood.
+    order = real_first(mask)[:, None, :, None].expand_as(q)
+    real = (torch.arange(n, device=q.device) < mask.sum(1, keepdim=True))[:, None, :, None]
+    q, k, v = (x.gather(2, order).masked_fill(~real, 0) for x in (q, k, v))
+    y = _banded(q, k, v, mask.sum(1), reach, causal).masked_fill(~real, 0)
+    return torch.zeros_like(y).scatter(2, order, y)
+
+
+def _banded(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, reach: int, causal: bool
+) -> Tensor:
+    """Sliding window over packed sequences; keys at or beyond ``lengths`` [B] are padding."""
+    batch, heads, n, width = q.shape
+    size = max(MIN_BLOCK, reach)
+    count = -(-n // size)
+    after = 0 if causal else reach
+    q_blocks = _blocks(q, 0, 0, size, count)
+    k_blocks = _blocks(k, reach, after, size, count)
+    v_blocks = _blocks(v, reach, after, size, count)
+
+    query = torch.arange(size, device=q.device)[:, None]
+    key = torch.arange(-reach, size + after, device=q.device)
+    near = (key - query).abs() <= reach
+    if causal:
+        near = near & (key <= query)
+    start = torch.arange(count, device=q.device)[:, None] * size
+    position = start + key
+    if lengths is None:
+        present = ((position >= 0) & (position < n))[:, None]
+    else:
+        present = (position >= 0)[:, None] & (position[:, None] < lengths[:, None])
+        present = present.repeat_interleave(heads, 1)
+    # Queries beyond the end would see nothing; the diagonal keeps them finite, they are cut off.
+    own = key == query
+    allowed = (near & present[:, :, None, :]) | own
+    y = F.scaled_dot_product_attention(q_blocks, k_blocks, v_blocks, attn_mask=allowed)
+    return y.transpose(0, 1).reshape(batch, heads, count * size, width)[:, :, :n]

@@ -1,0 +1,103 @@
+"""Public spectral op: validation and dispatch."""
+
+from __future__ import annotations
+
+import torch as _torch
+from torch import Tensor
+
+from flashmix.errors import ArgumentError
+from flashmix.ops import _checks
+from flashmix.ops._padding import zero_padding
+from flashmix.ops._precision import transform_dtype
+from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops.spectral import reference, torch
+
+OPERATOR = Operator(
+    name="spectral",
+    axes="B, N, D",
+    implementations=(
+        Implementation(
+            name="torch",
+            run=torch.filter_tokens,
+            summary="real FFT, filter, inverse, with a backward that saves only the input",
+        ),
+        Implementation(
+            name="reference", run=reference.filter_tokens, summary="irfft(W * rfft(x)), the formula"
+        ),
+    ),
+)
+
+
+def spectral(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    context: int | None = None,
+    unitary: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """A learnable filter over the lowest M modes of each channel: irfft(W * rfft(x)) + b.
+
+    The transform runs along tokens, over each sequence's own true length n; one W serves any
+    length (Rao et al. 2021, Global Filter Networks, eq. 4, with a filter cut to its lowest modes).
+    Modes from M up are dropped; where n // 2 + 1 < M the modes that exist are used. DC and Nyquist
+    of a real signal are real, so there only the real part of W counts.
+
+    Args:
+        x: [B, N, D], floating. Half types are transformed in float32 and rounded once.
+        weight: W, complex [M, D], or its real and imaginary parts as a real [M, D, 2].
+        bias: b, real [D], or None.
+        mask: bool [B, N], True = a real token. Outputs at padding are zero.
+        causal: convolve instead with the impulse response h = irfft(W, n=context) and zeros before
+            the start, y[t] = sum of h[s] x[t - s] over s < context, so that no output depends on
+            later tokens nor on how many follow.
+        context: taps of the causal filter, >= 1; 2 M - 1 when None.
+        unitary: pass the modes from M up unchanged and leave DC and Nyquist alone, so that factors
+            W of modulus one keep the energy (Parseval). Excludes ``causal``.
+        impl: "auto", "torch" or "reference".
+
+    Returns:
+        [B, N, D] in the dtype of ``x``.
+
+    Raises:
+        ArgumentError: an argument has the wrong shape, dtype or value.
+        ImplementationError: ``impl`` cannot run here.
+    """
+    _checks.check_tokens("spectral", x, mask)
+    for name, flag in (("causal", causal), ("unitary", unitary)):
+        _checks.check_flag("spectral", name, flag)
+    if isinstance(weight, Tensor) and weight.is_complex():
+        weight = _torch.view_as_real(weight)
+    _checks.check_floating("spectral", "weight", weight, "M, D, 2")
+    if weight.shape[1:] != (x.shape[2], 2):
+        raise ArgumentError(
+            f"spectral: weight must be [M, D, 2] = [M, {x.shape[2]}, 2] (or complex [M, D]), "
+            f"got {list(weight.shape)}"
+        )
+    if bias is not None:
+        _checks.check_floating("spectral", "bias", bias, "D")
+        if bias.shape != x.shape[2:]:
+            raise ArgumentError(
+                f"spectral: bias must be [D] = [{x.shape[2]}], got {list(bias.shape)}"
+            )
+    if context is not None:
+        _checks.check_count("spectral", "context", context)
+        if not causal:
+            raise ArgumentError(
+                "spectral: context is the length of a causal filter; set causal=True"
+            )
+    if causal and unitary:
+        raise ArgumentError(
+            "spectral: causal and unitary exclude each other: a causal filter of finite context "
+            "cannot keep the energy"
+        )
+    taps = (context or 2 * weight.shape[0] - 1) if causal else None
+    compute = transform_dtype(x.dtype, weight.dtype)
+    run = OPERATOR.choose(impl, x.dtype, x.device).run
+    y: Tensor = run(x, weight.to(compute), mask, unitary, taps)
+    if bias is not None:
+        y = zero_padding(y + bias, mask)
+    return y.to(x.dtype)

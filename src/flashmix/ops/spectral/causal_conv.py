@@ -1,0 +1,95 @@
+"""Causal convolution along tokens whose causality is structural, not a matter of rounding.
+
+One FFT over the whole sequence leaks rounding errors of later tokens into earlier outputs. Here
+each output only ever meets inputs that do not follow it: products inside small blocks are direct,
+and each level of doubling sends the first half of a span to its second half through an FFT.
+Work is O(N log N log L) for L taps.
+
+Shapes: B batch, N tokens, D channels, L taps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+BASE = 64
+
+
+def _shift(x: Tensor, h: Tensor) -> Tensor:
+    """What spans ``x`` [S, c, D] add to the c tokens right after them."""
+    c = x.shape[1]
+    spectrum = torch.fft.rfft(x, n=2 * c, dim=1) * torch.fft.rfft(h[: 2 * c], n=2 * c, dim=0)
+    return torch.fft.irfft(spectrum, n=2 * c, dim=1)[:, c:]
+
+
+def _direct(x: Tensor, h: Tensor) -> Tensor:
+    """The convolution inside blocks ``x`` [S, c, D] by lower-triangular Toeplitz products."""
+    c = x.shape[1]
+    lag = torch.arange(c, device=x.device)[:, None] - torch.arange(c, device=x.device)
+    taps = F.pad(h[:c], (0, 0, 0, max(0, c - len(h))))[lag.clamp(min=0)]
+    return torch.einsum("tsd,bsd->btd", taps.masked_fill((lag < 0)[..., None], 0), x)
+
+
+@torch.library.custom_op("flashmix::causal_conv", mutates_args=())
+def causal_conv(x: Tensor, h: Tensor) -> Tensor:
+    """y[t] = sum over s of h[s] x[t - s], x taken as zero before its start.
+
+    Args:
+        x: [B, N, D].
+        h: [L, D], the dtype of ``x``.
+    """
+    batch, n, dim = x.shape
+    h = h[:n]
+    span = max(min(BASE, 1 << (n - 1).bit_length()), 1 << (len(h) - 1).bit_length())
+    base = min(BASE, span)
+    padded = -(-n // span) * span
+    x = F.pad(x, (0, 0, 0, padded - n))
+    y = _direct(x.reshape(-1, base, dim), h).reshape(batch, padded, dim)
+    c = base
+    while c < span:
+        halves = (batch * padded // (2 * c), 2, c, dim)
+        y.view(halves)[:, 1] += _shift(x.reshape(halves)[:, 0], h)
+        c *= 2
+    if padded > span:
+        spans = (batch, padded // span, span, dim)
+        before = x.reshape(spans)[:, :-1].reshape(-1, span, dim)
+        y.view(spans)[:, 1:] += _shift(before, h).view(batch, -1, span, dim)
+    return y[:, :n].contiguous()
+
+
+@causal_conv.register_fake
+def _(x: Tensor, h: Tensor) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("flashmix::causal_conv_taps_grad", mutates_args=())
+def _taps_grad(grad: Tensor, x: Tensor, taps: int) -> Tensor:
+    """Sum over batch and t of grad[t] x[t - s] for s < taps, [taps, D]."""
+    n = x.shape[1]
+    size = n + min(taps, n)
+    product = torch.fft.rfft(grad, n=size, dim=1) * torch.fft.rfft(x, n=size, dim=1).conj()
+    return F.pad(
+        torch.fft.irfft(product.sum(0), n=size, dim=0)[: min(taps, n)],
+        (0, 0, 0, max(0, taps - n)),
+    )
+
+
+@_taps_grad.register_fake
+def _(grad: Tensor, x: Tensor, taps: int) -> Tensor:
+    return x.new_empty((taps, x.shape[2]))
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    x, h = ctx.saved_tensors
+    return causal_conv(grad.flip(1), h).flip(1), _taps_grad(grad, x, len(h))
+
+
+causal_conv.register_autograd(_backward, setup_context=_setup)

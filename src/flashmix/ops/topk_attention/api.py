@@ -1,0 +1,70 @@
+"""Public top-k attention op: validation and dispatch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from flashmix.ops import _checks, block_topk_attention
+from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops.topk_attention import reference, torch
+
+OPERATOR = Operator(
+    name="topk_attention",
+    axes="B, H, N, dh",
+    implementations=(
+        Implementation(
+            name="torch",
+            run=torch.topk_attention,
+            summary="chunks of queries; holds k indices and weights per query, never N x N",
+        ),
+        Implementation(
+            name="reference",
+            run=reference.topk_attention,
+            summary="the formula, with the N x N scores in memory",
+        ),
+    ),
+)
+
+
+def topk_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    topk: int,
+    selection: Literal["exact", "block"] = "exact",
+    mask: Tensor | None = None,
+    causal: bool = False,
+    impl: str = "auto",
+) -> Tensor:
+    """Attention to the ``topk`` keys with the largest scores, for each query and head.
+
+    Gradients flow through the kept scores only; the choice itself has none.
+
+    Args:
+        q, k, v: [B, H, N, dh], one floating dtype and device.
+        topk: keys kept, >= 1; all of them where there are fewer.
+        selection: "exact" keeps exactly ``topk`` keys by scores accumulated in float32 (float64
+            for float64), ties to the lower index; finding them takes O(N^2) work. "block"
+            approximates: each block of 64 queries keeps whole blocks of 64 keys, enough to hold
+            ``topk`` keys, by the score of the blocks' means; O(N * topk) work.
+        mask: bool [B, N], True = a real token. Outputs at padding are zero.
+        causal: query i sees keys j <= i only.
+        impl: "auto", "torch" or "reference".
+
+    Returns:
+        [B, H, N, dh] in the dtype of ``q``.
+
+    Raises:
+        ArgumentError: an argument has the wrong shape, dtype or value.
+        ImplementationError: ``impl`` cannot run here.
+    """
+    _checks.check_qkv("topk_attention", q, k, v, mask)
+    _checks.check_count("topk_attention", "topk", topk)
+    _checks.check_choice("topk_attention", "selection", selection, ("exact", "block"))
+    _checks.check_flag("topk_attention", "causal", causal)
+    operator = OPERATOR if selection == "exact" else block_topk_attention.OPERATOR
+    y: Tensor = operator.choose(impl, q.dtype, q.device).run(q, k, v, mask, topk, causal)
+    return y
