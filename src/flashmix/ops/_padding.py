@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -48,13 +49,20 @@ def zero_head_padding(x: Tensor, mask: Tensor | None) -> Tensor:
     return x if mask is None else x.masked_fill(~mask[:, None, :, None], 0)
 
 
+def _unpadded(run: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+    """``run(*xs)``; an empty batch borrows a sequence of zeros, since MKL's FFT refuses none."""
+    if xs[0].shape[0]:
+        return run(*xs)
+    return run(*(F.pad(x, (0, 0) * (x.dim() - 1) + (0, 1)) for x in xs))[:0]
+
+
 def each_sequence(run: Callable[[Tensor], Tensor], x: Tensor, mask: Tensor | None) -> Tensor:
     """Apply ``run`` to every sequence of ``x`` [B, N, ...] with its padding removed.
 
     The law itself, written as a loop; references use it.
     """
     if mask is None:
-        return run(x)
+        return _unpadded(run, x)
     out = zero_padding(x, torch.zeros_like(mask))
     for row in range(x.shape[0]):
         (real,) = mask[row].nonzero(as_tuple=True)
@@ -70,7 +78,7 @@ def each_length(run: Callable[..., Tensor], mask: Tensor | None, *xs: Tensor) ->
     Every tensor of ``xs`` is [B, N, ...]; ``run`` returns one of the first one's shape.
     """
     if mask is None:
-        return run(*xs)
+        return _unpadded(run, *xs)
     order, lengths = real_first(mask), mask.sum(1)
     packed = [pack(x, order) for x in xs]
     out = torch.zeros_like(packed[0])

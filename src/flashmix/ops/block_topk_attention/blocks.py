@@ -16,7 +16,7 @@ from torch import Tensor
 
 from flashmix.ops._dense import zero_qkv
 from flashmix.ops._padding import real_first
-from flashmix.ops._precision import transform_dtype
+from flashmix.ops._precision import full_precision, transform_dtype
 
 BLOCK = 64
 
@@ -65,7 +65,8 @@ def select_blocks(q: Tensor, k: Tensor, lengths: Tensor, topk: int, causal: bool
     wide = transform_dtype(q.dtype)
     pooled_k = k.to(wide).sum(3) / filled.clamp(min=1)
     pooled_q = q[:, :, :, 0].to(wide) if causal else q.to(wide).sum(3) / filled.clamp(min=1)
-    scores = pooled_q @ pooled_k.transpose(2, 3)
+    with full_precision(q.device):
+        scores = pooled_q @ pooled_k.transpose(2, 3)
     possible = (filled > 0).transpose(2, 3).expand_as(scores)
     if causal:
         own = torch.eye(groups, dtype=torch.bool, device=q.device)

@@ -10,7 +10,6 @@ Shapes: B batch, H heads, N tokens, dh width of a head, F = n // 2 + 1 frequenci
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from flashmix.ops._padding import each_sequence
@@ -45,9 +44,10 @@ def fourier(v: Tensor, mask: Tensor | None) -> Tensor:
 def fourier_weights(v: Tensor, mask: Tensor | None) -> Tensor:
     """The weights [B, H, N // 2 + 1], summing to one over the frequencies a sequence has."""
     wide = v.transpose(1, 2).to(transform_dtype(v.dtype))
-    rows = []
+    weights = wide.new_zeros(len(v), v.shape[2] // 2 + 1, v.shape[1])
     for row in range(len(v)):
         real = wide[row : row + 1] if mask is None else wide[row : row + 1, mask[row]]
-        weights = shares(torch.fft.rfft(real, dim=1)) if real.numel() else real[..., 0]
-        rows.append(F.pad(weights, (0, 0, 0, v.shape[2] // 2 + 1 - weights.shape[1])))
-    return torch.cat(rows).transpose(1, 2).to(v.dtype)
+        if real.numel():
+            share = shares(torch.fft.rfft(real, dim=1))[0]
+            weights[row, : len(share)] = share
+    return weights.transpose(1, 2).to(v.dtype)

@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashmix.ops._precision import full_precision
+
 BASE = 64
 
 
@@ -31,7 +33,8 @@ def _direct(x: Tensor, h: Tensor) -> Tensor:
     c = x.shape[1]
     lag = torch.arange(c, device=x.device)[:, None] - torch.arange(c, device=x.device)
     taps = F.pad(h[:c], (0, 0, 0, max(0, c - len(h))))[lag.clamp(min=0)]
-    return torch.einsum("tsd,bsd->btd", taps.masked_fill((lag < 0)[..., None], 0), x)
+    with full_precision(x.device):
+        return torch.einsum("tsd,bsd->btd", taps.masked_fill((lag < 0)[..., None], 0), x)
 
 
 @torch.library.custom_op("flashmix::causal_conv", mutates_args=())
@@ -43,6 +46,8 @@ def causal_conv(x: Tensor, h: Tensor) -> Tensor:
         h: [L, D], the dtype of ``x``.
     """
     batch, n, dim = x.shape
+    if not batch:
+        return torch.empty_like(x)
     h = h[:n]
     span = max(min(BASE, 1 << (n - 1).bit_length()), 1 << (len(h) - 1).bit_length())
     base = min(BASE, span)
@@ -70,6 +75,8 @@ def _(x: Tensor, h: Tensor) -> Tensor:
 def _taps_grad(grad: Tensor, x: Tensor, taps: int) -> Tensor:
     """Sum over batch and t of grad[t] x[t - s] for s < taps, [taps, D]."""
     n = x.shape[1]
+    if not len(x):
+        return x.new_zeros(taps, x.shape[2])
     size = n + min(taps, n)
     product = torch.fft.rfft(grad, n=size, dim=1) * torch.fft.rfft(x, n=size, dim=1).conj()
     return F.pad(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from flashmix.ops._dense import zero_qkv
 from flashmix.ops._padding import zero_head_padding
-from flashmix.ops._precision import transform_dtype
+from flashmix.ops._precision import full_precision, transform_dtype
 from flashmix.ops.attention.torch import attention
 
 # Elements of a chunk's scores: 8 MB of float32 on CPU stay near the cache, a GPU wants more work.
@@ -90,7 +90,8 @@ def _op(
     hidden = None if mask is None else ~mask.repeat_interleave(heads, 0)
     for some, rows in _chunks(len(qs), n, n, q.device):
         keys = rows.stop if causal else n
-        scores = (qs[some, rows] * dh**-0.5) @ ks[some, :keys].transpose(1, 2)
+        with full_precision(q.device):
+            scores = (qs[some, rows] * dh**-0.5) @ ks[some, :keys].transpose(1, 2)
         if causal:
             position = torch.arange(keys, device=q.device)
             scores.masked_fill_(position > position[rows, None], float("-inf"))
@@ -130,7 +131,8 @@ def _scatter_add(total: Tensor, index: Tensor, weights: Tensor, rows: Tensor) ->
         return
     # Atomic additions of whole rows come in any order; a scatter of distinct weights does not.
     dense = torch.zeros(p, rows.shape[1], n, dtype=total.dtype, device=total.device)
-    total += dense.scatter_add_(-1, index, weights).transpose(1, 2) @ rows
+    with full_precision(total.device):
+        total += dense.scatter_add_(-1, index, weights).transpose(1, 2) @ rows
 
 
 @torch.library.custom_op("flashmix::topk_attention_torch_backward", mutates_args=())
@@ -149,7 +151,8 @@ def _backward_op(
         p = kept.shape[0]
         offset = torch.arange(p, device=q.device)[:, None, None] * n
         values = vs[some].flatten(0, 1)[kept + offset]
-        grad_share = (values @ g[..., None]).squeeze(-1)
+        with full_precision(q.device):
+            grad_share = (values @ g[..., None]).squeeze(-1)
         grad_score = share * (grad_share - (share * grad_share).sum(-1, keepdim=True)) * dh**-0.5
         grad_q[some, rows] = _gather_sum(ks[some], kept, grad_score)
         _scatter_add(grad_k[some], kept, grad_score, qs[some, rows])
