@@ -12,6 +12,7 @@ from flashmix.errors import ArgumentError
 from flashmix.mixers._base import Mixer, head_count
 from flashmix.mixers.spec import parse_mixer
 from flashmix.ops import _checks
+from flashmix.ops._padding import zero_padding
 
 
 class Hybrid(Mixer):
@@ -41,7 +42,7 @@ class Hybrid(Mixer):
     ) -> None:
         super().__init__(dim)
         _checks.check_choice("Hybrid", "combine", combine, ("sum", "gate", "heads"))
-        if isinstance(mixers, str) or len(mixers) < 2:
+        if not isinstance(mixers, list | tuple) or len(mixers) < 2:
             raise ArgumentError(
                 f"Hybrid: mixers must be at least two names, got {mixers!r}; "
                 "for example ('spectral', 'local')"
@@ -73,4 +74,4 @@ class Hybrid(Mixer):
         if self.combine == "sum":
             return outputs.sum(0)
         share = self.gate.softmax(0)[:, None, None]
-        return (outputs * share).sum(0).to(outputs.dtype)
+        return zero_padding((outputs * share).sum(0).to(outputs.dtype), mask)

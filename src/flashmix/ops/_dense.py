@@ -32,18 +32,21 @@ def real_pairs(seq_len: int, mask: Tensor | None, causal: bool, device: torch.de
     return allowed
 
 
-def attend(scores: Tensor, v: Tensor, allowed: Tensor) -> tuple[Tensor, Tensor]:
+def attend(
+    scores: Tensor, v: Tensor, allowed: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """softmax(scores where allowed) v and the weights; a query with no key gets zeros.
 
     Args:
         scores: [B, H, N, N].
         v: [B, H, N, dh].
         allowed: bool, broadcasts to ``scores``.
+        mask: bool [B, N]; outputs at padding pass no gradient on.
     """
     empty = ~allowed.any(-1, keepdim=True)
     weights = scores.masked_fill(~allowed, float("-inf")).masked_fill(empty, 0).softmax(-1)
-    weights = weights.masked_fill(~allowed, 0)
-    return weights.to(v.dtype) @ v, weights.to(v.dtype)
+    weights = weights.masked_fill(~allowed, 0).to(v.dtype)
+    return zero_head_padding(weights @ v, mask), weights
 
 
 def zero_qkv(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

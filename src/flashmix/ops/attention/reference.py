@@ -21,4 +21,4 @@ def attention_and_weights(
     """The output and the weights [B, H, N, N]."""
     q, k, v = _dense.zero_qkv(q, k, v, mask)
     allowed = _dense.real_pairs(q.shape[2], mask, causal, q.device)
-    return _dense.attend(_dense.scores(q, k), v, allowed)
+    return _dense.attend(_dense.scores(q, k), v, allowed, mask)

@@ -31,4 +31,4 @@ def block_topk_attention_and_weights(
     chosen = rows.gather(3, block[:, :, None].expand(-1, -1, n, -1))
     q, k, v = _dense.zero_qkv(q, k, v, mask)
     allowed = chosen & _dense.real_pairs(n, mask, causal, q.device)
-    return _dense.attend(_dense.scores(q, k), v, allowed)
+    return _dense.attend(_dense.scores(q, k), v, allowed, mask)

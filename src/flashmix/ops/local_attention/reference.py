@@ -24,4 +24,4 @@ def local_attention_and_weights(
     q, k, v = _dense.zero_qkv(q, k, v, mask)
     near = _dense.distance(q.shape[2], mask, q.device).abs() <= window // 2
     allowed = near & _dense.real_pairs(q.shape[2], mask, causal, q.device)
-    return _dense.attend(_dense.scores(q, k), v, allowed)
+    return _dense.attend(_dense.scores(q, k), v, allowed, mask)

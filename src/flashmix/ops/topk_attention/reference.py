@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flashmix.ops import _dense
-from flashmix.ops._precision import transform_dtype
+from flashmix.ops._precision import full_precision, transform_dtype
 
 
 def topk_attention(
@@ -28,10 +28,11 @@ def topk_attention_and_weights(
     """The output and the weights [B, H, N, N]."""
     q, k, v = _dense.zero_qkv(q, k, v, mask)
     wide = transform_dtype(q.dtype)
-    scores = _dense.scores(q.to(wide), k.to(wide))
+    with full_precision(q.device):
+        scores = _dense.scores(q.to(wide), k.to(wide))
     allowed = _dense.real_pairs(q.shape[2], mask, causal, q.device).expand_as(scores)
     order = scores.masked_fill(~allowed, float("-inf")).argsort(
         dim=-1, descending=True, stable=True
     )
     kept = torch.zeros_like(allowed).scatter(-1, order[..., :topk], True)
-    return _dense.attend(scores, v, allowed & kept)
+    return _dense.attend(scores, v, allowed & kept, mask)
