@@ -7,6 +7,7 @@ part = name ["(" key "=" value ("," key "=" value)* ")"]. Values are Python lite
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -81,7 +82,7 @@ def parse_mixer(text: str) -> MixerSpec:
             raise ArgumentError(f"mixer {text!r}: expected key=value, got {pair!r}")
         try:
             options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+        except (ValueError, SyntaxError, TypeError):
             options[key] = value  # a bare word such as selection=block is a string
     return MixerSpec(name.strip(), options)
 
@@ -101,9 +102,10 @@ def parse_pattern(text: str, depth: int) -> list[MixerSpec]:
         mixer, *counts = _split(piece, "*")
         if not mixer:
             raise ArgumentError(f"pattern {text!r}: a mixer is missing in {piece!r}")
-        if len(counts) > 1 or (counts and not counts[0].isdecimal()) or counts == ["0"]:
+        if len(counts) > 1 or not all(re.fullmatch("[1-9][0-9]{0,5}", count) for count in counts):
             raise ArgumentError(
-                f"pattern {text!r}: {piece!r} must be a mixer, or a mixer*count with count >= 1"
+                f"pattern {text!r}: {piece!r} must be a mixer, or a mixer*count with count from 1 "
+                "to 999999"
             )
         layers += [parse_mixer(mixer)] * (int(counts[0]) if counts else 1)
     if depth % len(layers):
