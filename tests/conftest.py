@@ -1,0 +1,57 @@
+"""Fixtures of the whole suite: devices, poisoned memory, small blocks, deterministic Hypothesis."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+
+from flashmix.ops.block_topk_attention import blocks
+from flashmix.ops.block_topk_attention import torch as block_topk
+from flashmix.ops.local_attention import torch as local
+from flashmix.ops.spectral import causal_conv
+from flashmix.ops.topk_attention import torch as topk
+from helpers import DEVICES
+
+settings.register_profile(
+    "flashmix",
+    derandomize=True,
+    deadline=None,
+    max_examples=15,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+settings.load_profile("flashmix")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", params=DEVICES)
+def device(request):
+    return request.param
+
+
+@pytest.fixture(scope="session", autouse=True)
+def poisoned_memory():
+    """Fresh memory holds NaN, so that an output which nobody wrote cannot look right."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.fixture(scope="module")
+def small_blocks():
+    """Blocks and chunks so small that a few tokens take every road through the tiled code."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "BLOCK", 4)
+        patch.setattr(block_topk, "BLOCK", 4)
+        patch.setattr(local, "MIN_BLOCK", 4)
+        patch.setattr(causal_conv, "BASE", 4)
+        for device in DEVICES:
+            patch.setitem(topk.CHUNK, device, 32)
+        yield
+
+
+@pytest.fixture
+def unpoisoned_memory():
+    """PyTorch's usual algorithms, not their deterministic stand-ins."""
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(True, warn_only=True)
