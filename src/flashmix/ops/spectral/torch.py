@@ -60,7 +60,7 @@ def _grads(grad: Tensor, x: Tensor, weight: Tensor, unitary: bool) -> tuple[Tens
     mode = torch.arange(kept, device=x.device)
     own = (mode == 0) | (2 * mode == n)
     # Every mode but the self-conjugate ones stands for itself and its mirror image.
-    product *= torch.where(own, 1 / n, 2 / n)[:, None]
+    product *= (2 - own.to(weight.dtype))[:, None] / n
     grad_weight = torch.zeros_like(weight)
     grad_weight[:kept] = torch.view_as_real(product)
     grad_weight[:kept, :, 1].masked_fill_(own[:, None], 0)
