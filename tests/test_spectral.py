@@ -1,4 +1,4 @@
-"""The laws of spectral filtering: identity at the start, energy, causality, one W for any length."""
+"""The laws of spectral filtering: identity at first, energy, causality, one W for any length."""
 
 from __future__ import annotations
 
