@@ -75,10 +75,11 @@ def each_sequence(run: Callable[[Tensor], Tensor], x: Tensor, mask: Tensor | Non
 def each_length(run: Callable[..., Tensor], mask: Tensor | None, *xs: Tensor) -> Tensor:
     """``run(*xs)`` without padding: one batched call for each distinct true length.
 
-    Every tensor of ``xs`` is [B, N, ...]; ``run`` returns one of the first one's shape.
+    Every tensor of ``xs`` is [B, N, ...]; ``run`` returns one of the first one's shape. The
+    result is contiguous, as fake kernels promise; an FFT's own strides are not.
     """
     if mask is None:
-        return _unpadded(run, *xs)
+        return _unpadded(run, *xs).contiguous()
     order, lengths = real_first(mask), mask.sum(1)
     packed = [pack(x, order) for x in xs]
     out = torch.zeros_like(packed[0])

@@ -78,11 +78,12 @@ def _taps_grad(grad: Tensor, x: Tensor, taps: int) -> Tensor:
     if not len(x):
         return x.new_zeros(taps, x.shape[2])
     size = n + min(taps, n)
-    product = torch.fft.rfft(grad, n=size, dim=1) * torch.fft.rfft(x, n=size, dim=1).conj()
-    return F.pad(
-        torch.fft.irfft(product.sum(0), n=size, dim=0)[: min(taps, n)],
-        (0, 0, 0, max(0, taps - n)),
-    )
+    # A compiled graph calls this op without PyTorch's handling of lazy conj(), which drops it.
+    spectrum = torch.conj_physical(torch.fft.rfft(x, n=size, dim=1))
+    product = torch.fft.rfft(grad, n=size, dim=1) * spectrum
+    grad_taps = x.new_zeros(taps, x.shape[2])
+    grad_taps[:n] = torch.fft.irfft(product.sum(0), n=size, dim=0)[: min(taps, n)]
+    return grad_taps
 
 
 @_taps_grad.register_fake

@@ -56,7 +56,9 @@ def _grads(grad: Tensor, x: Tensor, weight: Tensor, unitary: bool) -> tuple[Tens
     factors = filter_for_length(weight, n, unitary)
     kept = len(factors)
     upstream = torch.fft.rfft(grad, dim=1)
-    product = (torch.fft.rfft(x, dim=1)[:, :kept].conj() * upstream[:, :kept]).sum(0)
+    # Not conj(): a compiled graph calls this op without PyTorch's handling of lazy conjugates.
+    spectrum = torch.conj_physical(torch.fft.rfft(x, dim=1)[:, :kept])
+    product = (spectrum * upstream[:, :kept]).sum(0)
     mode = torch.arange(kept, device=x.device)
     own = (mode == 0) | (2 * mode == n)
     # Every mode but the self-conjugate ones stands for itself and its mirror image.
@@ -66,7 +68,7 @@ def _grads(grad: Tensor, x: Tensor, weight: Tensor, unitary: bool) -> tuple[Tens
     grad_weight[:kept, :, 1].masked_fill_(own[:, None], 0)
     if unitary:
         grad_weight[:kept].masked_fill_(own[:, None, None], 0)
-    upstream[:, :kept] *= factors.conj()
+    upstream[:, :kept] *= torch.conj_physical(factors)
     if not unitary:
         upstream[:, kept:] = 0
     return torch.fft.irfft(upstream, n=n, dim=1), grad_weight
