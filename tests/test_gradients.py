@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import OPS, each_impl, skip_unless_runs
 from torch.autograd import gradcheck, gradgradcheck
+
+from helpers import OPS, each_impl, skip_unless_runs
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
