@@ -36,7 +36,7 @@ class MixerSpec:
         return f"{self.name}({options})" if options else self.name
 
 
-def _split(text: str, separator: str) -> list[str]:
+def split_list(text: str, separator: str = ",") -> list[str]:
     """``text`` cut at ``separator`` outside parentheses and quotes."""
     pieces, depth, quote = [""], 0, ""
     for char in text:
@@ -65,7 +65,7 @@ def parse_mixer(text: str) -> MixerSpec:
     """
     if not isinstance(text, str) or not text.strip():
         raise ArgumentError(f"a mixer must be a name such as 'fnet', got {text!r}")
-    parts = _split(text, "+")
+    parts = split_list(text, "+")
     if len(parts) > 1:
         if not all(parts):
             raise ArgumentError(f"mixer {text!r}: a name is missing beside '+'")
@@ -76,7 +76,7 @@ def parse_mixer(text: str) -> MixerSpec:
     if not rest.endswith(")"):
         raise ArgumentError(f"mixer {text!r}: expected ')' at the end")
     options = {}
-    for pair in _split(rest[:-1], ","):
+    for pair in split_list(rest[:-1], ","):
         key, equals, value = (piece.strip() for piece in pair.partition("="))
         if not equals or not key.isidentifier():
             raise ArgumentError(f"mixer {text!r}: expected key=value, got {pair!r}")
@@ -98,8 +98,8 @@ def parse_pattern(text: str, depth: int) -> list[MixerSpec]:
     if not isinstance(text, str) or not text.strip():
         raise ArgumentError(f"a pattern must be text such as 'fnet*10,attention*2', got {text!r}")
     layers: list[MixerSpec] = []
-    for piece in _split(text, ","):
-        mixer, *counts = _split(piece, "*")
+    for piece in split_list(text, ","):
+        mixer, *counts = split_list(piece, "*")
         if not mixer:
             raise ArgumentError(f"pattern {text!r}: a mixer is missing in {piece!r}")
         if len(counts) > 1 or not all(re.fullmatch("[1-9][0-9]{0,5}", count) for count in counts):

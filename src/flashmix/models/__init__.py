@@ -1,6 +1,7 @@
-"""Models built of mixers: a transformer block and an encoder with a pattern over layers."""
+"""Models built of mixers: a block, an encoder with a pattern over layers, a classifier."""
 
 from flashmix.models.block import Block
+from flashmix.models.classifier import SequenceClassifier
 from flashmix.models.encoder import Encoder
 
-__all__ = ["Block", "Encoder"]
+__all__ = ["Block", "Encoder", "SequenceClassifier"]

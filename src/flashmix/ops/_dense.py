@@ -33,16 +33,19 @@ def real_pairs(seq_len: int, mask: Tensor | None, causal: bool, device: torch.de
 
 
 def attend(
-    scores: Tensor, v: Tensor, allowed: Tensor, mask: Tensor | None
+    scores: Tensor, v: Tensor, allowed: Tensor | None, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """softmax(scores where allowed) v and the weights; a query with no key gets zeros.
 
     Args:
         scores: [B, H, N, N].
         v: [B, H, N, dh].
-        allowed: bool, broadcasts to ``scores``.
+        allowed: bool, broadcasts to ``scores``; None where every query sees every key.
         mask: bool [B, N]; outputs at padding pass no gradient on.
     """
+    if allowed is None:
+        weights = scores.softmax(-1).to(v.dtype)
+        return weights @ v, weights
     empty = ~allowed.any(-1, keepdim=True)
     weights = scores.masked_fill(~allowed, float("-inf")).masked_fill(empty, 0).softmax(-1)
     weights = weights.masked_fill(~allowed, 0).to(v.dtype)

@@ -20,5 +20,6 @@ def attention_and_weights(
 ) -> tuple[Tensor, Tensor]:
     """The output and the weights [B, H, N, N]."""
     q, k, v = _dense.zero_qkv(q, k, v, mask)
-    allowed = _dense.real_pairs(q.shape[2], mask, causal, q.device)
+    restricted = causal or mask is not None
+    allowed = _dense.real_pairs(q.shape[2], mask, causal, q.device) if restricted else None
     return _dense.attend(_dense.scores(q, k), v, allowed, mask)

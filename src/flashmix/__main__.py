@@ -1,0 +1,5 @@
+import sys
+
+from flashmix.cli.main import main
+
+sys.exit(main())

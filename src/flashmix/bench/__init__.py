@@ -1,0 +1,18 @@
+"""Measurements: suites as data, isolated workers, statistics, and a store that loses nothing."""
+
+from flashmix.bench.case import Case, Suite
+from flashmix.bench.runner import Progress, run_suite
+from flashmix.bench.store import read_rows, read_run
+from flashmix.bench.suites import SUITES, Grid, build_suite
+
+__all__ = [
+    "SUITES",
+    "Case",
+    "Grid",
+    "Progress",
+    "Suite",
+    "build_suite",
+    "read_rows",
+    "read_run",
+    "run_suite",
+]

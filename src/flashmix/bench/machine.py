@@ -1,0 +1,101 @@
+"""What the measurements ran on, and the machine's own limits."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import statistics
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashmix._version import __version__
+from flashmix.bench.timing import clock
+
+PACKAGES = ("torch", "numpy", "triton", "transformers", "scikit-learn")
+
+
+def installed(package: str) -> str | None:
+    """The installed version of ``package``, or None."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The commit this package runs from, with "+" when the tree differs from it."""
+    here = Path(__file__).parent
+
+    def git(*args: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *args], cwd=here, capture_output=True, text=True, timeout=10, check=False
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    head = git("rev-parse", "--short=12", "HEAD")
+    tracked = git("ls-files", "--error-unmatch", str(Path(__file__)))
+    if not head or tracked is None:
+        return None
+    return head + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def describe(device: str) -> dict[str, Any]:
+    """Machine and versions, as stored in run.json."""
+    facts: dict[str, Any] = {
+        "cpu": cpu_name(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "flashmix": __version__,
+        "commit": commit(),
+        "packages": {name: version for name in PACKAGES if (version := installed(name))},
+    }
+    if device == "cuda":
+        properties = torch.cuda.get_device_properties(0)
+        facts["gpu"] = properties.name
+        facts["gpu_memory_gb"] = round(properties.total_memory / 1e9, 1)
+        facts["cuda"] = torch.version.cuda
+    return facts
+
+
+def ceilings(device: str, dtype: str) -> dict[str, Any]:
+    """Measured copy bandwidth (GB/s, bytes read plus written) and matmul rate (GFLOP/s)."""
+    kind = getattr(torch, dtype)
+    size = (1 << 30) if device == "cuda" else (1 << 27)
+    source = torch.randn(size // 4, device=device)
+    target = torch.empty_like(source)
+    n = 8192 if device == "cuda" else 1024
+    a, b = (torch.randn(n, n, device=device, dtype=kind) for _ in range(2))
+    copy_seconds = _median_seconds(lambda: target.copy_(source), device)
+    matmul_seconds = _median_seconds(lambda: a @ b, device)
+    return {
+        "copy_gb_per_s": 2 * size / copy_seconds / 1e9,
+        "matmul_gflop_per_s": 2 * n**3 / matmul_seconds / 1e9,
+        "matmul_dtype": dtype,
+    }
+
+
+def _median_seconds(action: Any, device: str) -> float:
+    timer = clock(action, device)
+    timer(2)
+    return statistics.median(timer(1) for _ in range(9))

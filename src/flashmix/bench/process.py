@@ -1,0 +1,106 @@
+"""The parent's side of a worker process: start, hear, time out, kill."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from flashmix.errors import FlashmixError
+
+START_LIMIT = 120.0
+
+
+class WorkerDiedError(Exception):
+    """The worker ended, or was ended because it said nothing for too long."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class Worker:
+    """A worker process of its own session, so that Ctrl-C reaches the parent alone."""
+
+    def __init__(self) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by kill)
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "flashmix.bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            start_new_session=True,
+        )
+        self._lines: queue.Queue[str | None] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+        try:
+            self._next(START_LIMIT)
+        except WorkerDiedError as death:
+            raise FlashmixError(
+                f"the benchmark's worker process did not start: {death.reason}"
+            ) from None
+        except BaseException:
+            self.kill()
+            raise
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        with contextlib.suppress(ValueError):
+            for line in self._process.stdout:
+                self._lines.put(line)
+        self._lines.put(None)
+
+    def _next(self, limit: float) -> dict[str, Any]:
+        try:
+            line = self._lines.get(timeout=limit)
+        except queue.Empty:
+            self.kill()
+            raise WorkerDiedError("timeout", f"no progress within {limit:g} s") from None
+        if line is None:
+            code = self._process.wait()
+            last = self._last_words()
+            if code < 0:
+                name = signal.Signals(-code).name
+                raise WorkerDiedError(
+                    "crashed", f"killed by {name}" + (f": {last}" if last else "")
+                )
+            raise WorkerDiedError(
+                "crashed", f"exited with code {code}" + (f": {last}" if last else "")
+            )
+        event: dict[str, Any] = json.loads(line)
+        return event
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1][:300] if lines else ""
+
+    def run(self, job: dict[str, Any], limit: float) -> Iterator[dict[str, Any]]:
+        """Events of a job; each must follow the last within ``limit`` seconds.
+
+        Raises:
+            WorkerDiedError: the process ended, or was silent for too long and was killed.
+        """
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(job) + "\n")
+            self._process.stdin.flush()
+        while (event := self._next(limit))["event"] != "idle":
+            yield event
+
+    def kill(self) -> None:
+        """End the process and whatever it started."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        self._errors.close()

@@ -1,0 +1,171 @@
+"""Runs a suite: groups of compared cases in worker processes, rows stored as they come."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashmix.bench import machine
+from flashmix.bench.case import Case, Suite
+from flashmix.bench.process import Worker, WorkerDiedError
+from flashmix.bench.store import RESULTS_FILE, Row, RunFolder, read_rows, read_run
+from flashmix.bench.suites import Grid, build_suite
+from flashmix.errors import ArgumentError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """What a listener hears: how far the run is, and what it does now."""
+
+    done: int
+    total: int
+    now: str
+    row: Row | None = None
+
+
+Listener = Callable[[Progress], None]
+
+
+def run_suite(
+    name: str,
+    grid: Grid,
+    out: Path,
+    *,
+    threads: int | None = None,
+    time_limit: float = 60.0,
+    resume: bool = False,
+    listener: Listener = lambda progress: None,
+) -> Path:
+    """Run a suite into the folder ``out`` and return that folder.
+
+    Args:
+        name: a name of SUITES.
+        grid: what to change of it; read from the folder when resuming.
+        out: the run's folder; must hold no results unless ``resume``.
+        threads: of PyTorch in the workers; PyTorch's own choice when None.
+        time_limit: seconds without progress after which a case counts as hung.
+        resume: go on with the run in ``out`` and repeat no finished case.
+        listener: hears progress.
+
+    Raises:
+        ArgumentError: an unknown suite, or a folder that does not fit.
+        FlashmixError: the folder is in use or cannot be written.
+    """
+    if resume:
+        run = read_run(out)
+        name, threads = run["suite"], run["threads"]
+        grid = Grid.from_dict(run["grid"])
+    elif (out / RESULTS_FILE).exists():
+        raise ArgumentError(f"{out} already holds a run; pass --resume {out} to go on with it")
+    suite = build_suite(name, grid)
+    if grid.device == "cuda" and not torch.cuda.is_available():
+        raise ArgumentError("device 'cuda' was asked for, but PyTorch sees no GPU; use 'cpu'")
+    threads = threads or torch.get_num_threads()
+    with RunFolder.hold(out) as folder:
+        if not resume:
+            torch.set_num_threads(threads)
+            listener(Progress(done=0, total=len(suite.cases), now="measuring the machine's limits"))
+            run = _describe(suite, grid, threads, time_limit)
+            folder.write_run(run)
+        finished = {_key(row) for row in read_rows(out)}
+        todo = [case for case in suite.cases if _key(case.as_dict()) not in finished]
+        done = len(suite.cases) - len(todo)
+        settings = {
+            "min_samples": suite.min_samples,
+            "max_samples": suite.max_samples,
+            "seconds_per_case": suite.seconds_per_case,
+        }
+        for event in _measure(todo, threads, settings, time_limit):
+            case, now, row = event
+            if row is not None:
+                folder.append(row)
+                done += 1
+            listener(
+                Progress(done=done, total=len(suite.cases), now=f"{_where(case)}: {now}", row=row)
+            )
+        run["finished"] = _now()
+        folder.write_run(run)
+    return out
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _describe(suite: Suite, grid: Grid, threads: int, time_limit: float) -> dict[str, Any]:
+    dtype = next(case.dtype for case in suite.cases)
+    return {
+        "suite": suite.name,
+        "command": shlex.join(["flashmix", *sys.argv[1:]]),
+        "grid": dataclasses.asdict(grid),
+        "threads": threads,
+        "seed": grid.seed,
+        "time_limit_s": time_limit,
+        "started": _now(),
+        "finished": None,
+        "machine": machine.describe(grid.device),
+        "ceilings": machine.ceilings(grid.device, dtype),
+    }
+
+
+def _key(fields: Row) -> str:
+    """A case's identity, from its own fields or those of its row."""
+    return json.dumps(Case.from_dict(fields).as_dict(), sort_keys=True)
+
+
+def _where(case: Case) -> str:
+    direction = case.direction.replace("_", " + ")
+    return f"{direction}, N = {case.seq_len}, {case.label}"
+
+
+def _measure(
+    cases: list[Case], threads: int, settings: dict[str, Any], time_limit: float
+) -> Iterator[tuple[Case, str, Row | None]]:
+    """Yield (case, what is going on, its row once there is one)."""
+    worker: Worker | None = None
+    try:
+        for _, members in itertools.groupby(cases, key=lambda case: case.group):
+            left = list(members)
+            while left:
+                worker = worker or Worker()
+                current = 0
+                finished = set()
+                job = {
+                    "cases": [case.as_dict() for case in left],
+                    "threads": threads,
+                    "settings": settings,
+                }
+                try:
+                    for event in worker.run(job, time_limit):
+                        current = event["index"]
+                        if event["event"] == "done":
+                            finished.add(current)
+                            yield left[current], "done", _row(left[current], event["result"])
+                        else:
+                            yield left[current], event["what"], None
+                    left = []
+                except WorkerDiedError as death:
+                    worker.kill()
+                    worker = None
+                    if current not in finished:
+                        finished.add(current)
+                        result = {"status": death.status, "error": death.reason}
+                        yield left[current], death.status, _row(left[current], result)
+                    left = [case for index, case in enumerate(left) if index not in finished]
+    finally:
+        if worker is not None:
+            worker.kill()
+
+
+def _row(case: Case, result: dict[str, Any]) -> Row:
+    return {**case.as_dict(), "label": case.label, **result}

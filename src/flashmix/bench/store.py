@@ -1,0 +1,131 @@
+"""A run's folder: ``run.json`` (what and where) and ``results.jsonl`` (a row a line).
+
+Rows are appended and fsynced as they come, so a killed run loses at most the case it was in.
+``run.json`` is always written whole. One run at a time holds a folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from flashmix.errors import ArgumentError, FlashmixError
+
+Row = dict[str, Any]
+
+RUN_FILE = "run.json"
+RESULTS_FILE = "results.jsonl"
+LOCK_FILE = "run.lock"
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text``, so that a reader or a crash never sees half of it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows of a run; a half-written last line, left by a kill, is not a row.
+
+    Raises:
+        FlashmixError: another line is not JSON.
+    """
+    path = folder / RESULTS_FILE
+    rows = []
+    lines = path.read_text().split("\n") if path.exists() else []
+    for number, line in enumerate(lines, 1):
+        if not line:
+            continue
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise FlashmixError(f"{path}, line {number} is not JSON: {error}") from None
+    return rows
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """``run.json`` of a run.
+
+    Raises:
+        ArgumentError: the folder holds no run.
+    """
+    path = folder / RUN_FILE
+    try:
+        run: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ArgumentError(f"{folder} holds no run: {path} is missing") from None
+    except json.JSONDecodeError as error:
+        raise FlashmixError(f"{path} is not JSON: {error}") from None
+    return run
+
+
+class RunFolder:
+    """A run's folder, held open for appending rows; use as a context manager."""
+
+    def __init__(self, path: Path, results: TextIO) -> None:
+        self.path = path
+        self._results = results
+
+    @classmethod
+    @contextlib.contextmanager
+    def hold(cls, path: Path) -> Iterator[RunFolder]:
+        """Create or reopen the folder and hold it until the end of the block.
+
+        Raises:
+            FlashmixError: another process holds it, or it cannot be written.
+        """
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            lock = (path / LOCK_FILE).open("w")
+        except OSError as error:
+            raise FlashmixError(f"cannot write to {path}: {error.strerror}") from None
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise FlashmixError(
+                    f"another run is writing to {path}; wait for it, or choose another --out"
+                ) from None
+            try:
+                _drop_half_line(path / RESULTS_FILE)
+                with (path / RESULTS_FILE).open("a") as results:
+                    yield cls(path, results)
+            finally:
+                (path / LOCK_FILE).unlink(missing_ok=True)
+
+    def append(self, row: Row) -> None:
+        """Add a row; it is on disk when this returns."""
+        self._results.write(json.dumps(row) + "\n")
+        self._results.flush()
+        os.fsync(self._results.fileno())
+
+    def write_run(self, run: dict[str, Any]) -> None:
+        """Replace run.json."""
+        write_whole(self.path / RUN_FILE, json.dumps(run, indent=2) + "\n")
+
+
+def _drop_half_line(path: Path) -> None:
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole != len(data):
+        with path.open("r+b") as file:
+            file.truncate(whole)

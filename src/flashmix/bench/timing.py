@@ -1,0 +1,101 @@
+"""Timing of what is compared, interleaved: A B C A B C ..., so that drift meets all alike."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch.utils.benchmark import Timer
+
+Action = Callable[[], object]
+L2_FLUSH_BYTES = 256 << 20
+MIN_SAMPLE_SECONDS = 2e-3
+
+
+class CpuClock:
+    """Seconds of one call on the CPU, by ``torch.utils.benchmark``."""
+
+    def __init__(self, action: Action) -> None:
+        self._timer = Timer("action()", globals={"action": action}, num_threads=_threads())
+
+    def __call__(self, calls: int) -> float:
+        """Mean seconds of ``calls`` calls in a row."""
+        return self._timer.timeit(calls).mean
+
+
+class CudaClock:
+    """Seconds of one call on the GPU, by events, with the L2 cache flushed before each."""
+
+    _flush: torch.Tensor | None = None
+
+    def __init__(self, action: Action) -> None:
+        self._action = action
+        if CudaClock._flush is None:
+            CudaClock._flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+
+    def __call__(self, calls: int) -> float:
+        """Mean seconds of ``calls`` calls, each after a flush."""
+        assert self._flush is not None
+        events = [
+            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+            for _ in range(calls)
+        ]
+        for start, end in events:
+            self._flush.zero_()
+            start.record()
+            self._action()
+            end.record()
+        torch.cuda.synchronize()
+        return sum(start.elapsed_time(end) for start, end in events) / calls / 1e3
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
+def clock(action: Action, device: str) -> CpuClock | CudaClock:
+    """The clock for a device."""
+    return CudaClock(action) if device == "cuda" else CpuClock(action)
+
+
+def calls_per_sample(clock: CpuClock | CudaClock) -> int:
+    """Warm up until two calls in a row agree within a fifth; then how many calls make a sample.
+
+    A sample lasts at least two milliseconds, so that the timer's own cost does not show.
+    """
+    seconds = clock(1)
+    for _ in range(10):
+        previous, seconds = seconds, clock(1)
+        if abs(seconds - previous) <= 0.2 * previous:
+            break
+    return max(1, min(1000, round(MIN_SAMPLE_SECONDS / max(seconds, 1e-7))))
+
+
+def interleave(
+    clocks: Sequence[CpuClock | CudaClock],
+    *,
+    min_samples: int,
+    max_samples: int,
+    seconds_each: float,
+    before: Callable[[int], object] = lambda index: None,
+) -> Iterator[tuple[int, float]]:
+    """Yield (index, seconds of one call), in turn over ``clocks`` that still need samples.
+
+    A clock is done at ``max_samples``, or at ``min_samples`` once it has taken ``seconds_each``.
+    ``before`` hears which clock is about to run.
+    """
+    calls = []
+    for index, one in enumerate(clocks):
+        before(index)
+        calls.append(calls_per_sample(one))
+    taken = [0.0] * len(clocks)
+    for round_number in range(max_samples):
+        for index, one in enumerate(clocks):
+            if round_number >= min_samples and taken[index] >= seconds_each:
+                continue
+            before(index)
+            start = time.perf_counter()
+            seconds = one(calls[index])
+            taken[index] += time.perf_counter() - start
+            yield index, seconds

@@ -1,0 +1,148 @@
+"""The process that measures: ``python -m flashmix.bench.worker``.
+
+It reads a job a line on standard input (cases that are compared, and settings) and writes an
+event a line on standard output. What it says last tells its parent where it was when it died.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashmix.bench import memory, stats
+from flashmix.bench.actions import prepare
+from flashmix.bench.case import Case
+from flashmix.bench.timing import clock, interleave
+from flashmix.tasks.digits import train_digits
+
+Emit = Callable[..., None]
+
+
+def main() -> None:
+    """Serve jobs until standard input closes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    events = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever a library prints stays out of the events
+
+    def emit(event: str, **fields: Any) -> None:
+        events.write(json.dumps({"event": event, **fields}) + "\n")
+
+    _follow_parent()
+    emit("ready")
+    for line in sys.stdin:
+        job = json.loads(line)
+        cases = [Case.from_dict(fields) for fields in job["cases"]]
+        torch.set_num_threads(job["threads"])
+        if cases[0].device == "cpu":
+            _limit_memory()
+        measure(cases, job["settings"], emit)
+        emit("idle")
+
+
+def _follow_parent() -> None:
+    """End this process when its parent is gone, even in the middle of a case."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _limit_memory() -> None:
+    """Let an allocation that the machine cannot hold fail here, before the system kills us."""
+    with contextlib.suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        limit = used + int(0.9 * available * 1024)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+
+
+def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
+    """Measure cases that are compared, and emit a "done" event with the results of each."""
+    if cases[0].direction == "train":
+        for index, case in enumerate(cases):
+            emit("doing", index=index, what="training")
+            with _reporting(emit, index):
+                emit("done", index=index, result=_train(case, emit, index))
+        return
+    results: dict[int, dict[str, Any]] = {}
+    clocks = {}
+    for index, case in enumerate(cases):
+        emit("doing", index=index, what="warm-up and memory")
+        with _reporting(emit, index):
+            prepared = prepare(case)
+            prepared.action()
+            memory.reset_peak_rss()
+            peak = memory.peak_mb(prepared.action, case.device)
+            results[index] = {
+                "params": prepared.params,
+                "peak_mb": peak,
+                "rss_mb": memory.peak_rss_mb(),
+            }
+            clocks[index] = clock(prepared.action, case.device)
+    indices = list(clocks)
+    samples: dict[int, list[float]] = {index: [] for index in indices}
+    for position, seconds in interleave(
+        list(clocks.values()),
+        min_samples=settings["min_samples"],
+        max_samples=settings["max_samples"],
+        seconds_each=settings["seconds_per_case"],
+        before=lambda position: emit("doing", index=indices[position], what="timing"),
+    ):
+        samples[indices[position]].append(seconds * 1e3)
+    for index in indices:
+        timed = {"samples_ms": samples[index], **stats.summary(samples[index])}
+        emit("done", index=index, result={"status": "ok", **timed, **results[index]})
+
+
+def _train(case: Case, emit: Emit, index: int) -> dict[str, Any]:
+    assert case.seconds is not None
+    outcome = train_digits(
+        case.mixer,
+        seconds=case.seconds,
+        seed=case.seed,
+        dim=case.dim,
+        num_heads=case.num_heads,
+        batch_size=case.batch,
+        device=case.device,
+        on_step=lambda: emit("doing", index=index, what="training"),
+    )
+    return {"status": "ok", **outcome}
+
+
+@contextlib.contextmanager
+def _reporting(emit: Emit, index: int) -> Any:
+    """Turn an exception into the status of its case."""
+    try:
+        yield
+    except Exception as error:
+        status = "oom" if _out_of_memory(error) else "error"
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        emit("done", index=index, result={"status": status, "error": text[:500]})
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and "allocate memory" in str(error)
+    )
+
+
+if __name__ == "__main__":
+    main()

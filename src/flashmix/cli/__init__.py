@@ -1,0 +1,5 @@
+"""The ``flashmix`` command."""
+
+from flashmix.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,62 @@
+"""Entry point: finds the command, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from flashmix._version import __version__
+from flashmix.cli import bench, doctor, listing, report
+from flashmix.errors import ArgumentError, FlashmixError
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+EPILOG = """\
+examples:
+  flashmix bench quick                     all mixers on this machine, in about three minutes
+  flashmix bench quick --mixers fnet,local --seq-lens 512,4096
+  flashmix bench quick --resume runs/quick-20260101-120000
+  flashmix report runs/quick-20260101-120000
+  flashmix list                            mixers, their options and cost
+  flashmix doctor                          what is installed, what is missing, this machine's limits
+
+exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted (what is finished is kept)
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command and all its subcommands."""
+    parser = argparse.ArgumentParser(
+        prog="flashmix",
+        description="Token mixers for PyTorch, attention and what can stand in for it, "
+        "measured honestly.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"flashmix {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for module in (bench, report, listing, doctor):
+        module.add_command(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help()
+        return EXIT_OK
+    try:
+        code: int = arguments.run(arguments)
+    except ArgumentError as error:
+        print(f"flashmix: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except (FlashmixError, OSError) as error:
+        print(f"flashmix: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt:
+        print("\nflashmix: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    return code

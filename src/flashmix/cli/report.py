@@ -1,0 +1,60 @@
+"""``flashmix report``: rebuild a run's report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from flashmix.bench.store import Row
+
+
+def add_command(commands: Any) -> None:
+    """Add ``report`` to the command line."""
+    parser = commands.add_parser(
+        "report",
+        help="rebuild the report of a run",
+        description="Write report.md of runs anew from their rows, and print the summary.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from rich.console import Console
+
+    from flashmix.bench import read_rows
+    from flashmix.report import write_report
+
+    console = Console()
+    for folder in arguments.runs:
+        path = write_report(folder)
+        print_summary(console, read_rows(folder))
+        console.print(f"\nreport: {path}", highlight=False, soft_wrap=True)
+    return 0
+
+
+def print_summary(console: Console, rows: list[Row]) -> None:
+    """Print the summary table, and what the rows support."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    from flashmix.report import statements, summary_section
+
+    section = summary_section(rows)
+    assert section.table is not None
+    if section.table.rows:
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+        for index, column in enumerate(section.table.columns):
+            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+        for cells in section.table.rows:
+            table.add_row(*map(escape, cells))
+        console.print(table)
+        console.print("\n".join(section.text) + "\n", highlight=False)
+    for sentence in statements(rows):
+        console.print(f"- {escape(sentence)}", highlight=False)

@@ -1,0 +1,225 @@
+"""A run's report: its sections in reading order, and how they are written down."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flashmix.bench.store import Row, read_rows, read_run, write_whole
+from flashmix.report import tables
+from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, trainings
+from flashmix.report.claims import published_verdicts, statements
+from flashmix.report.tables import Section, Table
+
+REPORT_FILE = "report.md"
+
+
+def sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
+    """The whole report of a run."""
+    found = [Section("What this run supports", _bullets(statements(rows)))]
+    for direction in DIRECTIONS:
+        sweep = Sweep(rows, direction)
+        if not sweep.cells:
+            continue
+        found.append(tables.time_section(sweep))
+        found += [
+            tables.speedup_section(sweep, one) for one in (FUSED, NAIVE) if one in sweep.cells
+        ]
+        found += [
+            tables.crossover_section(sweep),
+            tables.growth_section(sweep),
+            tables.memory_section(sweep),
+        ]
+    trained = trainings(rows)
+    if trained:
+        found.append(tables.training_section(trained))
+    if sweeps := [s for d in DIRECTIONS if (s := Sweep(rows, d)).cells]:
+        found += [tables.parameter_section(sweeps[0]), _published(rows)]
+    found += [_failures(rows), _machine(run), _method()]
+    return [section for section in found if section.text or section.table]
+
+
+def summary_section(rows: Sequence[Row]) -> Section:
+    """One table for the terminal and the README: forward times, training times and accuracy."""
+    forward, backward = (Sweep(rows, direction) for direction in DIRECTIONS)
+    lengths = sorted({*forward.seq_lens, *backward.seq_lens})
+    if not lengths:
+        return Section("Summary", table=Table(["mixer"], []))
+    shown = [n for n in lengths if n in (lengths[0], 512, lengths[-1])]
+    longest = lengths[-1]
+    accuracy = {one.mixer.partition("(")[0]: one.accuracies for one in trainings(rows)}
+    body = []
+    for label in dict.fromkeys([*forward.labels, *backward.labels]):
+        memory = backward.ok(label, longest)
+        against = forward.speedup(label, FUSED, longest)
+        trained = accuracy.get("attention" if label == FUSED else label, ())
+        body.append(
+            [
+                label,
+                *(_time(forward, label, n) for n in shown),
+                "1x" if label == FUSED else f"{tables.number(against.value)}x" if against else "-",
+                _time(backward, label, longest),
+                tables.number(memory["peak_mb"]) if memory else "-",
+                f"{100 * sum(trained) / len(trained):.1f} %" if trained else "-",
+            ]
+        )
+    case = next(row for row in rows if row["direction"] in DIRECTIONS)
+    return Section(
+        "Summary",
+        [
+            f"Medians in ms: forward at N tokens, then forward + backward at N = {longest:,} with "
+            f"its peak memory. vs fused: forward at N = {longest:,} against fused attention. "
+            f"digits: held-out accuracy, mean over seeds. Batch {case['batch']}, width "
+            f"{case['dim']}, {case['num_heads']} heads, {case['dtype']}, {case['device']}."
+        ],
+        Table(
+            [
+                "mixer",
+                *(f"N={n:,}" for n in shown),
+                "vs fused",
+                "fwd+bwd",
+                "peak MB",
+                "digits",
+            ],
+            body,
+        ),
+    )
+
+
+def _time(sweep: Sweep, label: str, seq_len: int) -> str:
+    row = sweep.row(label, seq_len)
+    if row is None:
+        return "-"
+    return tables.number(row["median_ms"]) if row["status"] == "ok" else row["status"].upper()
+
+
+def _bullets(sentences: Sequence[str]) -> list[str]:
+    return [f"- {sentence}" for sentence in sentences]
+
+
+def _published(rows: Sequence[Row]) -> Section:
+    body = [
+        [claim.sentence, claim.source, verdict, measured]
+        for claim, _, verdict, measured in published_verdicts(rows)
+        if verdict != "not tested"
+    ]
+    return Section(
+        "Published claims, checked here",
+        [
+            "Other people's figures come from their machines and a naive attention; a claim counts "
+            "as supported where this run's interval reaches it."
+        ],
+        Table(["claim", "source", "verdict", "measured here"], body),
+    )
+
+
+def _failures(rows: Sequence[Row]) -> Section:
+    failed = [row for row in rows if row["status"] != "ok"]
+    return Section(
+        "Cases that did not finish" if failed else "",
+        table=Table(
+            ["case", "status", "reason"],
+            [
+                [
+                    f"{row['label']}, {row['direction']}, N = {row['seq_len']:,}",
+                    row["status"],
+                    row.get("error", ""),
+                ]
+                for row in failed
+            ],
+        )
+        if failed
+        else None,
+    )
+
+
+def _machine(run: dict[str, Any]) -> Section:
+    machine, ceilings = run["machine"], run["ceilings"]
+    facts = [
+        ["command", run["command"]],
+        ["started, finished (UTC)", f"{run['started']}, {run['finished'] or 'not finished'}"],
+        [
+            "processor",
+            f"{machine['cpu']} ({machine['cpu_capability']}), "
+            f"{machine['cores']} cores, {run['threads']} threads",
+        ],
+        *(
+            [["GPU", f"{machine['gpu']}, {machine['gpu_memory_gb']} GB"]]
+            if "gpu" in machine
+            else []
+        ),
+        ["copy", f"{tables.number(ceilings['copy_gb_per_s'])} GB/s, bytes read and written"],
+        [
+            "matmul",
+            f"{tables.number(ceilings['matmul_gflop_per_s'])} GFLOP/s, {ceilings['matmul_dtype']}",
+        ],
+        [
+            "versions",
+            ", ".join(
+                [f"Python {machine['python']}", f"flashmix {machine['flashmix']}"]
+                + [f"{name} {version}" for name, version in machine["packages"].items()]
+            ),
+        ],
+        ["commit", machine["commit"] or "unknown"],
+        ["seed", str(run["seed"])],
+    ]
+    return Section(
+        "Machine",
+        ["Measured ceilings: what no implementation here can beat."],
+        Table(["what", "value"], facts),
+    )
+
+
+def _method() -> Section:
+    return Section(
+        "Method",
+        [
+            "Each case runs in a worker process with a time limit. The cases of one table column "
+            "are timed in turn (A B C A B C ...), so that drift meets all alike, after a warm-up "
+            "that ends when two calls agree. Raw samples, with batch, width and heads of each "
+            "case, are in results.jsonl."
+        ],
+    )
+
+
+def markdown_table(table: Table) -> str:
+    """``table`` in Markdown."""
+
+    def line(cells: Sequence[str]) -> str:
+        return (
+            "| "
+            + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells)
+            + " |"
+        )
+
+    ruler = "|---|" + "---:|" * (len(table.columns) - 1)
+    return "\n".join([line(table.columns), ruler, *(line(row) for row in table.rows)])
+
+
+def markdown(run: dict[str, Any], rows: Sequence[Row]) -> str:
+    """The report in Markdown."""
+    case = next(iter(rows), None)
+    title = f"# flashmix bench {run['suite']}"
+    parts = [title]
+    if case is None:
+        parts.append("No case has finished yet.")
+    else:
+        sweep = next((row for row in rows if row["direction"] != "train"), case)
+        parts.append(
+            f"Batch {sweep['batch']}, width {sweep['dim']}, {sweep['num_heads']} heads, "
+            f"{sweep['dtype']}, on {run['machine'].get('gpu', run['machine']['cpu'])}. "
+            f"{len(rows)} cases."
+        )
+        for section in sections(run, rows):
+            parts.append(f"## {section.title}")
+            parts += ["\n".join(section.text)] if section.text else []
+            parts += [markdown_table(section.table)] if section.table else []
+    return "\n\n".join(parts) + "\n"
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.md of the run in ``folder`` and return its path."""
+    path = folder / REPORT_FILE
+    write_whole(path, markdown(read_run(folder), read_rows(folder)))
+    return path

@@ -1,0 +1,193 @@
+"""A report as data: sections of text and tables, the same for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from flashmix.bench.stats import Interval
+from flashmix.bench.store import Row
+from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Crossover, Sweep, Training
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns and rows of text; every column but the first is aligned right."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, some sentences, a table where there is one."""
+
+    title: str
+    text: Sequence[str] = field(default=())
+    table: Table | None = None
+
+
+def number(value: float) -> str:
+    """Three significant digits, with thousands separated."""
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
+
+
+def interval(value: Interval | None, unit: str = "x") -> str:
+    """An estimate with its interval, or a dash."""
+    if value is None:
+        return "-"
+    return f"{number(value.value)}{unit} ({number(value.low)} to {number(value.high)})"
+
+
+def crossover(value: Crossover) -> str:
+    """A crossover in words."""
+    if value.kind == "from" and value.at is not None:
+        at, low, high = (round(n) for n in (value.at.value, value.at.low, value.at.high))
+        return f"N = {at:,} ({low:,} to {high:,})"
+    return {
+        "always": "at every N measured",
+        "never": "at no N measured",
+        "unclear": "unclear: intervals overlap",
+    }[value.kind]
+
+
+def _status(row: Row | None) -> str | None:
+    """What stands in a cell without a measurement, or None where there is one."""
+    if row is None:
+        return "-"
+    return None if row["status"] == "ok" else row["status"].upper()
+
+
+def _by_length(sweep: Sweep, cell: str, first: str) -> Table:
+    rows = []
+    for label in sweep.cells if cell == "time" else sweep.labels:
+        line = [label]
+        for n in sweep.seq_lens:
+            row = sweep.row(label, n)
+            line.append(_status(row) or _value(row, cell))
+        rows.append(line)
+    return Table([first, *(f"N = {n:,}" for n in sweep.seq_lens)], rows)
+
+
+def _value(row: Row | None, cell: str) -> str:
+    assert row is not None
+    if cell == "memory":
+        return number(row["peak_mb"])
+    spread = f" ({number(row['q1_ms'])} to {number(row['q3_ms'])})"
+    return number(row["median_ms"]) + spread + (" ~" if row["noisy"] else "")
+
+
+def time_section(sweep: Sweep) -> Section:
+    """Median times with quartiles, the copy floor among them."""
+    return Section(
+        f"Time, {DIRECTIONS[sweep.direction]} (ms)",
+        [
+            "Median and quartiles. `copy` reads and writes [B, N, D] once"
+            + (", twice for forward + backward" if sweep.direction != "forward" else "")
+            + ": the floor of any mixer. `~` marks a noisy row: quartiles over 25 % of the median "
+            "apart."
+        ],
+        _by_length(sweep, "time", "mixer"),
+    )
+
+
+def memory_section(sweep: Sweep) -> Section:
+    """Peak memory, with the N x N matrix beside it."""
+    table = _by_length(sweep, "memory", "mixer")
+    line = ["one N x N matrix per head"]
+    for n in sweep.seq_lens:
+        row = next(cells[n] for cells in sweep.cells.values() if n in cells)
+        size = 8 if row["dtype"] == "float64" else 4 if row["dtype"] == "float32" else 2
+        line.append(number(row["batch"] * row["num_heads"] * n * n * size / 1e6))
+    return Section(
+        f"Peak memory, {DIRECTIONS[sweep.direction]} (MB)",
+        ["Tensors allocated beyond inputs and weights; last row: what the attention matrix takes."],
+        Table(table.columns, [*table.rows, line]),
+    )
+
+
+def speedup_section(sweep: Sweep, baseline: str) -> Section:
+    """How many times faster than a baseline, with intervals."""
+    rows = [
+        [label, *(interval(sweep.speedup(label, baseline, n)) for n in sweep.seq_lens)]
+        for label in sweep.labels
+        if label != baseline
+    ]
+    return Section(
+        f"Speed against {baseline}, {DIRECTIONS[sweep.direction]}",
+        ["Above 1x is faster than the baseline. 95 % bootstrap intervals of the ratio of medians."],
+        Table(["mixer", *(f"N = {n:,}" for n in sweep.seq_lens)], rows),
+    )
+
+
+def crossover_section(sweep: Sweep) -> Section:
+    """From which N each mixer is faster, and smaller, than each baseline."""
+    rows = [
+        [
+            label,
+            crossover(sweep.crossover(label, FUSED)),
+            crossover(sweep.crossover(label, NAIVE)),
+            crossover(sweep.memory_crossover(label, FUSED)),
+        ]
+        for label in sweep.labels
+        if label not in (NAIVE, FUSED)
+    ]
+    return Section(
+        f"Crossover, {DIRECTIONS[sweep.direction]}",
+        ["From which N a mixer wins and stays ahead, interpolated on log-log."],
+        Table(["mixer", "faster than fused", "faster than naive", "less memory than fused"], rows),
+    )
+
+
+def growth_section(sweep: Sweep) -> Section:
+    """Growth per doubling of N, and the fitted exponent."""
+    doublings = [n for n in sweep.seq_lens if n // 2 in sweep.seq_lens]
+    rows = []
+    for label in sweep.labels:
+        growth = dict(sweep.growth(label))
+        cells = [f"{number(growth[n].value)}x" if n in growth else "-" for n in doublings]
+        rows.append([label, *cells, interval(sweep.exponent(label), "")])
+    return Section(
+        f"Growth per doubling of N, {DIRECTIONS[sweep.direction]}",
+        ["2x is linear, 4x is quadratic. Exponent: slope of log time against log N."],
+        Table(["mixer", *(f"to {n:,}" for n in doublings), "exponent"], rows),
+    )
+
+
+def parameter_section(sweep: Sweep) -> Section:
+    """Parameters of each mixer at the run's width."""
+    rows = []
+    for label in sweep.labels:
+        row = next(iter(sweep.cells[label].values()))
+        if row["status"] == "ok":
+            rows.append([label, f"{row['params']:,}"])
+    dim = next(iter(next(iter(sweep.cells.values())).values()))["dim"]
+    return Section("Parameters", [f"At width {dim}."], Table(["mixer", "parameters"], rows))
+
+
+def training_section(found: Sequence[Training]) -> Section:
+    """Accuracy on held-out digits beside the steps that fitted in the time."""
+    rows = [
+        [
+            one.mixer,
+            " / ".join(f"{100 * a:.1f} %" for a in one.accuracies) or "-",
+            " / ".join(f"{steps:,}" for steps in one.steps) or "-",
+            f"{one.params:,}" if one.accuracies else "-",
+            ", ".join(one.failed) or "ok",
+        ]
+        for one in found
+    ]
+    seconds = min((one.seconds for one in found if one.accuracies), default=0.0)
+    return Section(
+        "Accuracy on handwritten digits",
+        [
+            f"A two-layer encoder of width 64 on 64-token images, {seconds:.0f} s of training for "
+            "each mixer and seed, tested on 360 held-out images. One figure for each seed. A fixed "
+            "time, so a cheaper step means more steps."
+        ],
+        Table(["mixer", "held-out accuracy", "steps", "parameters", "status"], rows),
+    )
