@@ -1,0 +1,42 @@
+# make test and make bench each build the environment they need; nothing else is required but
+# Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help bench test lint types unit readme clean
+
+help: ## show this help
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "flashmix needs Python 3.11 or newer; set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+bench: $(READY) ## measure all mixers on this machine, in about three minutes
+	$(BIN)/flashmix bench quick
+
+test: lint types unit ## everything CI runs
+
+lint: $(READY) ## style, formatting, and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache > .lint-imports.log || { cat .lint-imports.log; exit 1; }
+	@rm -f .lint-imports.log
+
+types: $(READY) ## strict type check
+	$(BIN)/mypy
+
+unit: $(READY) ## tests
+	$(BIN)/pytest -n 2
+
+readme: $(READY) ## write the README's tables anew from the committed results
+	$(BIN)/python scripts/update_readme.py
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,50 @@
+"""Write the README's tables anew from the committed results: make readme.
+
+``--check`` changes nothing and fails where the README is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+from flashmix.bench import read_rows, read_run
+from flashmix.report import markdown_table, summary_section
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+MARKER = re.compile(r"(<!-- results: (?P<run>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+
+def block(folder: Path) -> str:
+    """The summary table of a run, with what it was measured on."""
+    run, section = read_run(folder), summary_section(read_rows(folder))
+    assert section.table is not None
+    machine = run["machine"]
+    where = machine.get("gpu") or f"{machine['cpu']}, {run['threads']} threads"
+    return (
+        f"{markdown_table(section.table)}\n\n{' '.join(section.text)} {where}, PyTorch "
+        f"{machine['packages']['torch']}. `{run['command']}`; every sample, quartile and interval "
+        f"is in [{folder.relative_to(ROOT)}]({folder.relative_to(ROOT)}/report.md).\n"
+    )
+
+
+def main() -> int:
+    """Update or check the README."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    old = README.read_text()
+    new = MARKER.sub(lambda m: m[1] + "\n" + block(ROOT / m["run"]) + "\n" + m[3], old)
+    if check:
+        if new != old:
+            print("README.md is out of date; run: make readme", file=sys.stderr)
+        return int(new != old)
+    README.write_text(new)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
