@@ -1,0 +1,121 @@
+"""What every mixer keeps: any size and dtype, the same bits twice, its state, its parameters."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flashmix import create_mixer
+from helpers import DTYPES, each_mixer, make_mixer, randn, right_padding
+
+
+@each_mixer
+@given(n=st.integers(1, 40), heads=st.sampled_from([2, 4]), width=st.integers(1, 9))
+def test_runs_at_any_length_and_width(text, device, n, heads, width):
+    dim = heads * width
+    mixer = make_mixer(text, dim, num_heads=heads, dtype=torch.float32, device=device)
+    x = randn(2, n, dim, dtype=torch.float32, device=device).requires_grad_()
+    y = mixer(x)
+    y.sum().backward()
+    assert y.shape == x.shape
+    assert y.isfinite().all()
+    assert x.grad.isfinite().all()
+
+
+@each_mixer
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("masked", [False, True])
+def test_gives_back_the_input_dtype(text, dtype, masked, device):
+    mixer = make_mixer(text, dtype=dtype, device=device)
+    x = randn(2, 7, 8, dtype=dtype, device=device).requires_grad_()
+    y = mixer(x, right_padding(2, 7, device=device) if masked else None)
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == dtype
+    assert y.isfinite().all()
+
+
+@each_mixer
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("batch", [0, 2])
+def test_input_of_any_strides_gives_the_same(text, masked, batch, device):
+    mixer = make_mixer(text, device=device)
+    x = randn(batch, 8, 9, device=device).transpose(1, 2)
+    mask = right_padding(batch, 9, device=device) if masked else None
+    torch.testing.assert_close(mixer(x, mask), mixer(x.contiguous(), mask))
+
+
+@each_mixer
+@pytest.mark.parametrize("masked", [False, True])
+def test_empty_batch_gives_an_empty_result(text, masked, device):
+    mixer = make_mixer(text, device=device)
+    x = torch.empty(0, 7, 8, dtype=torch.float64, device=device, requires_grad=True)
+    y = mixer(x, torch.ones(0, 7, dtype=torch.bool, device=device) if masked else None)
+    y.sum().backward()
+    assert y.shape == x.grad.shape == (0, 7, 8)
+    assert all(p.grad is None or not p.grad.any() for p in mixer.parameters())
+
+
+def bits(mixer, device):
+    x = randn(2, 150, 8, dtype=torch.float32, device=device).requires_grad_()
+    mask = randn(2, 150, seed=1, device=device) > -1
+    outputs = []
+    for given_mask in (None, mask):
+        y = mixer(x, given_mask)
+        outputs += [y, *torch.autograd.grad(y.square().sum(), [x, *mixer.parameters()])]
+    return outputs
+
+
+@each_mixer
+def test_two_runs_give_the_same_bits(text, device, unpoisoned_memory):
+    mixer = make_mixer(text, dtype=torch.float32, device=device)
+    first, second = bits(mixer, device), bits(mixer, device)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+@each_mixer
+def test_state_dict_carries_everything(text, device):
+    trained, fresh = make_mixer(text, device=device), create_mixer(text, 8, num_heads=2)
+    fresh.to(device, torch.float64).load_state_dict(trained.state_dict(), strict=True)
+    x = randn(2, 9, 8, device=device)
+    assert torch.equal(fresh(x), trained(x))
+
+
+@each_mixer
+def test_deepcopy_is_equal_and_apart(text, device):
+    mixer = make_mixer(text, device=device)
+    x = randn(2, 9, 8, device=device)
+    want = mixer(x)
+    twin = copy.deepcopy(mixer)
+    assert torch.equal(twin(x), want)
+    for parameter in twin.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert torch.equal(mixer(x), want)
+
+
+@pytest.mark.parametrize(
+    ("text", "dim", "count"),
+    [
+        ("attention", 256, 263_168),
+        ("attention(bias=False)", 64, 16_384),
+        ("local", 256, 263_168),
+        ("local(bias=False)", 64, 16_384),
+        ("topk", 256, 263_168),
+        ("topk(selection=block)", 256, 263_168),
+        ("topk(bias=False)", 64, 16_384),
+        ("fnet", 256, 0),
+        ("spectral", 256, 65_792),
+        ("spectral(causal=True)", 256, 65_792),
+        ("spectral(unitary=True)", 256, 256 * 128),
+        ("fourier(num_heads=8)", 64, 8_320),
+        ("hybrid", 256, 263_168 + 65_792),
+        ("spectral+local+fnet", 256, 263_168 + 65_792),
+        ("hybrid(combine=gate)", 256, 263_168 + 65_792 + 2 * 256),
+        ("hybrid(combine=heads)", 256, (4 * 128 * 128 + 4 * 128) + (2 * 128 * 64 + 128)),
+    ],
+)
+def test_parameter_count(text, dim, count):
+    assert sum(p.numel() for p in create_mixer(text, dim).parameters()) == count
