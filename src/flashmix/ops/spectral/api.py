@@ -72,10 +72,10 @@ def spectral(
     if isinstance(weight, Tensor) and weight.is_complex():
         weight = _torch.view_as_real(weight)
     _checks.check_floating("spectral", "weight", weight, "M, D, 2")
-    if weight.shape[1:] != (x.shape[2], 2):
+    if weight.shape[1:] != (x.shape[2], 2) or weight.shape[0] < 1:
         raise ArgumentError(
-            f"spectral: weight must be [M, D, 2] = [M, {x.shape[2]}, 2] (or complex [M, D]), "
-            f"got {list(weight.shape)}"
+            f"spectral: weight must be [M, D, 2] = [M, {x.shape[2]}, 2] (or complex [M, D]) with "
+            f"M >= 1, got {list(weight.shape)}"
         )
     if bias is not None:
         _checks.check_floating("spectral", "bias", bias, "D")
