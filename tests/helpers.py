@@ -120,7 +120,7 @@ def _heads(name: str, operator: str, function: Callable[..., Tensor], **options)
 
 def _spectral(name: str, modes: int, *, bias: bool = True, **options) -> OpCase:
     def run(x: Tensor, weight: Tensor, *bias: Tensor, **keywords) -> Tensor:
-        return ops.spectral(x, weight, *bias, **options, **keywords)
+        return ops.spectral(x, weight, *bias, **{**options, **keywords})
 
     return OpCase(
         name, "spectral", run, 1, 1, lambda dim: [(modes, dim, 2), *([(dim,)] if bias else [])]
