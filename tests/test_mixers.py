@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flashmix import create_mixer
-from helpers import DTYPES, each_mixer, make_mixer, randn, right_padding
+from flashmix import create_mixer, ops
+from helpers import DTYPES, assert_close, each_mixer, make_mixer, randn, right_padding
 
 
 @each_mixer
@@ -57,6 +57,26 @@ def test_empty_batch_gives_an_empty_result(text, masked, device):
     y.sum().backward()
     assert y.shape == x.grad.shape == (0, 7, 8)
     assert all(p.grad is None or not p.grad.any() for p in mixer.parameters())
+
+
+@pytest.mark.parametrize(
+    ("name", "op", "options"),
+    [
+        ("attention", ops.attention, {"causal": True}),
+        ("local", ops.local_attention, {"window": 4}),
+        ("local", ops.local_attention, {"window": 4, "causal": True}),
+        ("topk", ops.topk_attention, {"topk": 3}),
+        ("topk", ops.topk_attention, {"topk": 3, "causal": True}),
+        ("topk", ops.topk_attention, {"topk": 3, "selection": "block"}),
+    ],
+)
+def test_mixer_is_the_op_with_its_options_between_projections(name, op, options, device):
+    mixer = make_mixer(name, 12, num_heads=3, device=device, **options)
+    x = randn(2, 90, 12, device=device)
+    mask = right_padding(2, 90, device=device)
+    q, k, v = (part.view(2, 90, 3, 4).transpose(1, 2) for part in mixer.qkv(x).chunk(3, dim=-1))
+    mixed = op(q, k, v, mask=mask, **options).transpose(1, 2).reshape(2, 90, 12)
+    assert_close(mixer(x, mask), mixer.out(mixed) * mask[..., None])
 
 
 def bits(mixer, device):

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from flashmix import create_mixer, ops
 from flashmix.mixers import Spectral
+from flashmix.ops.spectral.filter import filter_for_length
 from helpers import (
     FLOAT64_BUDGET,
     OPS,
@@ -171,6 +172,38 @@ def test_imaginary_parts_of_self_conjugate_modes_do_nothing(n, device):
     changed = weight.clone()
     changed[own, :, 1] += 1
     assert torch.equal(ops.spectral(x, changed), ops.spectral(x, weight))
+
+
+@pytest.mark.parametrize(("n", "own"), [(1, [0]), (2, [0, 1]), (8, [0, 4]), (9, [0])])
+@pytest.mark.parametrize("unitary", [False, True])
+def test_filter_is_real_at_self_conjugate_modes(n, own, unitary):
+    # Some FFT libraries drop these imaginary parts themselves; others leave them undefined.
+    factors = filter_for_length(randn(5, DIM, 2), n, unitary)
+    assert not factors[own].imag.any()
+    others = [mode for mode in range(len(factors)) if mode not in own]
+    assert factors[others].imag.all()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"modes": 4},
+        {"modes": 4, "unitary": True},
+        {"modes": 4, "causal": True},
+        {"modes": 4, "causal": True, "context": 12},
+    ],
+    ids=str,
+)
+def test_mixer_is_the_op_with_its_options(options, device):
+    mixer = make_mixer("spectral", DIM, device=device, **options)
+    x = randn(2, 15, DIM, device=device)
+    options = dict(options)
+    assert options.pop("modes") == mixer.modes
+    if mixer.unitary:
+        weight = torch.polar(torch.ones_like(mixer.phase), mixer.phase)
+    else:
+        weight = torch.view_as_complex(mixer.weight)
+    assert_close(mixer(x), ops.spectral(x, weight, mixer.bias, **options))
 
 
 @each_impl([case for case in OPS if case.operator == "spectral"], without=("reference",))
