@@ -21,7 +21,6 @@ Row = dict[str, Any]
 
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.jsonl"
-LOCK_FILE = "run.lock"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -93,22 +92,20 @@ class RunFolder:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            lock = (path / LOCK_FILE).open("w")
+            results = (path / RESULTS_FILE).open("a")
         except OSError as error:
             raise FlashmixError(f"cannot write to {path}: {error.strerror}") from None
-        with lock:
+        with results:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The results themselves are the lock: a lock file of its own that is removed at
+                # the end could be held by two, one of them on the removed file.
+                fcntl.flock(results, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise FlashmixError(
                     f"another run is writing to {path}; wait for it, or choose another --out"
                 ) from None
-            try:
-                _drop_half_line(path / RESULTS_FILE)
-                with (path / RESULTS_FILE).open("a") as results:
-                    yield cls(path, results)
-            finally:
-                (path / LOCK_FILE).unlink(missing_ok=True)
+            _drop_half_line(path / RESULTS_FILE)
+            yield cls(path, results)
 
     def append(self, row: Row) -> None:
         """Add a row; it is on disk when this returns."""
@@ -122,8 +119,6 @@ class RunFolder:
 
 
 def _drop_half_line(path: Path) -> None:
-    if not path.exists():
-        return
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole != len(data):
