@@ -9,7 +9,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Direction = Literal["forward", "forward_backward", "train"]
+Direction = Literal["forward", "backward", "forward_backward", "train_step", "train", "facts"]
+Subject = Literal["mixer", "block", "encoder", "op"]
 
 COPY = "copy"
 """The mixer name of the cases that copy [B, N, D] once: the floor of every other case."""
@@ -21,13 +22,20 @@ class Case:
 
     Attributes:
         suite: name of the suite it belongs to.
-        mixer: a mixer as text, for example "local(window=64)", or "copy".
-        impl: the implementation asked for; "naive" and "sdpa" part the two attentions.
-        direction: "forward" (no gradients), "forward_backward", or "train" (a whole training).
+        mixer: a mixer as text, for example "local(window=64)", "copy", or an op's name.
+        impl: the implementation asked for; "naive" and "sdpa" part the two attentions; for ops
+            also the name of a contender, for example "fftn".
+        direction: "forward" (no gradients), "backward" (alone, after a forward that is not timed),
+            "forward_backward", "train_step" (with the optimizer's step), "train" (a whole
+            training), or "facts" (numbers that are not times).
         batch, seq_len, dim, num_heads: B, N, D, H.
         dtype: name of a torch dtype.
         device: "cpu" or "cuda".
         seed: of inputs, initialisation and batch order.
+        subject: what holds the mixer: itself, a block, a text classifier ("encoder"), or an op.
+        autocast: name of the dtype to autocast to, or None.
+        checkpoint: recompute the forward in the backward rather than save it.
+        op, window, topk, modes: the op compared and its settings, for subject "op".
         seconds: length of a training, for "train".
     """
 
@@ -42,22 +50,35 @@ class Case:
     dtype: str = "float32"
     device: str = "cpu"
     seed: int = 0
+    subject: Subject = "mixer"
+    autocast: str | None = None
+    checkpoint: bool = False
+    op: str | None = None
+    window: int | None = None
+    topk: int | None = None
+    modes: int | None = None
     seconds: float | None = None
 
     @property
     def label(self) -> str:
-        """How people call the mixer: "attention (naive)", "attention (fused)", "fnet"."""
-        kinds = {"naive": "naive", "sdpa": "fused"}
-        if self.mixer == "attention" and self.impl in kinds:
-            return f"attention ({kinds[self.impl]})"
-        return self.mixer
+        """How people call it: "attention (naive)", "attention (fused)", "fnet", "fftn"."""
+        if self.subject == "op":
+            return COPY if self.mixer == COPY else self.impl
+        kinds = {"naive": " (naive)", "sdpa": " (fused)"}
+        name = self.mixer
+        if self.mixer.partition("(")[0] == "attention" and self.impl in kinds:
+            name = "attention" + kinds[self.impl]
+        name += ", checkpointed" if self.checkpoint else ""
+        return name + (f", {self.autocast}" if self.autocast else "")
 
     @property
     def group(self) -> tuple[Any, ...]:
         """Cases of one group are compared with each other, so they are measured interleaved."""
-        if self.direction == "train":
+        if self.direction in ("train", "facts"):
             return (self,)
-        return (self.direction, self.batch, self.seq_len, self.dim, self.dtype, self.device)
+        shape = (self.batch, self.seq_len, self.dim, self.num_heads, self.dtype, self.device)
+        knobs = (self.op, self.window, self.topk, self.modes)
+        return (self.direction, self.subject, *shape, *knobs)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
@@ -80,6 +101,8 @@ class Suite:
         cases: in the order of measurement.
         min_samples, max_samples: bounds on the timed samples of a case.
         seconds_per_case: timing of a case stops after this long once it has min_samples.
+        max_seconds_per_case: it stops after this long with as few as three samples.
+        notes: what a reader must know of this grid, for example that it was shrunk for the CPU.
     """
 
     name: str
@@ -88,3 +111,5 @@ class Suite:
     min_samples: int = 5
     max_samples: int = 25
     seconds_per_case: float = 0.4
+    max_seconds_per_case: float = 30.0
+    notes: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ import torch
 from flashmix.bench import machine
 from flashmix.bench.case import Case, Suite
 from flashmix.bench.process import Worker, WorkerDiedError
-from flashmix.bench.store import RESULTS_FILE, Row, RunFolder, read_rows, read_run
+from flashmix.bench.store import RUN_FILE, Row, RunFolder, read_rows, read_run
 from flashmix.bench.suites import Grid, build_suite
 from flashmix.errors import ArgumentError
 
@@ -54,7 +54,8 @@ def run_suite(
         out: the run's folder; must hold no results unless ``resume``.
         threads: of PyTorch in the workers; PyTorch's own choice when None.
         time_limit: seconds without progress after which a case counts as hung.
-        resume: go on with the run in ``out`` and repeat no finished case.
+        resume: go on with the run in ``out``, with its own suite, grid, threads and time limit,
+            and repeat no finished case.
         listener: hears progress.
 
     Raises:
@@ -63,9 +64,9 @@ def run_suite(
     """
     if resume:
         run = read_run(out)
-        name, threads = run["suite"], run["threads"]
+        name, threads, time_limit = run["suite"], run["threads"], run["time_limit_s"]
         grid = Grid.from_dict(run["grid"])
-    elif (out / RESULTS_FILE).exists():
+    elif (out / RUN_FILE).exists() or read_rows(out):
         raise ArgumentError(f"{out} already holds a run; pass --resume {out} to go on with it")
     suite = build_suite(name, grid)
     if grid.device == "cuda" and not torch.cuda.is_available():
@@ -84,6 +85,7 @@ def run_suite(
             "min_samples": suite.min_samples,
             "max_samples": suite.max_samples,
             "seconds_per_case": suite.seconds_per_case,
+            "max_seconds_per_case": suite.max_seconds_per_case,
         }
         for event in _measure(todo, threads, settings, time_limit):
             case, now, row = event
@@ -107,6 +109,7 @@ def _describe(suite: Suite, grid: Grid, threads: int, time_limit: float) -> dict
     return {
         "suite": suite.name,
         "command": shlex.join(["flashmix", *sys.argv[1:]]),
+        "notes": list(suite.notes),
         "grid": dataclasses.asdict(grid),
         "threads": threads,
         "seed": grid.seed,

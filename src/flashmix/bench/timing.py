@@ -11,6 +11,7 @@ from torch.utils.benchmark import Timer
 Action = Callable[[], object]
 L2_FLUSH_BYTES = 256 << 20
 MIN_SAMPLE_SECONDS = 2e-3
+FEWEST_SAMPLES = 3
 
 
 class CpuClock:
@@ -78,11 +79,13 @@ def interleave(
     min_samples: int,
     max_samples: int,
     seconds_each: float,
+    max_seconds_each: float = float("inf"),
     before: Callable[[int], object] = lambda index: None,
 ) -> Iterator[tuple[int, float]]:
     """Yield (index, seconds of one call), in turn over ``clocks`` that still need samples.
 
-    A clock is done at ``max_samples``, or at ``min_samples`` once it has taken ``seconds_each``.
+    A clock is done at ``max_samples``, or at ``min_samples`` once it has taken ``seconds_each``, or
+    at three samples once it has taken ``max_seconds_each``.
     ``before`` hears which clock is about to run.
     """
     calls = []
@@ -93,6 +96,8 @@ def interleave(
     for round_number in range(max_samples):
         for index, one in enumerate(clocks):
             if round_number >= min_samples and taken[index] >= seconds_each:
+                continue
+            if round_number >= FEWEST_SAMPLES and taken[index] >= max_seconds_each:
                 continue
             before(index)
             start = time.perf_counter()

@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import signal
+import statistics
 import sys
 import threading
 import time
@@ -22,7 +23,8 @@ import torch
 
 from flashmix.bench import memory, stats
 from flashmix.bench.actions import prepare
-from flashmix.bench.case import Case
+from flashmix.bench.case import COPY, Case
+from flashmix.bench.facts import measure_facts
 from flashmix.bench.timing import clock, interleave
 from flashmix.tasks.digits import train_digits
 
@@ -80,17 +82,24 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
             with _reporting(emit, index):
                 emit("done", index=index, result=_train(case, emit, index))
         return
+    if cases[0].direction == "facts":
+        for index, case in enumerate(cases):
+            emit("doing", index=index, what="facts")
+            with _reporting(emit, index):
+                emit("done", index=index, result={"status": "ok", "facts": measure_facts(case)})
+        return
     results: dict[int, dict[str, Any]] = {}
     clocks = {}
     for index, case in enumerate(cases):
         emit("doing", index=index, what="warm-up and memory")
         with _reporting(emit, index):
             prepared = prepare(case)
-            prepared.action()
+            prepared.memory_action()
             memory.reset_peak_rss()
-            peak = memory.peak_mb(prepared.action, case.device)
+            peak = memory.peak_mb(prepared.memory_action, case.device)
             results[index] = {
                 "params": prepared.params,
+                "output_shape": prepared.output_shape,
                 "peak_mb": peak,
                 "rss_mb": memory.peak_rss_mb(),
             }
@@ -102,10 +111,14 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
         min_samples=settings["min_samples"],
         max_samples=settings["max_samples"],
         seconds_each=settings["seconds_per_case"],
+        max_seconds_each=settings["max_seconds_per_case"],
         before=lambda position: emit("doing", index=indices[position], what="timing"),
     ):
         samples[indices[position]].append(seconds * 1e3)
+    floor = [samples[i] for i in indices if cases[i].mixer == COPY]
     for index in indices:
+        if floor:
+            results[index]["floor_ms"] = statistics.median(floor[0])
         timed = {"samples_ms": samples[index], **stats.summary(samples[index])}
         emit("done", index=index, result={"status": "ok", **timed, **results[index]})
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from flashmix.bench import Progress
+    from rich.console import Console
+
+    from flashmix.bench import Grid, Progress
 
 EPILOG = """\
 A run's folder holds run.json (machine, versions, command), results.jsonl (a row a line, written as
@@ -19,8 +21,12 @@ examples:
   flashmix bench quick
   flashmix bench quick --device cuda --dtype bfloat16 --seq-lens 512,4096,16384
   flashmix bench quick --mixers "fnet,local(window=64)" --directions forward
+  flashmix bench naive --remedies
+  flashmix bench all --device cpu
   flashmix bench --list
 """
+
+DIRECTIONS = ("forward", "backward", "forward_backward", "train_step", "train", "facts")
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -59,11 +65,10 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _directions(text: str) -> tuple[str, ...]:
-    known = ("forward", "forward_backward", "train")
     words = tuple(part.strip() for part in text.split(","))
-    if unknown := [word for word in words if word not in known]:
+    if unknown := [word for word in words if word not in DIRECTIONS]:
         raise argparse.ArgumentTypeError(
-            f"expected some of {', '.join(known)}, got {', '.join(map(repr, unknown))}"
+            f"expected some of {', '.join(DIRECTIONS)}, got {', '.join(map(repr, unknown))}"
         )
     return words
 
@@ -77,8 +82,8 @@ def add_command(commands: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("suite", nargs="?", help="name of a suite; see --list")
-    parser.add_argument("--list", action="store_true", help="list the suites and end")
+    parser.add_argument("suite", nargs="?", help="name of a suite, or all; see --list")
+    parser.add_argument("--list", action="store_true", help="list the suites with cases and time")
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
@@ -92,7 +97,7 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--batch", type=_number, metavar="B", help="sequences in a batch")
     parser.add_argument("--seq-lens", type=_numbers, metavar="N,N,...", help="lengths in tokens")
-    parser.add_argument("--dim", type=_number, metavar="D", help="width")
+    parser.add_argument("--dims", type=_numbers, metavar="D,D,...", help="widths")
     parser.add_argument("--num-heads", type=_number, metavar="H", help="heads")
     parser.add_argument(
         "--mixers",
@@ -104,7 +109,15 @@ def add_command(commands: Any) -> None:
         "--directions",
         type=_directions,
         metavar="D,D,...",
-        help="some of forward, forward_backward, train",
+        help=f"some of {', '.join(DIRECTIONS)}",
+    )
+    parser.add_argument(
+        "--passes", type=_number, metavar="P", help="timed samples of suites with a fixed number"
+    )
+    parser.add_argument(
+        "--remedies",
+        action="store_true",
+        help="in suite naive: also what could replace naive attention, on the same grid",
     )
     parser.add_argument(
         "--time-limit",
@@ -131,58 +144,88 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from rich.console import Console
 
-    from flashmix.bench import SUITES, Grid, build_suite, read_rows, run_suite
+    from flashmix.bench import SUITES
     from flashmix.errors import ArgumentError
 
-    console = Console()
-    grid = Grid(
-        device=_device(arguments.device),
-        dtype=arguments.dtype,
-        batch=arguments.batch,
-        seq_lens=arguments.seq_lens,
-        dim=arguments.dim,
-        num_heads=arguments.num_heads,
-        mixers=arguments.mixers,
-        directions=arguments.directions,
-        seed=arguments.seed,
-    )
+    console = Console(highlight=False)
     if arguments.list:
-        for name in SUITES:
-            suite = build_suite(name, grid)
-            console.print(
-                f"{name}: {suite.about} ({len(suite.cases)} cases on {grid.device})",
-                highlight=False,
-            )
+        _list(console, arguments)
         return 0
     if arguments.resume is not None and arguments.out is not None:
         raise ArgumentError("--resume already names the folder; leave --out away")
     if arguments.suite is None and arguments.resume is None:
-        raise ArgumentError(f"name a suite: {', '.join(SUITES)} (flashmix bench --list)")
+        raise ArgumentError(f"name a suite: {', '.join(SUITES)} or all (flashmix bench --list)")
     out = arguments.resume or arguments.out or _default_folder(arguments.suite)
     try:
-        with progress_listener(console) as listener:
-            run_suite(
-                arguments.suite or "",
-                grid,
-                out,
-                threads=arguments.threads,
-                time_limit=arguments.time_limit,
-                resume=arguments.resume is not None,
-                listener=listener,
-            )
+        if arguments.suite == "all":
+            for name in SUITES:
+                _run_one(console, arguments, name, out / name)
+        else:
+            _run_one(console, arguments, arguments.suite or "", out)
     except KeyboardInterrupt:
+        name = "all " if arguments.suite == "all" else ""
         console.print(
-            f"\ninterrupted; finished cases are kept. Go on with:\n  flashmix bench --resume {out}",
-            highlight=False,
+            "\ninterrupted; finished cases are kept. Go on with:\n"
+            f"  flashmix bench {name}--resume {out}"
         )
         return 130
+    return 0
+
+
+def _grid(arguments: argparse.Namespace) -> Grid:
+    from flashmix.bench import Grid
+
+    return Grid(
+        device=_device(arguments.device),
+        dtype=arguments.dtype,
+        batch=arguments.batch,
+        seq_lens=arguments.seq_lens,
+        dims=arguments.dims,
+        num_heads=arguments.num_heads,
+        mixers=arguments.mixers,
+        directions=arguments.directions,
+        passes=arguments.passes,
+        remedies=arguments.remedies,
+        seed=arguments.seed,
+    )
+
+
+def _list(console: Console, arguments: argparse.Namespace) -> None:
+    from flashmix.bench import SUITES, build_suite
+    from flashmix.bench.estimate import suite_minutes
+
+    grid = _grid(arguments)
+    for name in SUITES:
+        suite = build_suite(name, grid)
+        minutes = max(1, round(suite_minutes(suite)))
+        console.print(
+            f"[bold]{name}[/bold]: {suite.about}\n"
+            f"    {len(suite.cases)} cases on {grid.device}, roughly {minutes} min"
+        )
+        for note in suite.notes:
+            console.print(f"    {note}")
+
+
+def _run_one(console: Console, arguments: argparse.Namespace, name: str, out: Path) -> None:
+    """Run or resume one suite into ``out``, print its summary and write its report."""
+    from flashmix.bench import run_suite
+    from flashmix.bench.store import RUN_FILE
     from flashmix.cli.report import print_summary
     from flashmix.report import write_report
 
-    rows = read_rows(out)
-    print_summary(console, rows)
-    console.print(f"\nreport: {write_report(out)}", highlight=False, soft_wrap=True)
-    return 0
+    begun = (out / RUN_FILE).exists()
+    with progress_listener(console) as listener:
+        run_suite(
+            name,
+            _grid(arguments),
+            out,
+            threads=arguments.threads,
+            time_limit=arguments.time_limit,
+            resume=arguments.resume is not None and (begun or arguments.suite != "all"),
+            listener=listener,
+        )
+    print_summary(console, out)
+    console.print(f"\nreport: {write_report(out)}", soft_wrap=True)
 
 
 def _device(choice: str) -> str:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from flashmix.bench.store import Row
-
 
 def add_command(commands: Any) -> None:
     """Add ``report`` to the command line."""
@@ -27,26 +25,27 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from rich.console import Console
 
-    from flashmix.bench import read_rows
     from flashmix.report import write_report
 
     console = Console()
     for folder in arguments.runs:
         path = write_report(folder)
-        print_summary(console, read_rows(folder))
+        print_summary(console, folder)
         console.print(f"\nreport: {path}", highlight=False, soft_wrap=True)
     return 0
 
 
-def print_summary(console: Console, rows: list[Row]) -> None:
+def print_summary(console: Console, folder: Path) -> None:
     """Print the summary table, and what the rows support."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    from flashmix.report import statements, summary_section
+    from flashmix.bench import read_rows, read_run
+    from flashmix.report import statements, summary
 
-    section = summary_section(rows)
+    rows = read_rows(folder)
+    section = summary(read_run(folder), rows)
     assert section.table is not None
     if section.table.rows:
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
@@ -54,7 +53,8 @@ def print_summary(console: Console, rows: list[Row]) -> None:
             table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
         for cells in section.table.rows:
             table.add_row(*map(escape, cells))
-        console.print(table)
-        console.print("\n".join(section.text) + "\n", highlight=False)
+        if console.measure(table).maximum <= console.width:
+            console.print(table)
+            console.print("\n".join(section.text) + "\n", highlight=False)
     for sentence in statements(rows):
         console.print(f"- {escape(sentence)}", highlight=False)

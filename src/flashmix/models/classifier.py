@@ -1,4 +1,4 @@
-"""A classifier over a sequence of feature vectors.
+"""Classifiers: an embedding, an encoder, the mean over real tokens, a linear head.
 
 Shapes: B batch, N tokens, F features, D width, C classes.
 """
@@ -8,14 +8,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from flashmix.errors import ArgumentError
 from flashmix.models.encoder import Encoder
 from flashmix.ops import _checks
 
 POSITION_SCALE = 0.3
+"""Standard deviation of the learned positions' initial values."""
+
+
+def _mean(y: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean over the real tokens of ``y`` [B, N, D], whose padding is zero."""
+    if mask is None:
+        return y.mean(1)
+    return y.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
 class SequenceClassifier(nn.Module):
-    """Embedding and learned positions, an encoder, the mean over real tokens, a linear head.
+    """Classifies sequences of feature vectors.
 
     Args:
         features: width F of an input token.
@@ -43,7 +52,56 @@ class SequenceClassifier(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits [B, C] of ``x`` [B, N, F], ``mask`` bool [B, N]."""
-        _checks.check_tokens("SequenceClassifier", x, mask)
+        _checks.check_tokens("SequenceClassifier", x, mask, self.embed.in_features)
+        _check_length("SequenceClassifier", x.shape[1], len(self.position))
         y = self.encoder(self.embed(x) + self.position[: x.shape[1]], mask)
-        count = x.shape[1] if mask is None else mask.sum(1, keepdim=True).clamp(min=1)
-        return self.head(y.sum(1) / count)
+        return self.head(_mean(y, mask))
+
+
+class TextClassifier(nn.Module):
+    """Classifies token ids; BERT's layout: positions, LayerNorm, blocks that normalise last.
+
+    With ``vocabulary`` 30,522, ``dim`` 128, ``depth`` 2 and two heads it is of BERT-tiny's size
+    (Turc et al. 2019), without BERT's segment embeddings and pooler.
+
+    Args:
+        vocabulary: number of token ids.
+        max_len: longest sequence, in tokens.
+        classes: number of classes C.
+        dim, depth, mixers, num_heads, impl: see :class:`Encoder`.
+    """
+
+    def __init__(
+        self,
+        vocabulary: int,
+        max_len: int,
+        classes: int,
+        *,
+        dim: int = 128,
+        depth: int = 2,
+        mixers: str = "attention",
+        num_heads: int | None = None,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, dim)
+        self.position = nn.Parameter(torch.randn(max_len, dim) * 0.02)
+        self.norm = nn.LayerNorm(dim)
+        self.encoder = Encoder(dim, depth, mixers, num_heads=num_heads, norm_first=False, impl=impl)
+        self.head = nn.Linear(dim, classes)
+
+    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits [B, C] of token ids int [B, N], ``mask`` bool [B, N]."""
+        if tokens.dim() != 2 or tokens.is_floating_point():
+            raise ArgumentError(
+                f"TextClassifier: tokens must be integers [B, N], got {tokens.dtype} "
+                f"{list(tokens.shape)}"
+            )
+        _check_length("TextClassifier", tokens.shape[1], len(self.position))
+        x = self.norm(self.embed(tokens) + self.position[: tokens.shape[1]])
+        return self.head(_mean(self.encoder(x, mask), mask))
+
+
+def _check_length(where: str, seq_len: int, max_len: int) -> None:
+    if seq_len > max_len:
+        raise ArgumentError(f"{where}: at most max_len = {max_len} tokens fit, got {seq_len}")

@@ -23,6 +23,7 @@ class Encoder(nn.Module):
             "local,spectral" repeated, or one name for all.
         num_heads: heads of the mixers that have them; heads of width 64 by default.
         mlp_ratio, dropout, norm_first: see :class:`Block`.
+        impl: of every mixer that does not name its own.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Encoder(nn.Module):
         mlp_ratio: float = 4.0,
         dropout: float = 0.0,
         norm_first: bool = True,
+        impl: str = "auto",
     ) -> None:
         super().__init__()
         _checks.check_count("Encoder", "depth", depth)
@@ -42,7 +44,7 @@ class Encoder(nn.Module):
         self.blocks = nn.ModuleList(
             Block(
                 dim,
-                spec.build(dim, num_heads=num_heads),
+                spec.build(dim, num_heads=num_heads, impl=impl),
                 mlp_ratio=mlp_ratio,
                 dropout=dropout,
                 norm_first=norm_first,

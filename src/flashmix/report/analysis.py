@@ -22,6 +22,19 @@ FUSED = "attention (fused)"
 DIRECTIONS = {"forward": "forward", "forward_backward": "forward + backward"}
 
 
+def comparable(rows: Iterable[Row], subject: str = "mixer") -> list[Row]:
+    """Rows of one subject in plain precision; of several widths, those of the largest."""
+    found = [
+        row
+        for row in rows
+        if row.get("subject", "mixer") == subject
+        and row.get("autocast") is None
+        and row["direction"] != "train"
+    ]
+    widest = max((row["dim"] for row in found), default=0)
+    return [row for row in found if row["dim"] == widest]
+
+
 @dataclass(frozen=True)
 class Crossover:
     """From which N one mixer is faster (or smaller) than another, for good.

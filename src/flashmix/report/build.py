@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from flashmix.bench.store import Row, read_rows, read_run, write_whole
-from flashmix.report import tables
-from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, trainings
+from flashmix.report import studies, tables
+from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, comparable, trainings
 from flashmix.report.claims import published_verdicts, statements
 from flashmix.report.tables import Section, Table
 
@@ -17,9 +17,24 @@ REPORT_FILE = "report.md"
 
 def sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
     """The whole report of a run."""
-    found = [Section("What this run supports", _bullets(statements(rows)))]
+    body = SUITE_SECTIONS.get(run["suite"], sweep_sections)(rows)
+    found = [
+        Section("What this run supports", _bullets(statements(rows))),
+        *body,
+        _published(rows),
+        _failures(rows),
+        _machine(run),
+        _method(run),
+    ]
+    return [section for section in found if section.text or section.table]
+
+
+def sweep_sections(rows: Sequence[Row]) -> list[Section]:
+    """The sections of a suite that sweeps N: every table for each direction."""
+    found = []
+    plain = comparable(rows)
     for direction in DIRECTIONS:
-        sweep = Sweep(rows, direction)
+        sweep = Sweep(plain, direction)
         if not sweep.cells:
             continue
         found.append(tables.time_section(sweep))
@@ -34,15 +49,32 @@ def sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
     trained = trainings(rows)
     if trained:
         found.append(tables.training_section(trained))
-    if sweeps := [s for d in DIRECTIONS if (s := Sweep(rows, d)).cells]:
-        found += [tables.parameter_section(sweeps[0]), _published(rows)]
-    found += [_failures(rows), _machine(run), _method()]
-    return [section for section in found if section.text or section.table]
+    if sweeps := [s for d in DIRECTIONS if (s := Sweep(plain, d)).cells]:
+        found.append(tables.parameter_section(sweeps[0]))
+    return found
+
+
+SUITE_SECTIONS: dict[str, Callable[[Sequence[Row]], list[Section]]] = {
+    "fourier": studies.fourier_sections,
+    "naive": studies.naive_sections,
+    "spectral": studies.spectral_sections,
+    "swap": studies.swap_sections,
+    "kernels": studies.kernels_sections,
+}
+
+
+def summary(run: dict[str, Any], rows: Sequence[Row]) -> Section:
+    """The one table that a terminal shows of a run."""
+    if run["suite"] not in SUITE_SECTIONS:
+        return summary_section(rows)
+    found = [section for section in SUITE_SECTIONS[run["suite"]](rows) if section.table]
+    return found[0] if found else Section("Summary", table=Table(["mixer"], []))
 
 
 def summary_section(rows: Sequence[Row]) -> Section:
     """One table for the terminal and the README: forward times, training times and accuracy."""
-    forward, backward = (Sweep(rows, direction) for direction in DIRECTIONS)
+    plain = comparable(rows)
+    forward, backward = (Sweep(plain, direction) for direction in DIRECTIONS)
     lengths = sorted({*forward.seq_lens, *backward.seq_lens})
     if not lengths:
         return Section("Summary", table=Table(["mixer"], []))
@@ -64,7 +96,7 @@ def summary_section(rows: Sequence[Row]) -> Section:
                 f"{100 * sum(trained) / len(trained):.1f} %" if trained else "-",
             ]
         )
-    case = next(row for row in rows if row["direction"] in DIRECTIONS)
+    case = next(row for row in plain if row["direction"] in DIRECTIONS)
     return Section(
         "Summary",
         [
@@ -101,14 +133,16 @@ def _bullets(sentences: Sequence[str]) -> list[str]:
 def _published(rows: Sequence[Row]) -> Section:
     body = [
         [claim.sentence, claim.source, verdict, measured]
-        for claim, _, verdict, measured in published_verdicts(rows)
+        for claim, verdict, measured in published_verdicts(rows)
         if verdict != "not tested"
     ]
+    if not body:
+        return Section("")
     return Section(
         "Published claims, checked here",
         [
-            "Other people's figures come from their machines and a naive attention; a claim counts "
-            "as supported where this run's interval reaches it."
+            "Other people's figures come from their machines and a naive attention. A claim counts "
+            "as supported where this run's interval lies above 1x and reaches the figure."
         ],
         Table(["claim", "source", "verdict", "measured here"], body),
     )
@@ -171,14 +205,15 @@ def _machine(run: dict[str, Any]) -> Section:
     )
 
 
-def _method() -> Section:
+def _method(run: dict[str, Any]) -> Section:
     return Section(
         "Method",
         [
             "Each case runs in a worker process with a time limit. The cases of one table column "
             "are timed in turn (A B C A B C ...), so that drift meets all alike, after a warm-up "
             "that ends when two calls agree. Raw samples, with batch, width and heads of each "
-            "case, are in results.jsonl."
+            "case, are in results.jsonl.",
+            *run.get("notes", ()),
         ],
     )
 
@@ -199,23 +234,31 @@ def markdown_table(table: Table) -> str:
 
 def markdown(run: dict[str, Any], rows: Sequence[Row]) -> str:
     """The report in Markdown."""
-    case = next(iter(rows), None)
-    title = f"# flashmix bench {run['suite']}"
-    parts = [title]
-    if case is None:
+    parts = [f"# flashmix bench {run['suite']}"]
+    if not rows:
         parts.append("No case has finished yet.")
     else:
-        sweep = next((row for row in rows if row["direction"] != "train"), case)
-        parts.append(
-            f"Batch {sweep['batch']}, width {sweep['dim']}, {sweep['num_heads']} heads, "
-            f"{sweep['dtype']}, on {run['machine'].get('gpu', run['machine']['cpu'])}. "
-            f"{len(rows)} cases."
-        )
+        parts.append(_headline(run, rows))
         for section in sections(run, rows):
             parts.append(f"## {section.title}")
             parts += ["\n".join(section.text)] if section.text else []
             parts += [markdown_table(section.table)] if section.table else []
     return "\n\n".join(parts) + "\n"
+
+
+def _headline(run: dict[str, Any], rows: Sequence[Row]) -> str:
+    """Shape, dtype and device of what the run timed."""
+    timed = [row for row in rows if row["direction"] not in ("train", "facts")] or rows
+
+    def values(name: str) -> str:
+        found = sorted({row[name] for row in timed})
+        return ", ".join(map(str, found)) if len(found) <= 4 else f"{found[0]} to {found[-1]}"
+
+    machine = run["machine"]
+    return (
+        f"Batch {values('batch')}; width {values('dim')}; heads {values('num_heads')}; "
+        f"{values('dtype')}; on {machine.get('gpu', machine['cpu'])}. {len(rows)} cases."
+    )
 
 
 def write_report(folder: Path) -> Path:

@@ -55,7 +55,7 @@ def crossover(value: Crossover) -> str:
     }[value.kind]
 
 
-def _status(row: Row | None) -> str | None:
+def status_cell(row: Row | None) -> str | None:
     """What stands in a cell without a measurement, or None where there is one."""
     if row is None:
         return "-"
@@ -68,15 +68,18 @@ def _by_length(sweep: Sweep, cell: str, first: str) -> Table:
         line = [label]
         for n in sweep.seq_lens:
             row = sweep.row(label, n)
-            line.append(_status(row) or _value(row, cell))
+            if row is None or row["status"] != "ok":
+                line.append(status_cell(row) or "-")
+            else:
+                line.append(time_cell(row) if cell == "time" else number(row["peak_mb"]))
         rows.append(line)
     return Table([first, *(f"N = {n:,}" for n in sweep.seq_lens)], rows)
 
 
-def _value(row: Row | None, cell: str) -> str:
-    assert row is not None
-    if cell == "memory":
-        return number(row["peak_mb"])
+def time_cell(row: Row) -> str:
+    """Median with quartiles, marked where noisy, or the status of what was not measured."""
+    if row["status"] != "ok":
+        return str(row["status"]).upper()
     spread = f" ({number(row['q1_ms'])} to {number(row['q3_ms'])})"
     return number(row["median_ms"]) + spread + (" ~" if row["noisy"] else "")
 

@@ -1,0 +1,139 @@
+"""The ops of flashmix beside what a user would otherwise run for the same result.
+
+A contender is a function of the op's inputs. Each op's table names the everyday choices; the
+implementations of flashmix come from its own registry.
+
+Shapes: fnet and spectral take x [B, N, D]; the attentions q, k, v [B, H, N, dh].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flashmix import ops
+from flashmix.bench.case import Case
+from flashmix.ops import OPERATORS
+
+Function = Callable[..., Tensor]
+
+
+def _fftn(case: Case) -> Function:
+    """As Hugging Face's FNet writes it."""
+    wide = torch.float32
+    return lambda x: torch.fft.fftn(x.to(wide), dim=(1, 2)).real.to(x.dtype)
+
+
+def _fft_fft(case: Case) -> Function:
+    wide = torch.float32
+    return lambda x: torch.fft.fft(torch.fft.fft(x.to(wide), dim=-1), dim=-2).real.to(x.dtype)
+
+
+def _rfft_filter_irfft(case: Case) -> Function:
+    """As spectral layers usually write it, with the higher modes dropped."""
+
+    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(x.float(), dim=1)
+        kept = min(weight.shape[0], spectrum.shape[1])
+        filtered = torch.zeros_like(spectrum)
+        filtered[:, :kept] = spectrum[:, :kept] * torch.view_as_complex(weight[:kept])
+        return (torch.fft.irfft(filtered, n=x.shape[1], dim=1) + bias).to(x.dtype)
+
+    return run
+
+
+def _near(case: Case) -> Tensor:
+    assert case.window is not None
+    i = torch.arange(case.seq_len, device=case.device)
+    return (i[:, None] - i).abs() <= case.window // 2
+
+
+def _sdpa(case: Case) -> Function:
+    """Dense fused attention: not the same result, but what the sparse ones must beat."""
+    return F.scaled_dot_product_attention
+
+
+def _sdpa_mask(case: Case) -> Function:
+    mask = _near(case)
+    return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+
+
+def _flex(case: Case) -> Function:
+    """FlexAttention, compiled, its block mask built beforehand."""
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+
+    assert case.window is not None
+    reach, n = case.window // 2, case.seq_len
+
+    def near(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
+        return (i - j).abs() <= reach
+
+    mask = create_block_mask(near, None, None, n, n, device=case.device)
+    compiled = torch.compile(flex_attention, dynamic=False)
+    return lambda q, k, v: compiled(q, k, v, block_mask=mask)
+
+
+def _topk_scatter(case: Case) -> Function:
+    """As usually written: all scores, topk, scatter, softmax."""
+    assert case.topk is not None
+    count = min(case.topk, case.seq_len)
+
+    def run(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5
+        values, index = scores.topk(count, dim=-1)
+        kept = torch.full_like(scores, float("-inf")).scatter(-1, index, values)
+        return kept.softmax(-1) @ v
+
+    return run
+
+
+EVERYDAY: dict[str, dict[str, Callable[[Case], Function]]] = {
+    "fnet": {"fftn": _fftn, "fft-fft": _fft_fft},
+    "spectral": {"rfft-filter-irfft": _rfft_filter_irfft},
+    "local_attention": {"sdpa": _sdpa, "sdpa-mask": _sdpa_mask, "flex": _flex},
+    "topk_attention": {"sdpa": _sdpa, "topk-scatter": _topk_scatter},
+}
+
+
+def implementations(op: str, dtype: str, device: str) -> list[str]:
+    """The op's own implementations that can run here, the reference left aside."""
+    return [
+        one.name
+        for one in OPERATORS[op].implementations
+        if one.name != "reference" and one.refusal(getattr(torch, dtype), device) is None
+    ]
+
+
+def _own(case: Case) -> Function:
+    if case.op == "fnet":
+        return lambda x: ops.fnet(x, impl=case.impl)
+    if case.op == "spectral":
+        return lambda x, weight, bias: ops.spectral(x, weight, bias, impl=case.impl)
+    if case.op == "local_attention":
+        assert case.window is not None
+        window = case.window
+        return lambda q, k, v: ops.local_attention(q, k, v, window=window, impl=case.impl)
+    assert case.topk is not None
+    topk = case.topk
+    return lambda q, k, v: ops.topk_attention(q, k, v, topk=topk, impl=case.impl)
+
+
+def build_contender(case: Case) -> tuple[list[Tensor], Function]:
+    """The inputs of an op's case, and the function its ``impl`` names."""
+    assert case.op is not None
+    dtype = getattr(torch, case.dtype)
+    everyday = EVERYDAY[case.op].get(case.impl)
+    function = everyday(case) if everyday else _own(case)
+    if case.op in ("fnet", "spectral"):
+        x = torch.randn(case.batch, case.seq_len, case.dim, device=case.device, dtype=dtype)
+        if case.op == "fnet":
+            return [x], function
+        assert case.modes is not None
+        weight = torch.randn(case.modes, case.dim, 2, device=case.device)
+        return [x, weight, torch.randn(case.dim, device=case.device)], function
+    shape = (case.batch, case.num_heads, case.seq_len, case.dim // case.num_heads)
+    qkv = [torch.randn(shape, device=case.device, dtype=dtype) for _ in range(3)]
+    return qkv, function

@@ -1,0 +1,56 @@
+"""How long a suite may take, from counted operations; for ``flashmix bench --list``.
+
+A rough guide: it knows neither the machine nor the implementation.
+"""
+
+from __future__ import annotations
+
+import math
+
+from flashmix.bench.case import COPY, Case, Suite
+
+OVERHEAD_SECONDS = 1e-4
+CASE_SECONDS = {"cpu": 0.3, "cuda": 0.6}
+"""Building, warming up and measuring the memory of a case."""
+RATE = {"cpu": 5e10, "cuda": 5e13}
+"""Operations a second that typical implementations reach."""
+DIRECTION_FACTOR = {"forward": 1, "backward": 2, "forward_backward": 3, "train_step": 4}
+
+
+def operations(case: Case) -> float:
+    """Arithmetic of one forward, of the parts that grow with N."""
+    tokens = case.batch * case.seq_len * case.dim
+    if case.mixer == COPY:
+        return tokens
+    name = case.mixer.partition("(")[0]
+    projections = 0.0 if case.subject == "op" else 8.0 * tokens * case.dim
+    if case.subject in ("block", "encoder"):
+        projections += 16.0 * tokens * case.dim
+    dense = 4.0 * tokens * case.seq_len
+    if "attention" in name and "local" not in name and "topk" not in name:
+        return projections + dense
+    if "topk" in name:
+        return projections + 4 * dense
+    if "local" in name:
+        return projections + 12.0 * tokens * (case.window or 128)
+    return projections + 10.0 * tokens * math.log2(case.seq_len * case.dim)
+
+
+def case_seconds(case: Case, suite: Suite) -> float:
+    """Seconds that measuring ``case`` may take."""
+    if case.direction == "train":
+        return (case.seconds or 0.0) + 1.0
+    if case.direction == "facts":
+        return 0.5
+    rate = RATE[case.device]
+    call = OVERHEAD_SECONDS + operations(case) * DIRECTION_FACTOR[case.direction] / rate
+    timing = min(
+        max(suite.min_samples * max(call, 2e-3), suite.seconds_per_case),
+        max(suite.max_seconds_per_case, 3 * call),
+    )
+    return CASE_SECONDS[case.device] + 4 * call + timing
+
+
+def suite_minutes(suite: Suite) -> float:
+    """Minutes that ``suite`` may take."""
+    return sum(case_seconds(case, suite) for case in suite.cases) / 60

@@ -1,0 +1,54 @@
+"""What the command line can change of a suite, and the parts that suites share."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from flashmix.bench.case import COPY, Case, Direction
+
+BASELINES = (("attention", "naive"), ("attention", "sdpa"))
+"""The naive attention of the literature, and the fused one that people run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What the command line can change of a suite; None leaves the suite's own choice."""
+
+    device: str = "cpu"
+    dtype: str | None = None
+    batch: int | None = None
+    seq_lens: tuple[int, ...] | None = None
+    dims: tuple[int, ...] | None = None
+    num_heads: int | None = None
+    mixers: tuple[str, ...] | None = None
+    directions: tuple[Direction, ...] | None = None
+    passes: int | None = None
+    remedies: bool = False
+    seed: int = 0
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether the device is a GPU."""
+        return self.device == "cuda"
+
+    def wants(self, direction: Direction) -> bool:
+        """Whether a direction is left in."""
+        return self.directions is None or direction in self.directions
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Grid:
+        """The grid that run.json holds."""
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in fields.items()
+        }
+        return cls(**values)
+
+
+def with_copy(case: Case, mixers: Sequence[tuple[str, str]]) -> list[Case]:
+    """``case`` for each (mixer, impl), after a copy of the same shape."""
+    contenders = [(COPY, "torch"), *mixers]
+    return [dataclasses.replace(case, mixer=mixer, impl=impl) for mixer, impl in contenders]

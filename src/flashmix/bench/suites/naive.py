@@ -1,0 +1,60 @@
+"""``naive``: what attention with its N x N weights in memory costs, and what each remedy saves."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from flashmix.bench.case import Case, Suite
+from flashmix.bench.suites.grid import Grid
+
+REMEDIES: tuple[dict[str, object], ...] = (
+    {"impl": "sdpa"},
+    {"checkpoint": True},
+    {"mixer": "local(window=128)", "impl": "auto"},
+    {"mixer": "topk(topk=32)", "impl": "auto"},
+    {"autocast": "bfloat16"},
+)
+"""Fused attention, gradient checkpointing, sparse attention twice, mixed precision."""
+
+
+def naive(grid: Grid) -> Suite:
+    """d_model x N without heads, forward and backward apart."""
+    small = not grid.on_gpu
+    dims = grid.dims or ((16, 32, 64) if small else (16, 32, 64, 128))
+    seq_lens = grid.seq_lens or ((256, 1024, 4096) if small else (256, 1024, 4096, 8192, 16384))
+    passes = grid.passes or (50 if small else 100)
+    cases = []
+    for dim in dims:
+        for seq_len in seq_lens:
+            for direction in ("forward", "backward"):
+                if not grid.wants(direction):
+                    continue
+                plain = Case(
+                    suite="naive",
+                    mixer="attention",
+                    impl="naive",
+                    direction=direction,
+                    batch=grid.batch or (4 if small else 8),
+                    seq_len=seq_len,
+                    dim=dim,
+                    num_heads=grid.num_heads or 1,
+                    dtype=grid.dtype or "float32",
+                    device=grid.device,
+                    seed=grid.seed,
+                )
+                cases.append(plain)
+                if grid.remedies:
+                    cases += [dataclasses.replace(plain, **remedy) for remedy in REMEDIES]  # type: ignore[arg-type]
+    notes = (
+        ("On a CPU the grid is smaller: batch 4, N up to 4,096, d_model up to 64, 50 passes.",)
+        if small
+        else ()
+    )
+    return Suite(
+        name="naive",
+        about="naive attention over d_model and N; --remedies adds what could replace it",
+        cases=tuple(cases),
+        min_samples=passes,
+        max_samples=passes,
+        notes=notes,
+    )

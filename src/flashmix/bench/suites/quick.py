@@ -1,0 +1,62 @@
+"""``quick``: every mixer in about three minutes, then trained on handwritten digits."""
+
+from __future__ import annotations
+
+from flashmix.bench.case import Case, Suite
+from flashmix.bench.suites.grid import BASELINES, Grid, with_copy
+
+MIXERS = ("local", "topk", "fnet", "spectral", "fourier", "spectral+local")
+DIGITS_MIXERS = (
+    "attention",
+    "local(window=16)",
+    "topk(topk=8)",
+    "fnet",
+    "spectral",
+    "fourier",
+    "spectral+local(window=16)",
+)
+DIGITS_SECONDS = 5.0
+
+
+def quick(grid: Grid) -> Suite:
+    """All mixers at N 128 to 2,048, forward and forward + backward; digits with two seeds."""
+    mixers = [*BASELINES, *((text, "auto") for text in grid.mixers or MIXERS)]
+    sweep = [
+        one
+        for direction in ("forward", "forward_backward")
+        if grid.wants(direction)
+        for seq_len in grid.seq_lens or (128, 256, 512, 1024, 2048)
+        for one in with_copy(
+            Case(
+                suite="quick",
+                mixer="attention",
+                direction=direction,
+                batch=grid.batch or (16 if grid.on_gpu else 2),
+                seq_len=seq_len,
+                dim=grid.dims[0] if grid.dims else 256,
+                num_heads=grid.num_heads or 4,
+                dtype=grid.dtype or ("bfloat16" if grid.on_gpu else "float32"),
+                device=grid.device,
+                seed=grid.seed,
+            ),
+            mixers,
+        )
+    ]
+    digits = [
+        Case(
+            suite="quick",
+            mixer=mixer,
+            direction="train",
+            batch=32,
+            seq_len=64,
+            dim=64,
+            num_heads=4,
+            device=grid.device,
+            seed=seed,
+            seconds=DIGITS_SECONDS,
+        )
+        for mixer in (("attention", *grid.mixers) if grid.mixers else DIGITS_MIXERS)
+        for seed in (grid.seed, grid.seed + 1)
+        if grid.wants("train")
+    ]
+    return Suite(name="quick", about="all mixers in about three minutes", cases=(*sweep, *digits))
