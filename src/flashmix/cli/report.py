@@ -37,24 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def print_summary(console: Console, folder: Path) -> None:
     """Print the summary table, and what the rows support."""
-    from rich import box
     from rich.markup import escape
-    from rich.table import Table
 
     from flashmix.bench import read_rows, read_run
+    from flashmix.cli.tables import print_section
     from flashmix.report import statements, summary
 
     rows = read_rows(folder)
-    section = summary(read_run(folder), rows)
-    assert section.table is not None
-    if section.table.rows:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for index, column in enumerate(section.table.columns):
-            table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-        for cells in section.table.rows:
-            table.add_row(*map(escape, cells))
-        if console.measure(table).maximum <= console.width:
-            console.print(table)
-            console.print("\n".join(section.text) + "\n", highlight=False)
+    print_section(console, summary(read_run(folder), rows))
+    console.print()
     for sentence in statements(rows):
         console.print(f"- {escape(sentence)}", highlight=False)

@@ -1,0 +1,68 @@
+"""``flashmix advise``: which mixer is cheapest at a shape, by a run's rows."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+DIRECTIONS = {"inference": "forward", "train": "forward_backward"}
+
+EPILOG = """\
+example:
+  flashmix advise --dim 768 --seq-len 4096 --direction train --run runs/quick-20260101-120000
+"""
+
+
+def add_command(commands: Any) -> None:
+    """Add ``advise`` to the command line."""
+    parser = commands.add_parser(
+        "advise",
+        help="rank mixers for a shape",
+        description="Rank mixers by time and memory at a shape, from the rows of a run on this "
+        "machine, and say where that is not measured but extrapolated.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--dim", type=int, required=True, metavar="D", help="width")
+    parser.add_argument("--seq-len", type=int, required=True, metavar="N", help="tokens")
+    parser.add_argument("--direction", choices=tuple(DIRECTIONS), default="inference")
+    parser.add_argument(
+        "--run", type=Path, metavar="FOLDER", dest="folder", help="default: the newest in runs/"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from rich.console import Console
+
+    from flashmix.bench import read_rows, read_run
+    from flashmix.cli.tables import print_section
+    from flashmix.errors import ArgumentError
+    from flashmix.report.advise import advice_section, advise
+
+    for name in ("dim", "seq_len"):
+        if getattr(arguments, name) < 1:
+            raise ArgumentError(f"--{name.replace('_', '-')} must be at least 1")
+    folder = arguments.folder or _newest()
+    run = read_run(folder)
+    rows = read_rows(folder)
+    found = advise(rows, arguments.dim, arguments.seq_len, DIRECTIONS[arguments.direction])
+    console = Console(highlight=False)
+    machine = run["machine"]
+    console.print(f"from {folder}, measured on {machine.get('gpu', machine['cpu'])}")
+    batch = next(row["batch"] for row in rows if row["direction"] != "train")
+    print_section(console, advice_section(found, batch))
+    return 0
+
+
+def _newest() -> Path:
+    from flashmix.errors import ArgumentError
+
+    runs = sorted(Path("runs").glob("quick-*/results.jsonl"), key=lambda p: p.stat().st_mtime)
+    if not runs:
+        raise ArgumentError(
+            "no run to go by: run `flashmix bench quick` first, or name one with --run"
+        )
+    return runs[-1].parent

@@ -1,0 +1,107 @@
+"""Two runs, row by row: which cases became faster or slower, as far as the samples tell."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from flashmix.bench.case import Case
+from flashmix.bench.stats import Interval, ratio
+from flashmix.bench.store import Row
+from flashmix.report.tables import Section, Table, interval, number
+
+SMALLEST_CHANGE = 0.02
+"""Changes below this are not reported, however narrow their interval: machines drift by as much."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A case of two runs; ``time`` is the second's over the first's, above one is slower."""
+
+    before: Row
+    after: Row
+    time: Interval
+
+    @property
+    def significant(self) -> bool:
+        """Whether the interval lies clear of no change."""
+        return self.time.low > 1 + SMALLEST_CHANGE or self.time.high < 1 - SMALLEST_CHANGE
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two runs have in common, and what only one of them has."""
+
+    changes: tuple[Change, ...]
+    only_before: tuple[Row, ...]
+    only_after: tuple[Row, ...]
+    broken: tuple[tuple[Row, Row], ...]
+    """Cases that finished in one of the runs alone: (before, after)."""
+
+    @property
+    def significant(self) -> list[Change]:
+        """The changes worth a word, the largest slowdown first."""
+        return sorted((c for c in self.changes if c.significant), key=lambda c: -c.time.value)
+
+    def slower_than(self, share: float) -> list[Change]:
+        """Significant slowdowns by more than ``share`` (0.1 is 10 %)."""
+        return [change for change in self.significant if change.time.value > 1 + share]
+
+
+def _key(row: Row) -> str:
+    """What makes two rows the same case; the suite that asked for it does not matter."""
+    return json.dumps({**Case.from_dict(row).as_dict(), "suite": None}, sort_keys=True)
+
+
+def compare(before: Iterable[Row], after: Iterable[Row]) -> Comparison:
+    """Compare the timed rows of two runs."""
+    first = {_key(row): row for row in before if row["direction"] not in ("train", "facts")}
+    second = {_key(row): row for row in after if row["direction"] not in ("train", "facts")}
+    both = [(first[key], second[key]) for key in first if key in second]
+    return Comparison(
+        changes=tuple(
+            Change(a, b, ratio(b["samples_ms"], a["samples_ms"]))
+            for a, b in both
+            if a["status"] == b["status"] == "ok"
+        ),
+        only_before=tuple(row for key, row in first.items() if key not in second),
+        only_after=tuple(row for key, row in second.items() if key not in first),
+        broken=tuple(
+            (a, b)
+            for a, b in both
+            if a["status"] != b["status"] and "ok" in (a["status"], b["status"])
+        ),
+    )
+
+
+def comparison_section(comparison: Comparison) -> Section:
+    """The significant changes as a table, and what was not compared."""
+    body: list[Sequence[str]] = [
+        [
+            _name(change.before),
+            number(change.before["median_ms"]),
+            number(change.after["median_ms"]),
+            interval(change.time),
+        ]
+        for change in comparison.significant
+    ]
+    body += [
+        [_name(a), a["status"].upper(), b["status"].upper(), "-"] for a, b in comparison.broken
+    ]
+    text = [
+        f"{len(comparison.changes)} cases compared, {len(comparison.significant)} changed by more "
+        f"than {100 * SMALLEST_CHANGE:.0f} % with their whole interval."
+    ]
+    for rows, which in ((comparison.only_before, "first"), (comparison.only_after, "second")):
+        if rows:
+            text.append(f"{len(rows)} cases are in the {which} run alone.")
+    columns = ["case", "before (ms)", "after (ms)", "after / before"]
+    return Section("Changes", text, Table(columns, body))
+
+
+def _name(row: Row) -> str:
+    op = f"{row['op']}: " if row.get("op") else ""
+    knobs = "".join(f", {k} {row[k]}" for k in ("window", "topk", "modes") if row.get(k))
+    shape = f"[{row['batch']}, {row['seq_len']}, {row['dim']}]"
+    return f"{op}{row['label']} {shape}{knobs}, {row['direction']}, {row['dtype']}"
