@@ -2,68 +2,157 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from flashmix.bench.case import COPY, Case
+from flashmix.bench.contenders import build_contender
 from flashmix.mixers import parse_mixer
+from flashmix.models import Block, TextClassifier
+
+Action = Callable[[], object]
+
+VOCABULARY, CLASSES = 30_522, 2
+"""BERT's vocabulary, and a sentiment's classes, for the subject "encoder"."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """The function to time, and the parameters of what it runs."""
+    """What to time, what to measure the memory of, and what there is to say of the subject."""
 
-    action: Callable[[], object]
+    action: Action
+    memory_action: Action
     params: int
+    output_shape: tuple[int, ...]
 
 
 def prepare(case: Case) -> Prepared:
-    """Build inputs and mixer of ``case`` from its seed."""
+    """Build inputs and subject of ``case`` from its seed."""
     torch.manual_seed(case.seed)
-    shape = (case.batch, case.seq_len, case.dim)
-    x = torch.randn(shape, device=case.device, dtype=getattr(torch, case.dtype))
     if case.mixer == COPY:
-        return Prepared(_copy(x, case.direction == "forward_backward"), 0)
+        return _copy(case)
+    if case.subject == "op":
+        inputs, function = build_contender(case)
+        return _differentiate(case, function, inputs, [])
+    module = _module(case)
+    module = module.to(device=case.device, dtype=getattr(torch, case.dtype))
+    module.train(case.direction != "forward")
+    if case.subject == "encoder":
+        tokens = torch.randint(VOCABULARY, (case.batch, case.seq_len), device=case.device)
+        return _encoder(case, module, tokens)
+    return _differentiate(case, module, [_input(case)], list(module.parameters()))
+
+
+def _input(case: Case) -> Tensor:
+    shape = (case.batch, case.seq_len, case.dim)
+    return torch.randn(shape, device=case.device, dtype=getattr(torch, case.dtype))
+
+
+def _module(case: Case) -> nn.Module:
+    if case.subject == "encoder":
+        return TextClassifier(
+            VOCABULARY,
+            case.seq_len,
+            CLASSES,
+            dim=case.dim,
+            depth=2,
+            mixers=case.mixer,
+            num_heads=case.num_heads,
+            impl=case.impl,
+        )
     mixer = parse_mixer(case.mixer).build(case.dim, num_heads=case.num_heads, impl=case.impl)
-    mixer = mixer.to(device=x.device, dtype=x.dtype)
-    params = sum(p.numel() for p in mixer.parameters())
-    if case.direction == "forward":
-        return Prepared(_forward(mixer.eval(), x), params)
-    return Prepared(_forward_backward(mixer.train(), x), params)
+    return Block(case.dim, mixer) if case.subject == "block" else mixer
 
 
-def _copy(x: Tensor, twice: bool) -> Callable[[], object]:
+def _autocast(case: Case) -> contextlib.AbstractContextManager[object]:
+    if case.autocast is None:
+        return contextlib.nullcontext()
+    return torch.autocast(case.device, dtype=getattr(torch, case.autocast))
+
+
+def _copy(case: Case) -> Prepared:
     """Read and write [B, N, D] once; twice where a backward reads and writes the gradient too."""
+    x = _input(case)
     target = torch.empty_like(x)
 
     def copy() -> None:
         target.copy_(x)
-        if twice:
+        if case.direction == "forward_backward":
             target.copy_(x)
 
-    return copy
+    return Prepared(copy, copy, 0, tuple(x.shape))
 
 
-def _forward(mixer: nn.Module, x: Tensor) -> Callable[[], object]:
+def _differentiate(
+    case: Case, function: Callable[..., Tensor], inputs: list[Tensor], parameters: list[Tensor]
+) -> Prepared:
+    """``function(*inputs)``, its backward, or both."""
+    with torch.no_grad(), _autocast(case):
+        output = function(*inputs)
+    params = sum(parameter.numel() for parameter in parameters)
+    shape, upstream = tuple(output.shape), torch.randn_like(output)
+    del output
+
     def forward() -> Tensor:
+        with _autocast(case):
+            if case.checkpoint:
+                return checkpoint(function, *inputs, use_reentrant=False)
+            return function(*inputs)
+
+    def infer() -> None:
         with torch.no_grad():
-            y: Tensor = mixer(x)
-        return y
+            forward()
 
-    return forward
-
-
-def _forward_backward(mixer: nn.Module, x: Tensor) -> Callable[[], object]:
-    x.requires_grad_()
-    upstream = torch.randn_like(x)
-
-    def forward_backward() -> None:
-        mixer(x).backward(upstream)
+    def both() -> None:
+        forward().backward(upstream)
         # Gradients left for the next call to free would count as memory that it started with.
-        x.grad = None
-        mixer.zero_grad(set_to_none=True)
+        for leaf in (*inputs, *parameters):
+            leaf.grad = None
 
-    return forward_backward
+    if case.direction == "forward":
+        return Prepared(infer, infer, params, shape)
+    for leaf in inputs:
+        leaf.requires_grad_()
+    if case.direction == "backward":
+        return Prepared(_BackwardAlone(forward, upstream), both, params, shape)
+    return Prepared(both, both, params, shape)
+
+
+class _BackwardAlone:
+    """The backward of one forward, again and again; the forward runs at the first call."""
+
+    def __init__(self, forward: Callable[[], Tensor], upstream: Tensor) -> None:
+        self._forward = forward
+        self._upstream = upstream
+        self._output: Tensor | None = None
+
+    def __call__(self) -> None:
+        if self._output is None:
+            self._output = self._forward()
+        self._output.backward(self._upstream, retain_graph=True)
+
+
+def _encoder(case: Case, model: nn.Module, tokens: Tensor) -> Prepared:
+    """Inference, or a training step with AdamW."""
+    params = sum(parameter.numel() for parameter in model.parameters())
+    labels = torch.randint(CLASSES, (case.batch,), device=case.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+
+    def infer() -> None:
+        with torch.no_grad(), _autocast(case):
+            model(tokens)
+
+    def step() -> None:
+        with _autocast(case):
+            loss = nn.functional.cross_entropy(model(tokens).float(), labels)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    action = infer if case.direction == "forward" else step
+    return Prepared(action, action, params, (case.batch, CLASSES))

@@ -85,6 +85,7 @@ def run_suite(
             "min_samples": suite.min_samples,
             "max_samples": suite.max_samples,
             "seconds_per_case": suite.seconds_per_case,
+            "max_seconds_per_case": suite.max_seconds_per_case,
         }
         for event in _measure(todo, threads, settings, time_limit):
             case, now, row = event
@@ -108,6 +109,7 @@ def _describe(suite: Suite, grid: Grid, threads: int, time_limit: float) -> dict
     return {
         "suite": suite.name,
         "command": shlex.join(["flashmix", *sys.argv[1:]]),
+        "notes": list(suite.notes),
         "grid": dataclasses.asdict(grid),
         "threads": threads,
         "seed": grid.seed,
