@@ -119,7 +119,7 @@ class Sweep:
         ratios = []
         for n in self.seq_lens:
             ours, theirs = self.ok(label, n), self.ok(baseline, n)
-            if ours and theirs and ours["peak_mb"] > 0:
+            if ours and theirs and min(ours["peak_mb"], theirs["peak_mb"]) > 0:
                 value = theirs["peak_mb"] / ours["peak_mb"]
                 ratios.append((n, Interval(value, value, value)))
         return find_crossover(ratios)

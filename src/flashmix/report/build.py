@@ -26,7 +26,7 @@ def sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
         _machine(run),
         _method(run),
     ]
-    return [section for section in found if section.text or section.table]
+    return [one for one in found if (one.table.rows if one.table else one.text)]
 
 
 def sweep_sections(rows: Sequence[Row]) -> list[Section]:
@@ -218,15 +218,17 @@ def _method(run: dict[str, Any]) -> Section:
     )
 
 
+def _plain(text: str) -> str:
+    """``text`` as one line that holds no HTML: mixers and errors are whatever somebody wrote."""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+
+
 def markdown_table(table: Table) -> str:
     """``table`` in Markdown."""
 
     def line(cells: Sequence[str]) -> str:
-        return (
-            "| "
-            + " | ".join(cell.replace("|", "\\|").replace("<", "&lt;") for cell in cells)
-            + " |"
-        )
+        escaped = (_plain(cell).replace("\\", "\\\\").replace("|", "\\|") for cell in cells)
+        return "| " + " | ".join(escaped) + " |"
 
     ruler = "|---|" + "---:|" * (len(table.columns) - 1)
     return "\n".join([line(table.columns), ruler, *(line(row) for row in table.rows)])
@@ -241,7 +243,7 @@ def markdown(run: dict[str, Any], rows: Sequence[Row]) -> str:
         parts.append(_headline(run, rows))
         for section in sections(run, rows):
             parts.append(f"## {section.title}")
-            parts += ["\n".join(section.text)] if section.text else []
+            parts += ["\n".join(map(_plain, section.text))] if section.text else []
             parts += [markdown_table(section.table)] if section.table else []
     return "\n\n".join(parts) + "\n"
 

@@ -62,6 +62,8 @@ class Published:
         if self.label not in found or baseline not in found:
             return "not tested", "not in this run"
         ours, theirs = found[self.label], found[baseline]
+        if self.measure == "memory" and not ours["peak_mb"]:
+            return "not tested", "no memory was seen"
         if self.measure == "memory":
             value = theirs["peak_mb"] / ours["peak_mb"]
             measured = Interval(value, value, value)
@@ -140,12 +142,17 @@ def statements(rows: Iterable[Row]) -> list[str]:
 
 
 def _against_fused(sweep: Sweep, label: str) -> str:
-    lengths = sweep.seq_lens
+    lengths = sorted({*sweep.measured(label)} & {*sweep.measured(FUSED)})
+    direction = DIRECTIONS.get(sweep.direction, sweep.direction.replace("_", " "))
+    if not lengths:
+        return (
+            f"Whether {label} is faster than fused attention is not tested ({direction}): this run "
+            "measured them at no length in common."
+        )
     span = f"N = {lengths[0]:,} to {lengths[-1]:,}"
     everywhere, anywhere = f"at every length, {span}", f"at any length, {span}"
     if len(lengths) == 1:
         everywhere = anywhere = f"at N = {lengths[0]:,}"
-    direction = DIRECTIONS.get(sweep.direction, sweep.direction.replace("_", " "))
     crossing = sweep.crossover(label, FUSED)
     if crossing.kind == "always":
         return f"{label} is faster than fused attention {everywhere} ({direction})."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -257,7 +258,7 @@ def _theory_section(sweep: Sweep) -> Section:
                 *(tables.time_cell(row) for row in cells if row is not None),
                 interval(sweep.speedup("spectral", NAIVE, n)),
                 interval(sweep.speedup("spectral", FUSED, n)),
-                f"{n / (n).bit_length():.0f}x",
+                f"{n / max(1.0, math.log2(n)):.0f}x",
             ]
         )
     columns = [

@@ -30,8 +30,8 @@ class Section:
 
 def number(value: float) -> str:
     """Three significant digits, with thousands separated."""
-    if value == 0:
-        return "0"
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
     digits = max(0, 2 - math.floor(math.log10(abs(value))))
     return f"{value:,.{digits}f}"
 
@@ -165,9 +165,8 @@ def parameter_section(sweep: Sweep) -> Section:
     """Parameters of each mixer at the run's width."""
     rows = []
     for label in sweep.labels:
-        row = next(iter(sweep.cells[label].values()))
-        if row["status"] == "ok":
-            rows.append([label, f"{row['params']:,}"])
+        if measured := sweep.measured(label):
+            rows.append([label, f"{sweep.cells[label][measured[0]]['params']:,}"])
     dim = next(iter(next(iter(sweep.cells.values())).values()))["dim"]
     return Section("Parameters", [f"At width {dim}."], Table(["mixer", "parameters"], rows))
 
