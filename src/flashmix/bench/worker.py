@@ -124,7 +124,8 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
 
 
 def _train(case: Case, emit: Emit, index: int) -> dict[str, Any]:
-    assert case.seconds is not None
+    if case.device == "cpu":
+        torch.set_num_threads(1)  # threads wait for each other at every small step
     outcome = train_digits(
         case.mixer,
         seconds=case.seconds,

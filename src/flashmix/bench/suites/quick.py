@@ -15,7 +15,7 @@ DIGITS_MIXERS = (
     "fourier",
     "spectral+local(window=16)",
 )
-DIGITS_SECONDS = 5.0
+DIGITS_SECONDS = 6.0
 
 
 def quick(grid: Grid) -> Suite:
