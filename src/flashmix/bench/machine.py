@@ -38,7 +38,12 @@ def cpu_name() -> str:
 
 
 def commit() -> str | None:
-    """The commit this package runs from, with "+" when the tree differs from it."""
+    """The commit this package runs from, with "+" when the tree differs from it.
+
+    FLASHMIX_COMMIT tells it where the package runs from a copy without its history.
+    """
+    if told := os.environ.get("FLASHMIX_COMMIT"):
+        return told
     here = Path(__file__).parent
 
     def git(*args: str) -> str | None:

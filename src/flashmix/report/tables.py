@@ -188,8 +188,9 @@ def training_section(found: Sequence[Training]) -> Section:
         "Accuracy on handwritten digits",
         [
             f"A two-layer encoder of width 64 on 64-token images, {seconds:.0f} s of training for "
-            "each mixer and seed (on the CPU: processor time of one thread), tested on 360 held-out "
-            "images. One figure for each seed. A fixed time, so a cheaper step means more steps."
+            "each mixer and seed (on the CPU: one thread, its processor time), tested on 360 "
+            "held-out images. One figure for each seed. A fixed time, so a cheaper step means more "
+            "steps."
         ],
         Table(["mixer", "held-out accuracy", "steps", "parameters", "status"], rows),
     )
