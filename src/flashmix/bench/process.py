@@ -57,7 +57,8 @@ class Worker:
         assert self._process.stdout is not None
         with contextlib.suppress(ValueError):
             for line in self._process.stdout:
-                self._lines.put(line)
+                if line.endswith("\n"):  # the last may be half an event: its writer was killed
+                    self._lines.put(line)
         self._lines.put(None)
 
     def _next(self, limit: float) -> dict[str, Any]:

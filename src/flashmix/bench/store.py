@@ -10,10 +10,12 @@ import contextlib
 import fcntl
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from flashmix.errors import ArgumentError, FlashmixError
 
@@ -78,7 +80,7 @@ def read_run(folder: Path) -> dict[str, Any]:
 class RunFolder:
     """A run's folder, held open for appending rows; use as a context manager."""
 
-    def __init__(self, path: Path, results: TextIO) -> None:
+    def __init__(self, path: Path, results: FileIO) -> None:
         self.path = path
         self._results = results
 
@@ -92,7 +94,7 @@ class RunFolder:
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            results = (path / RESULTS_FILE).open("a")
+            results = FileIO(path / RESULTS_FILE, "a")
         except OSError as error:
             raise FlashmixError(f"cannot write to {path}: {error.strerror}") from None
         with results:
@@ -108,14 +110,35 @@ class RunFolder:
             yield cls(path, results)
 
     def append(self, row: Row) -> None:
-        """Add a row; it is on disk when this returns."""
-        self._results.write(json.dumps(row) + "\n")
-        self._results.flush()
-        os.fsync(self._results.fileno())
+        """Add a row; it is on disk when this returns.
+
+        Raises:
+            FlashmixError: it cannot be written, for example because the disk is full.
+        """
+        with self._writing():
+            left = (json.dumps(row) + "\n").encode()
+            while left:
+                left = left[self._results.write(left) :]
+            os.fsync(self._results.fileno())
 
     def write_run(self, run: dict[str, Any]) -> None:
-        """Replace run.json."""
-        write_whole(self.path / RUN_FILE, json.dumps(run, indent=2) + "\n")
+        """Replace run.json.
+
+        Raises:
+            FlashmixError: it cannot be written, for example because the disk is full.
+        """
+        with self._writing():
+            write_whole(self.path / RUN_FILE, json.dumps(run, indent=2) + "\n")
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise FlashmixError(
+                f"cannot write to {self.path}: {error.strerror}. Finished cases are kept; once "
+                f"there is room: flashmix bench --resume {shlex.quote(str(self.path))}"
+            ) from None
 
 
 def _drop_half_line(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,13 +164,22 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             _run_one(console, arguments, arguments.suite or "", out)
     except KeyboardInterrupt:
-        name = "all " if arguments.suite == "all" else ""
-        console.print(
-            "\ninterrupted; finished cases are kept. Go on with:\n"
-            f"  flashmix bench {name}--resume {out}"
-        )
+        console.print(_interrupted(arguments.suite, out), soft_wrap=True, markup=False)
         return 130
     return 0
+
+
+def _interrupted(suite: str | None, out: Path) -> str:
+    """What to say after Ctrl-C."""
+    from flashmix.bench.store import RUN_FILE
+
+    if not any((*out.glob(RUN_FILE), *out.glob(f"*/{RUN_FILE}"))):
+        return "\ninterrupted before anything was measured"
+    name = "all " if suite == "all" else ""
+    return (
+        "\ninterrupted; finished cases are kept. Go on with:\n"
+        f"  flashmix bench {name}--resume {shlex.quote(str(out))}"
+    )
 
 
 def _grid(arguments: argparse.Namespace) -> Grid:
@@ -225,7 +235,7 @@ def _run_one(console: Console, arguments: argparse.Namespace, name: str, out: Pa
             listener=listener,
         )
     print_summary(console, out)
-    console.print(f"\nreport: {write_report(out)}", soft_wrap=True)
+    console.print(f"\nreport: {write_report(out)}", soft_wrap=True, markup=False)
 
 
 def _device(choice: str) -> str:
@@ -281,5 +291,8 @@ class progress_listener:  # noqa: N801  (used like a function)
         )
         if not self._console.is_terminal and progress.row is not None:
             self._console.print(
-                f"[{progress.done}/{progress.total}] {progress.now}", highlight=False, markup=False
+                f"[{progress.done}/{progress.total}] {progress.now}",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
             )

@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> int:
     for folder in arguments.runs:
         path = write_report(folder)
         print_summary(console, folder)
-        console.print(f"\nreport: {path}", highlight=False, soft_wrap=True)
+        console.print(f"\nreport: {path}", highlight=False, soft_wrap=True, markup=False)
     return 0
 
 
