@@ -156,6 +156,33 @@ def test_drift_of_the_machine_meets_all_alike(machine):
     assert ratio(times[0], times[1]).value == pytest.approx(1.1, rel=0.01)
 
 
+def test_every_call_is_announced_so_that_a_slow_one_is_not_taken_for_a_hung_one(machine):
+    names, seconds = "AB", iter(range(1, 1000))
+    told = []
+    list(
+        timing.interleave(
+            [machine.clock(name, lambda: next(seconds) ** 3) for name in names],
+            min_samples=3,
+            max_samples=3,
+            seconds_each=1.0,
+            before=lambda index: told.append(names[index]),
+        )
+    )
+    assert len(told) > 6
+    assert told == machine.log
+
+
+def test_a_very_slow_clock_stops_at_three_samples(machine):
+    taken = timing.interleave(
+        [machine.clock("A", 40.0)],
+        min_samples=20,
+        max_samples=50,
+        seconds_each=1.0,
+        max_seconds_each=100.0,
+    )
+    assert len(list(taken)) == 3
+
+
 def test_warm_up_ends_when_two_calls_agree(machine):
     times = iter([10.0, 5.0, 2.0, 1.0, 1.0])
     timing.calls_per_sample(machine.clock("A", lambda: next(times)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch.utils.benchmark import Timer
@@ -60,13 +61,18 @@ def clock(action: Action, device: str) -> CpuClock | CudaClock:
     return CudaClock(action) if device == "cuda" else CpuClock(action)
 
 
-def calls_per_sample(clock: CpuClock | CudaClock) -> int:
+def calls_per_sample(
+    clock: CpuClock | CudaClock, before: Callable[[], object] = lambda: None
+) -> int:
     """Warm up until two calls in a row agree within a fifth; then how many calls make a sample.
 
     A sample lasts at least two milliseconds, so that the timer's own cost does not show.
+    ``before`` is called before every call.
     """
+    before()
     seconds = clock(1)
     for _ in range(10):
+        before()
         previous, seconds = seconds, clock(1)
         if abs(seconds - previous) <= 0.2 * previous:
             break
@@ -86,12 +92,11 @@ def interleave(
 
     A clock is done at ``max_samples``, or at ``min_samples`` once it has taken ``seconds_each``, or
     at three samples once it has taken ``max_seconds_each``.
-    ``before`` hears which clock is about to run.
+    ``before`` hears which clock is about to run, in the warm-up too: a slow one is no hung one.
     """
     calls = []
     for index, one in enumerate(clocks):
-        before(index)
-        calls.append(calls_per_sample(one))
+        calls.append(calls_per_sample(one, partial(before, index)))
     taken = [0.0] * len(clocks)
     for round_number in range(max_samples):
         for index, one in enumerate(clocks):
