@@ -60,9 +60,13 @@ def _seconds(text: str) -> float:
 
 
 def _words(text: str) -> tuple[str, ...]:
+    from flashmix.errors import ArgumentError
     from flashmix.mixers.spec import split_list
 
-    return tuple(split_list(text))
+    try:
+        return tuple(split_list(text))
+    except ArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _directions(text: str) -> tuple[str, ...]:

@@ -11,6 +11,12 @@ EXTRAS = {
     "triton": ("triton", "GPU kernels of flashmix's own"),
 }
 
+EPILOG = """\
+examples:
+  flashmix doctor
+  flashmix doctor --no-measure
+"""
+
 
 def add_command(commands: Any) -> None:
     """Add ``doctor`` to the command line."""
@@ -19,6 +25,8 @@ def add_command(commands: Any) -> None:
         help="check the installation and measure this machine's limits",
         description="Show what is installed, what is missing and how to get it, and measure the "
         "machine's copy bandwidth and matmul rate.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--no-measure", action="store_true", help="skip the measurements")
     parser.set_defaults(run=run)

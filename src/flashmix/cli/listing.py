@@ -7,6 +7,12 @@ from typing import Any
 
 WIDTH = 256
 
+EPILOG = """\
+examples:
+  flashmix list
+  flashmix list "f*"
+"""
+
 
 def add_command(commands: Any) -> None:
     """Add ``list`` to the command line."""
@@ -14,6 +20,8 @@ def add_command(commands: Any) -> None:
         "list",
         help="list the mixers",
         description="List the mixers with their cost, parameters and options.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("pattern", nargs="?", default="*", help='for example "f*"')
     parser.set_defaults(run=run)

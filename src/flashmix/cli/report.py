@@ -9,6 +9,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+EPILOG = """\
+example:
+  flashmix report runs/quick-20260101-120000
+"""
+
 
 def add_command(commands: Any) -> None:
     """Add ``report`` to the command line."""
@@ -16,6 +21,8 @@ def add_command(commands: Any) -> None:
         "report",
         help="rebuild the report of a run",
         description="Write report.md of runs anew from their rows, and print the summary.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
     parser.set_defaults(run=run)
