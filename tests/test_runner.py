@@ -156,7 +156,9 @@ def test_resume_goes_on_with_the_settings_of_the_run(finished, tmp_path, monkeyp
     assert seen["time_limit"] == 120.0
 
 
-def test_a_listener_that_fails_leaves_rows_and_no_worker(tmp_path):
+def test_a_listener_that_fails_leaves_rows_and_no_worker(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner_module.machine, "ceilings", lambda *_: {})
+
     def stop_after_the_second_row(progress):
         if progress.done == 2:
             raise KeyboardInterrupt
@@ -179,6 +181,7 @@ def test_a_run_stopped_before_anything_was_measured_can_be_started_again(tmp_pat
         patch.setattr(runner_module.machine, "ceilings", stop)
         with pytest.raises(KeyboardInterrupt):
             run_suite("quick", GRID, tmp_path / "run", threads=1)
+    monkeypatch.setattr(runner_module.machine, "ceilings", lambda *_: {})
     monkeypatch.setattr(runner_module, "_measure", lambda *_: iter(()))
     run_suite("quick", GRID, tmp_path / "run", threads=1)
     assert read_run(tmp_path / "run")["finished"]
@@ -236,3 +239,10 @@ def test_no_suite_has_a_case_twice(name):
 
 def test_the_grid_survives_the_run_file():
     assert Grid.from_dict(json.loads(json.dumps(runner_module.dataclasses.asdict(GRID)))) == GRID
+
+
+def test_a_mixer_named_twice_is_measured_once():
+    once = build_suite("quick", Grid(mixers=("fnet", "attention")))
+    twice = build_suite("quick", Grid(mixers=("fnet", "attention", "fnet")))
+    assert len(set(once.cases)) == len(once.cases)
+    assert twice.cases == once.cases
