@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -119,6 +120,47 @@ def test_out_of_memory_and_errors_are_rows_and_the_others_finish(run, no_sklearn
     assert "memory" in found["attention (naive)", "forward", long]["error"]
     assert "num_heads" in found["attention (naive)", "forward", 16]["error"]
     assert "pip install 'flashmix[tasks]'" in found["fnet", "train", 16]["error"]
+
+
+def test_a_worker_takes_no_more_memory_than_the_machine_has():
+    """Untouched memory is only promised, so asking for nearly all of it does no harm here."""
+    script = (
+        "import os, torch\n"
+        "from flashmix.bench.worker import _limit_memory\n"
+        "_limit_memory()\n"
+        "total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')\n"
+        "torch.empty(int(0.97 * total), dtype=torch.uint8)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "allocate memory" in done.stderr
+
+
+def test_a_worker_ends_with_its_parent_even_in_the_middle_of_a_call():
+    # One call of several minutes, during which nothing is read and nothing written.
+    endless = case("attention", "sdpa", seq_len=1 << 18, dim=64)
+    job = {"cases": [endless.as_dict()], "threads": 1, "settings": {}}
+    script = (
+        "import subprocess, sys\n"
+        "worker = subprocess.Popen([sys.executable, '-m', 'flashmix.bench.worker'], text=True,\n"
+        "    stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True)\n"
+        "worker.stdout.readline()\n"
+        f"worker.stdin.write({json.dumps(job)!r} + chr(10))\n"
+        "worker.stdin.flush()\n"
+        "print(worker.pid, worker.stdout.readline(), flush=True)\n"
+        "worker.wait()\n"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    worker, event = parent.stdout.readline().split(maxsplit=1)
+    try:
+        assert json.loads(event)["event"] == "doing"
+        assert alive(int(worker))
+        parent.kill()
+        parent.communicate()
+        wait_until(lambda: not alive(int(worker)), seconds=30.0)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(worker), signal.SIGKILL)
 
 
 # The parent's side of a worker that misbehaves, which a shell script plays
