@@ -57,6 +57,7 @@ def explain(
     shape: Sequence[int],
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    **options: int | bool,
 ) -> Explanation:
     """Tell which implementation ``impl="auto"`` runs for a case, and why.
 
@@ -65,6 +66,8 @@ def explain(
         shape: the shape of its first argument, [B, N, D] or [B, H, N, dh].
         dtype: a floating dtype.
         device: for example "cpu" or "cuda".
+        options: what else the choice depends on: ``masked``, and for "spectral" ``modes`` and
+            ``causal``.
 
     Returns:
         An :class:`Explanation`; print it for the story.
@@ -72,4 +75,4 @@ def explain(
     Raises:
         ArgumentError: an unknown op, a shape with the wrong number of axes, another dtype.
     """
-    return explain_choice(OPERATORS, op, shape, dtype, device)
+    return explain_choice(OPERATORS, op, shape, dtype, device, options)

@@ -1,6 +1,8 @@
 """Which implementation of an op runs, and why.
 
 An explicit ``impl`` works or raises; only ``impl="auto"`` chooses, and :func:`explain` tells how.
+On a machine with measurements (see ``_measured``) the fastest at the nearest measured case runs,
+elsewhere the first implementation that can.
 """
 
 from __future__ import annotations
@@ -12,10 +14,16 @@ from typing import Any
 import torch
 
 from flashmix.errors import ArgumentError, ImplementationError, unknown_choice
+from flashmix.ops import _measured
+from flashmix.ops._case import Case
 from flashmix.ops._checks import FLOATING
 
 
 def _present() -> str | None:
+    return None
+
+
+def _any_case(case: Case) -> str | None:
     return None
 
 
@@ -24,7 +32,9 @@ class Implementation:
     """One way to compute an op.
 
     ``devices`` and ``dtypes`` are what it supports. ``missing`` returns None where it can run,
-    otherwise the sentence that says what is missing and how to get it.
+    otherwise the sentence that says what is missing and how to get it; ``unfit`` does the same
+    for a case's shape and options. One that is not ``preferred`` is chosen by ``auto`` only where
+    measurements say so.
     """
 
     name: str
@@ -33,14 +43,16 @@ class Implementation:
     devices: tuple[str, ...] = ("cpu", "cuda")
     dtypes: tuple[torch.dtype, ...] = FLOATING
     missing: Callable[[], str | None] = _present
+    unfit: Callable[[Case], str | None] = _any_case
+    preferred: bool = True
 
-    def refusal(self, dtype: torch.dtype, device: str) -> str | None:
-        """Why it cannot run on ``device`` with ``dtype``, or None."""
+    def refusal(self, dtype: torch.dtype, device: str, case: Case | None = None) -> str | None:
+        """Why it cannot run on ``device`` with ``dtype``, or ``case`` where given; else None."""
         if device not in self.devices:
             return f"runs on {' and '.join(self.devices)}, not on {device}"
         if dtype not in self.dtypes:
             return f"does not support {dtype}"
-        return self.missing()
+        return self.missing() or (None if case is None else self.unfit(case))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,26 +64,49 @@ class Operator:
     implementations: Sequence[Implementation]
     aliases: Mapping[str, str] = field(default_factory=dict)
 
-    def choose(self, impl: str, dtype: torch.dtype, device: torch.device) -> Implementation:
+    def choose(
+        self, impl: str, dtype: torch.dtype, device: torch.device, case: Case | None = None
+    ) -> Implementation:
         """The implementation that ``impl`` names, or the one ``auto`` prefers.
+
+        ``case`` holds the shape and options, for ops whose implementations differ in them.
 
         Raises:
             ArgumentError: ``impl`` is not the name of an implementation.
             ImplementationError: it cannot run on this device, with this dtype or this install.
         """
         name = self.aliases.get(impl, impl)
-        refusals = []
+        able, refusals = [], []
         for implementation in self.implementations:
             if name not in ("auto", implementation.name):
                 continue
-            refusal = implementation.refusal(dtype, device.type)
+            refusal = implementation.refusal(dtype, device.type, case)
             if refusal is None:
-                return implementation
-            refusals.append(f"{implementation.name!r} {refusal}")
+                able.append(implementation)
+            else:
+                refusals.append(f"{implementation.name!r} {refusal}")
+        if able:
+            return able[0] if len(able) == 1 else self._prefer(able, case)
         if refusals:
             raise ImplementationError(f"{self.name}: " + "; ".join(refusals))
         names = [one.name for one in self.implementations]
         raise unknown_choice(f"impl of {self.name}", impl, ["auto", *names, *self.aliases])
+
+    def _prefer(self, able: Sequence[Implementation], case: Case | None) -> Implementation:
+        if case is not None and not all(one.preferred for one in able):
+            names = tuple(one.name for one in able)
+            name = _measured.fastest(self.name, *case.key(), names)
+            if name is not None:
+                return able[names.index(name)]
+        return next((one for one in able if one.preferred), able[0])
+
+    def why(self, chosen: Implementation, able: Sequence[Implementation], case: Case) -> str:
+        """Why ``auto`` prefers ``chosen`` to the others that are able to run ``case``."""
+        row = _measured.nearest(self.name, *case.key())
+        if row is not None and any(one.name in row.milliseconds for one in able):
+            return f"the fastest of {row}"
+        rank = [one.name for one in self.implementations].index(chosen.name) + 1
+        return f"choice {rank} of {len(self.implementations)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +130,7 @@ def explain_choice(
     shape: Sequence[int],
     dtype: torch.dtype,
     device: str | torch.device,
+    options: Mapping[str, int | bool],
 ) -> Explanation:
     """See :func:`flashmix.explain`."""
     if op not in operators:
@@ -110,20 +146,21 @@ def explain_choice(
         raise ArgumentError(
             f"explain: dtype must be float32, bfloat16, float16 or float64, got {dtype}"
         )
-    device = torch.device(device)
-    chosen = operator.choose("auto", dtype, device)
-    rank = [one.name for one in operator.implementations].index(chosen.name) + 1
+    case = Case(tuple(shape), dtype, torch.device(device), options)
+    refusals = {
+        one.name: one.refusal(dtype, case.device.type, case) for one in operator.implementations
+    }
+    able = [one for one in operator.implementations if refusals[one.name] is None]
+    chosen = operator.choose("auto", dtype, case.device, case)
     alternatives = {
-        one.name: one.refusal(dtype, device.type) or f"can run: {one.summary}"
+        one.name: refusals[one.name] or f"can run: {one.summary}"
         for one in operator.implementations
         if one is not chosen
     }
+    why = operator.why(chosen, able, case)
     return Explanation(
         op=op,
         impl=chosen.name,
-        reason=(
-            f"choice {rank} of {len(operator.implementations)} for any shape on "
-            f"{device.type} with {dtype}: {chosen.summary}"
-        ),
+        reason=f"{why} for {list(shape)} on {device} with {dtype}: {chosen.summary}",
         alternatives=alternatives,
     )

@@ -7,8 +7,24 @@ from typing import Literal
 from torch import Tensor
 
 from flashmix.ops import _checks
+from flashmix.ops._case import Case
 from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops._triton import availability
 from flashmix.ops.fnet import reference, torch
+from flashmix.ops.fnet.plan import unplanned
+
+
+def _triton(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+    from flashmix.ops.fnet.triton import fnet
+
+    return fnet(x, mask, norm)
+
+
+def _unfit_for_triton(case: Case) -> str | None:
+    _, seq_len, dim = case.shape
+    length = None if case.options.get("masked") else int(seq_len)
+    return unplanned(length, int(dim), case.dtype)
+
 
 OPERATOR = Operator(
     name="fnet",
@@ -18,6 +34,16 @@ OPERATOR = Operator(
             name="torch",
             run=torch.fnet,
             summary="half-spectrum real FFT, mirrored; its own backward, nothing saved",
+        ),
+        Implementation(
+            name="triton",
+            run=_triton,
+            summary="two passes of tensor-core products; its own backward, nothing saved",
+            devices=availability.DEVICES,
+            dtypes=availability.DTYPES,
+            missing=availability.missing,
+            unfit=_unfit_for_triton,
+            preferred=False,
         ),
         Implementation(name="reference", run=reference.fnet, summary="Re(fftn(x)), the formula"),
     ),
@@ -40,7 +66,8 @@ def fnet(
         norm: "backward" leaves the sums unnormalised as the paper does, so outputs grow like
             sqrt(N * D) and a nonzero mean like N * D, which can exceed float16's 65,504 (the
             output is then inf); "ortho" divides by sqrt(N * D).
-        impl: "auto", "torch" or "reference".
+        impl: "auto", "torch", "triton" or "reference". "triton" takes even N and widths whose
+            factors fit its tiles; of a padded batch, lengths that do not go through the FFT.
 
     Returns:
         [B, N, D] in the dtype of ``x``.
@@ -51,5 +78,6 @@ def fnet(
     """
     _checks.check_tokens("fnet", x, mask)
     _checks.check_choice("fnet", "norm", norm, ("backward", "ortho"))
-    y: Tensor = OPERATOR.choose(impl, x.dtype, x.device).run(x, mask, norm)
+    case = Case(tuple(x.shape), x.dtype, x.device, {"masked": mask is not None})
+    y: Tensor = OPERATOR.choose(impl, x.dtype, x.device, case).run(x, mask, norm)
     return y

@@ -2,15 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch as _torch
 from torch import Tensor
 
 from flashmix.errors import ArgumentError
 from flashmix.ops import _checks
+from flashmix.ops._case import Case
 from flashmix.ops._padding import zero_padding
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops._triton import availability
 from flashmix.ops.spectral import reference, torch
+from flashmix.ops.spectral.plan import MOST_MODES
+
+Run = Callable[
+    [Tensor, Tensor, Tensor | None, Tensor | None, bool, int | None],
+    Tensor,
+]
+
+
+def _then_bias(filter_tokens: Callable[..., Tensor]) -> Run:
+    """Add the bias to a filter that computes in W's dtype, and round once."""
+
+    def run(
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        mask: Tensor | None,
+        unitary: bool,
+        context: int | None,
+    ) -> Tensor:
+        y = filter_tokens(x, weight, mask, unitary, context)
+        if bias is not None:
+            y = zero_padding(y + bias, mask)
+        return y.to(x.dtype)
+
+    return run
+
+
+def _triton(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    unitary: bool,
+    context: int | None,
+) -> Tensor:
+    from flashmix.ops.spectral.triton import spectral
+
+    return spectral(x, weight, bias, mask, unitary)
+
+
+def _unfit_for_triton(case: Case) -> str | None:
+    if case.options.get("causal"):
+        return "has no causal filter"
+    if case.options.get("double_weight"):
+        return "does not support a float64 weight"
+    _, seq_len, dim = case.shape
+    kept = min(case.options.get("modes", max(1, dim // 2)), seq_len // 2 + 1)
+    if kept > MOST_MODES:
+        return f"takes at most {MOST_MODES} modes in use, not {kept}"
+    return None
+
 
 OPERATOR = Operator(
     name="spectral",
@@ -18,11 +73,23 @@ OPERATOR = Operator(
     implementations=(
         Implementation(
             name="torch",
-            run=torch.filter_tokens,
+            run=_then_bias(torch.filter_tokens),
             summary="real FFT, filter, inverse, with a backward that saves only the input",
         ),
         Implementation(
-            name="reference", run=reference.filter_tokens, summary="irfft(W * rfft(x)), the formula"
+            name="triton",
+            run=_triton,
+            summary="skinny tensor-core products, one read and one write; saves only the input",
+            devices=availability.DEVICES,
+            dtypes=availability.DTYPES,
+            missing=availability.missing,
+            unfit=_unfit_for_triton,
+            preferred=False,
+        ),
+        Implementation(
+            name="reference",
+            run=_then_bias(reference.filter_tokens),
+            summary="irfft(W * rfft(x)), the formula",
         ),
     ),
 )
@@ -57,7 +124,7 @@ def spectral(
         context: taps of the causal filter, >= 1; 2 M - 1 when None.
         unitary: pass the modes from M up unchanged and leave DC and Nyquist alone, so that factors
             W of modulus one keep the energy (Parseval). Excludes ``causal``.
-        impl: "auto", "torch" or "reference".
+        impl: "auto", "torch", "triton" (up to 512 modes, not causal) or "reference".
 
     Returns:
         [B, N, D] in the dtype of ``x``.
@@ -96,8 +163,12 @@ def spectral(
         )
     taps = (context or 2 * weight.shape[0] - 1) if causal else None
     compute = transform_dtype(x.dtype, weight.dtype)
-    run = OPERATOR.choose(impl, x.dtype, x.device).run
-    y: Tensor = run(x, weight.to(compute), mask, unitary, taps)
-    if bias is not None:
-        y = zero_padding(y + bias, mask)
-    return y.to(x.dtype)
+    options = {
+        "masked": mask is not None,
+        "causal": causal,
+        "modes": weight.shape[0],
+        "double_weight": weight.dtype == _torch.float64,
+    }
+    case = Case(tuple(x.shape), x.dtype, x.device, options)
+    run: Run = OPERATOR.choose(impl, x.dtype, x.device, case).run
+    return run(x, weight.to(compute), bias, mask, unitary, taps)

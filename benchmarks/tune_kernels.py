@@ -1,0 +1,141 @@
+"""Find the launch parameters of the Triton kernels on this GPU and write ``tuned.json``.
+
+Usage: python benchmarks/tune_kernels.py [--compile-only INDEX] [--out FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from kernel_timing import median_ms
+
+from flashmix.ops._triton.tuning import TABLE
+from flashmix.ops.fnet.plan import matrices, plans
+from flashmix.ops.fnet.triton import launch as fnet
+from flashmix.ops.spectral.plan import plan as spectral_plan
+from flashmix.ops.spectral.triton import launch as spectral
+
+FNET = (
+    (64, 4096, 768),
+    (8, 16384, 768),
+    (64, 4096, 256),
+    (16, 2048, 1024),
+    (8, 512, 256),
+    (32, 512, 768),
+)
+SPECTRAL = ((32, 4096, 768, 128), (8, 16384, 768, 128), (8, 2048, 256, 128))
+DTYPE = torch.bfloat16
+
+
+def quickest(options: list[Any], run: Callable[[Any], Any], count: bool) -> tuple[float, Any]:
+    """The option with the least median time; one whose tile does not fit is passed over."""
+    best: tuple[float, Any] = (float("inf"), None)
+    for option in options:
+        try:
+            ms = median_ms(lambda option=option: run(option), repeats=8) if count else run(option)
+        except Exception as error:
+            print("  left out", option, str(error).splitlines()[-1][:90])
+            continue
+        if count:
+            print(f"  {ms * 1e3:8.1f} us  {option}", flush=True)
+            best = min(best, (ms, option), key=lambda pair: pair[0])
+    return best
+
+
+def tune_fnet(batch: int, seq_len: int, dim: int, count: bool) -> dict[str, Any]:
+    """Heads and tails for the cuts with 16, 32 and 64 planes."""
+    x = torch.randn(batch, seq_len, dim, device="cuda", dtype=DTYPE)
+    y = torch.empty_like(x)
+    found = []
+    for plan in plans(seq_len, dim, DTYPE):
+        if plan.n1 not in (16, 32, 64):
+            continue
+        m = matrices(plan, DTYPE, x.device)
+        planes = x.new_empty((2, batch, plan.half, plan.rows, dim))
+        print(plan)
+        heads = [
+            fnet.Config(head_j=j, head_warps=w)
+            for j, w in ((16, 4), (64, 4), (16, 8), (64, 8))
+            if not (j == 64 and plan.d1 <= 16)
+        ]
+        head_ms, head = quickest(heads, partial(fnet.head, x, planes, plan, m), count)
+        run = fnet.tail if plan.nb == 1 else fnet.long_tail
+        sizes = (
+            ((32, 4), (64, 4), (64, 8), (128, 8)) if plan.nb == 1 else ((16, 4), (16, 8), (32, 8))
+        )
+        tails = [fnet.Config(tail_c=c, tail_warps=w) for c, w in sizes]
+        tail_ms, tail = quickest(tails, partial(run, planes, y, plan, m, 1.0), count)
+        if head and tail:
+            how = replace(head, tail_c=tail.tail_c, tail_warps=tail.tail_warps)
+            found.append((head_ms + tail_ms, {"n1": plan.n1, **asdict(how)}))
+    sizes = {"seq_len": seq_len, "dim": dim}
+    return {"sizes": sizes, "parameters": min(found, key=lambda one: one[0])[1]} if found else {}
+
+
+def tune_spectral(batch: int, seq_len: int, dim: int, modes: int, count: bool) -> dict[str, Any]:
+    """Both products for one number of modes."""
+    x = torch.randn(batch, seq_len, dim, device="cuda", dtype=DTYPE)
+    weight = torch.randn(modes, dim, 2, device="cuda")
+    plan = spectral_plan(seq_len, modes)
+    assert plan is not None
+    print(plan)
+    first = [
+        spectral.Config(analysis_d=d, analysis_warps=w, analysis_stages=s)
+        for d, w, s in ((64, 4, 2), (64, 4, 3), (64, 8, 3), (128, 8, 2), (128, 8, 3))
+    ]
+    _, one = quickest(first, lambda how: spectral.analysis(x, plan, how), count)
+    spectrum = spectral.analysis(x, plan, one or first[0])
+    z = spectral.apply_filter(spectrum, weight, plan, DTYPE, unitary=False, conjugate=False)
+    second = [
+        spectral.Config(synthesis_l=n, synthesis_d=d, synthesis_warps=w, synthesis_stages=s)
+        for n, d, w, s in (
+            (64, 64, 4, 2),
+            (128, 64, 4, 3),
+            (64, 128, 4, 3),
+            (128, 128, 8, 2),
+            (128, 128, 8, 3),
+        )
+    ]
+    _, two = quickest(second, lambda how: spectral.synthesis(z, x, None, plan, False, how), count)
+    if not count:
+        return {}
+    names = [name for name in asdict(two) if name.startswith("synthesis")]
+    how = replace(one, **{name: getattr(two, name) for name in names})
+    sizes = {"seq_len": seq_len, "dim": dim, "modes": modes}
+    return {"sizes": sizes, "parameters": asdict(how)}
+
+
+def jobs() -> Iterator[tuple[str, Callable[[bool], dict[str, Any]]]]:
+    """One job for each shape."""
+    for shape in FNET:
+        yield "fnet", lambda count, shape=shape: tune_fnet(*shape, count)
+    for shape in SPECTRAL:
+        yield "spectral", lambda count, shape=shape: tune_spectral(*shape, count)
+
+
+def main() -> None:
+    """Compile one job's kernels, or time all of them and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--compile-only", type=int)
+    parser.add_argument("--out", type=Path, default=TABLE)
+    options = parser.parse_args()
+    if options.compile_only is not None:
+        next(itertools.islice(jobs(), options.compile_only, None))[1](False)
+        return
+    table: dict[str, Any] = {"gpu": torch.cuda.get_device_name()}
+    for op, job in jobs():
+        table.setdefault(op, []).append(job(True))
+        torch.cuda.empty_cache()
+    options.out.write_text(json.dumps(table, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

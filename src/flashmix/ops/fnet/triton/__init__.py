@@ -1,0 +1,44 @@
+"""FNet mixing on tensor cores, in two passes over memory.
+
+Lengths without a plan, among them odd ones, take the half-spectrum FFT of :mod:`..torch`; so does
+each length of a padded batch that has none.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flashmix.ops._padding import each_length
+from flashmix.ops.fnet import torch as fft_road
+from flashmix.ops.fnet.plan import plan
+from flashmix.ops.fnet.triton.launch import mix
+
+
+def _mix(x: Tensor, norm: str) -> Tensor:
+    digits = plan(x.shape[1], x.shape[2], x.dtype)
+    if digits is None:
+        return fft_road.fnet(x, None, norm)
+    return mix(x, digits, norm) if x.shape[0] else x.new_empty(x.shape)
+
+
+@torch.library.custom_op("flashmix::fnet_triton", mutates_args=())
+def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+    """Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
+    return each_length(lambda part: _mix(part, norm), mask, x)
+
+
+@fnet.register_fake
+def _(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _setup(ctx: object, inputs: tuple[Tensor, Tensor | None, str], output: Tensor) -> None:
+    _, ctx.mask, ctx.norm = inputs  # type: ignore[attr-defined]
+
+
+def _backward(ctx: object, grad: Tensor) -> tuple[Tensor, None, None]:
+    return fnet(grad, ctx.mask, ctx.norm), None, None  # type: ignore[attr-defined]
+
+
+fnet.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,105 @@
+"""The truncated spectral filter as skinny products on tensor cores.
+
+The backward saves the input and the filter, and no spectrum. Shapes: B batch, N tokens, D
+channels, M learned modes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashmix.ops._padding import each_length
+from flashmix.ops.spectral.plan import Plan, plan
+from flashmix.ops.spectral.triton import launch
+
+
+def _plan(seq_len: int, modes: int) -> Plan:
+    found = plan(seq_len, modes)
+    if found is None:
+        raise AssertionError("the dispatcher refuses filters of so many modes")
+    return found
+
+
+@torch.library.custom_op("flashmix::spectral_triton", mutates_args=())
+def spectral(
+    x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
+) -> Tensor:
+    """irfft(W * rfft(x)) + b of each sequence over its own true length, [B, N, D].
+
+    Args:
+        x: [B, N, D].
+        weight: real and imaginary parts, float32 [M, D, 2].
+        bias: [D] or None.
+        mask: bool [B, N] or None.
+        unitary: pass the modes from M up and leave DC and Nyquist alone.
+    """
+    weight = weight.contiguous()
+
+    def run(x: Tensor) -> Tensor:
+        if not x.shape[0]:
+            return x.new_empty(x.shape)
+        p = _plan(x.shape[1], weight.shape[0])
+        how = launch.config(p, x.shape[2], x.dtype)
+        spectrum = launch.analysis(x, p, how)
+        filtered = launch.apply_filter(spectrum, weight, p, x.dtype, unitary, conjugate=False)
+        return launch.synthesis(filtered, x, bias, p, unitary, how)
+
+    return each_length(run, mask, x)
+
+
+@spectral.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("flashmix::spectral_triton_backward", mutates_args=())
+def spectral_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to ``x``, ``weight`` and a bias (float32 [D])."""
+    weight = weight.contiguous()
+    grad_weight = torch.zeros_like(weight)
+    grad_bias = x.new_zeros(x.shape[2], dtype=torch.float32)
+
+    def run(grad: Tensor, x: Tensor) -> Tensor:
+        if not x.shape[0]:
+            return x.new_empty(x.shape)
+        p = _plan(x.shape[1], weight.shape[0])
+        how = launch.config(p, x.shape[2], x.dtype)
+        upstream = launch.analysis(grad, p, how)
+        filtered = launch.apply_filter(upstream, weight, p, x.dtype, unitary, conjugate=True)
+        spectrum = launch.analysis(x, p, how)
+        grad_weight.add_(launch.weight_grad(spectrum, upstream, weight, p, x.dtype, unitary))
+        grad_bias.add_(launch.bias_grad(upstream, p, x.dtype))
+        return launch.synthesis(filtered, grad, None, p, unitary, how)
+
+    return each_length(run, mask, grad, x), grad_weight, grad_bias
+
+
+@spectral_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    bias = x.new_empty(x.shape[2], dtype=torch.float32)
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias
+
+
+def _setup(
+    ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool], output: Tensor
+) -> None:
+    x, weight, bias, mask, ctx.unitary = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(x, weight, mask)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+    x, weight, mask = ctx.saved_tensors
+    grad_x, grad_weight, grad_bias = spectral_backward(grad, x, weight, mask, ctx.unitary)
+    bias = None if ctx.bias_dtype is None else grad_bias.to(ctx.bias_dtype)
+    return grad_x, grad_weight, bias, None, None
+
+
+spectral.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,207 @@
+"""Launching the kernels of the truncated filter for one length.
+
+Shapes: B batch, N tokens, D channels, M learned modes; spectra as in ``kernels``.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from flashmix.ops._triton import tuning
+from flashmix.ops._triton.launch import precision, processors
+from flashmix.ops.spectral.plan import Plan, matrix
+from flashmix.ops.spectral.triton.kernels import (
+    analysis_kernel,
+    filter_kernel,
+    synthesis_kernel,
+    weight_grad_kernel,
+)
+
+_L_BLOCK = 64
+_FILTER_MODES = 16
+_FILTER_CHANNELS = 64
+
+
+def _boost(seq_len: int) -> float:
+    """Lifts filtered modes, which shrink like 1/sqrt(N), off float16's smallest numbers."""
+    return 2.0 ** round(math.log2(seq_len) / 4)
+
+
+def _parts(programs: int, length: int, device: torch.device) -> int:
+    """Parts of the sum over tokens, so that every processor has work."""
+    wanted = -(-2 * processors(device) // programs)
+    return max(1, min(wanted, length // (4 * _L_BLOCK)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Sides of a tile, warps of a program and depth of its pipeline, for both products."""
+
+    analysis_d: int = 64
+    analysis_warps: int = 4
+    analysis_stages: int = 3
+    synthesis_l: int = 64
+    synthesis_d: int = 64
+    synthesis_warps: int = 4
+    synthesis_stages: int = 3
+
+
+@functools.cache
+def config(plan: Plan, dim: int, dtype: torch.dtype) -> Config:
+    """Tuned for half types; float32 products need twice the room, so their tiles are small."""
+    if dtype == torch.float32:
+        return Config(analysis_d=32, analysis_stages=2, synthesis_d=32, synthesis_stages=2)
+    sizes = {"seq_len": plan.seq_len, "dim": dim, "modes": plan.kept}
+    tuned = tuning.nearest("spectral", sizes)
+    return Config() if tuned is None else Config(**tuned)
+
+
+def analysis(x: Tensor, plan: Plan, how: Config) -> Tensor:
+    """The lowest modes of ``x`` [B, N, D], in parts to be summed."""
+    batch, _, dim = x.shape
+    m = matrix(plan, x.dtype, x.device)
+    blocks = plan.modes_padded // plan.block
+    d_block = min(how.analysis_d, max(16, triton.next_power_of_2(dim)))
+    channels = triton.cdiv(dim, d_block)
+    parts = _parts(channels * blocks * batch, plan.length, x.device)
+    step = triton.cdiv(triton.cdiv(plan.length, parts), _L_BLOCK) * _L_BLOCK
+    parts = triton.cdiv(plan.length, step)
+    shape = (parts, batch, plan.classes, plan.modes_padded, 2, dim)
+    spectrum = x.new_empty(shape, dtype=torch.float32)
+    analysis_kernel[(channels, blocks, batch * parts)](
+        x,
+        m.re,
+        m.im,
+        spectrum,
+        *x.stride(),
+        batch,
+        dim,
+        plan.length,
+        plan.modes_padded,
+        plan.length_padded,
+        step,
+        CLASSES=plan.classes,
+        M_BLOCK=plan.block,
+        L_BLOCK=_L_BLOCK,
+        D_BLOCK=d_block,
+        PRECISION=precision(x.dtype),
+        num_warps=how.analysis_warps,
+        num_stages=how.analysis_stages,
+    )
+    return spectrum
+
+
+def apply_filter(
+    spectrum: Tensor, weight: Tensor, plan: Plan, dtype: torch.dtype, unitary: bool, conjugate: bool
+) -> Tensor:
+    """The modes times W or its conjugate, ready for :func:`synthesis`."""
+    parts, batch, classes, modes, _, dim = spectrum.shape
+    gain = matrix(plan, dtype, spectrum.device).gain
+    filtered = spectrum.new_empty(spectrum.shape[1:], dtype=dtype)
+    grid = (
+        triton.cdiv(dim, _FILTER_CHANNELS),
+        triton.cdiv(classes * modes, _FILTER_MODES),
+        batch,
+    )
+    filter_kernel[grid](
+        spectrum,
+        weight,
+        filtered,
+        _boost(plan.seq_len) / (gain * gain * plan.seq_len),
+        batch,
+        dim,
+        plan.seq_len,
+        modes,
+        plan.kept,
+        parts,
+        CLASSES=classes,
+        CONJUGATE=conjugate,
+        UNITARY=unitary,
+        M_BLOCK=_FILTER_MODES,
+        D_BLOCK=_FILTER_CHANNELS,
+    )
+    return filtered
+
+
+def synthesis(
+    filtered: Tensor,
+    x: Tensor,
+    bias: Tensor | None,
+    plan: Plan,
+    unitary: bool,
+    how: Config,
+) -> Tensor:
+    """The signal [B, N, D] of filtered modes, plus ``bias``, plus ``x`` when ``unitary``."""
+    batch, seq_len, dim = x.shape
+    m = matrix(plan, x.dtype, x.device)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    l_block = min(how.synthesis_l, max(16, triton.next_power_of_2(plan.length)))
+    d_block = min(how.synthesis_d, max(16, triton.next_power_of_2(dim)))
+    synthesis_kernel[(triton.cdiv(dim, d_block), triton.cdiv(plan.length, l_block), batch)](
+        filtered,
+        m.re,
+        m.im,
+        bias,
+        x,
+        y,
+        *x.stride(),
+        1 / _boost(seq_len),
+        dim,
+        plan.length,
+        plan.modes_padded,
+        plan.length_padded,
+        CLASSES=plan.classes,
+        HAS_BIAS=bias is not None,
+        ADD_X=unitary,
+        M_BLOCK=plan.block,
+        L_BLOCK=l_block,
+        D_BLOCK=d_block,
+        PRECISION=precision(x.dtype),
+        num_warps=how.synthesis_warps,
+        num_stages=how.synthesis_stages,
+    )
+    return y
+
+
+def weight_grad(
+    spectrum: Tensor,
+    upstream: Tensor,
+    weight: Tensor,
+    plan: Plan,
+    dtype: torch.dtype,
+    unitary: bool,
+) -> Tensor:
+    """The gradient of W from the spectra of the input and of the output's gradient."""
+    parts, batch, classes, modes, _, dim = spectrum.shape
+    gain = matrix(plan, dtype, spectrum.device).gain
+    grad = torch.zeros_like(weight)
+    grid = (triton.cdiv(dim, _FILTER_CHANNELS), triton.cdiv(classes * modes, _FILTER_MODES))
+    weight_grad_kernel[grid](
+        spectrum,
+        upstream,
+        grad,
+        1 / (gain * gain * plan.seq_len),
+        batch,
+        dim,
+        plan.seq_len,
+        modes,
+        plan.kept,
+        parts,
+        CLASSES=classes,
+        UNITARY=unitary,
+        M_BLOCK=_FILTER_MODES,
+        D_BLOCK=_FILTER_CHANNELS,
+    )
+    return grad
+
+
+def bias_grad(upstream: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
+    """The gradient of the bias, which is the mode m = 0 of the output's gradient, float32 [D]."""
+    gain = matrix(plan, dtype, upstream.device).gain
+    return upstream[:, :, 0, 0, 0].sum((0, 1)) / gain

@@ -1,0 +1,155 @@
+"""The Triton FNet kernels: interpreted on the CPU (TRITON_INTERPRET=1), or for real on a GPU."""
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from flashmix import ops
+from flashmix.errors import ImplementationError
+from flashmix.ops._triton.availability import DTYPES, INTERPRETED
+from flashmix.ops.fnet.plan import plan
+from flashmix.ops.fnet.triton import fnet as fnet_triton
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = pytest.mark.skipif(
+    DEVICE == "cpu" and not INTERPRETED, reason="needs a GPU or TRITON_INTERPRET=1"
+)
+
+SHAPES = [
+    (2, 2, 1),
+    (2, 4, 3),
+    (1, 24, 12),
+    (2, 64, 32),
+    (3, 96, 48),
+    (1, 130, 17),
+    (1, 1024, 48),
+    (1, 64 * 65, 16),
+    (1, 64 * 72, 20),
+]
+GPU_SHAPES = [(2, 4096, 768), (1, 16384, 768), (2, 4096, 256), (2, 2048, 1024), (8, 512, 256)]
+SHAPES += [] if DEVICE == "cpu" else GPU_SHAPES
+
+
+def relative(got, want):
+    return float((got.double() - want).detach().norm() / want.detach().norm())
+
+
+def exact(x, norm="backward"):
+    return torch.fft.fftn(x.double(), dim=(1, 2), norm=norm).real
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Fresh memory holds NaN, so that an element nobody wrote shows."""
+    empty, new_empty = torch.empty, torch.Tensor.new_empty
+
+    def filled(tensor):
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() else tensor
+
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: filled(empty(*a, **k)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda s, *a, **k: filled(new_empty(s, *a, **k)))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.usefixtures("poison")
+def test_forward_is_exact_to_the_budget_of_its_dtype(shape, dtype):
+    torch.manual_seed(0)
+    x = torch.randn(shape, device=DEVICE).to(dtype)
+    if plan(shape[1], shape[2], dtype) is None:
+        with pytest.raises(ImplementationError, match=r"'triton' (takes|has)"):
+            ops.fnet(x, impl="triton")
+        return
+    want = exact(x, "ortho")
+    error = relative(ops.fnet(x, norm="ortho", impl="triton"), want)
+    budget = 1e-6 if dtype == torch.float32 else 2.5 * relative(want.to(dtype), want)
+    assert error <= max(budget, 2.5 * torch.finfo(dtype).eps / 4)
+
+
+@pytest.mark.parametrize("shape", [(2, 24, 12), (1, 64 * 66, 16)], ids=str)
+def test_unnormalised_sums_are_the_papers(shape):
+    x = torch.randn(shape, device=DEVICE)
+    assert relative(ops.fnet(x, impl="triton"), exact(x)) <= 1e-6
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_gradient_is_the_adjoint(masked):
+    x = torch.randn(3, 24, 12, device=DEVICE, requires_grad=True)
+    upstream = torch.randn_like(x)
+    mask = None
+    if masked:
+        mask = torch.ones(3, 24, dtype=torch.bool, device=DEVICE)
+        mask[0, 20:], mask[1, :5], mask[2, 7] = False, False, False
+    y = ops.fnet(x, mask=mask, impl="triton")
+    (grad,) = torch.autograd.grad(y, x, upstream)
+    wide = x.detach().double().requires_grad_()
+    want = ops.fnet(wide, mask=mask, impl="reference")
+    (want_grad,) = torch.autograd.grad(want, wide, upstream.double())
+    assert relative(y, want) <= 1e-6
+    assert relative(grad, want_grad) <= 1e-6
+
+
+def test_strided_and_empty_inputs():
+    x = torch.randn(2, 12, 24, device=DEVICE).transpose(1, 2)
+    assert relative(ops.fnet(x, impl="triton"), exact(x)) <= 1e-6
+    assert ops.fnet(x[:0], impl="triton").shape == (0, 24, 12)
+
+
+def test_same_input_gives_the_same_bits():
+    x = torch.randn(2, 64, 32, device=DEVICE)
+    assert torch.equal(ops.fnet(x, impl="triton"), ops.fnet(x, impl="triton"))
+
+
+def test_half_precision_sums_do_not_overflow_inside():
+    """The even part of this input vanishes, and with it the result, though its sums are large."""
+    x = torch.full((1, 64, 32), 300.0, device=DEVICE, dtype=torch.float16)
+    x[:, 33:] *= -1
+    x[:, [0, 32]] = 0
+    x[:, 1:32] = x[:, 1:32].clone()
+    want = exact(x, "ortho")
+    got = ops.fnet(x, norm="ortho", impl="triton")
+    assert torch.isfinite(got).all()
+    assert float((got.double() - want).abs().max()) <= 0.02 * 300 * 8
+
+
+@pytest.mark.parametrize("length", [7, 2 * 131])
+def test_a_length_without_plan_is_refused_by_name_and_auto_runs_another(length):
+    x = torch.randn(1, length, 12, device=DEVICE)
+    with pytest.raises(ImplementationError, match=rf"N = {length}"):
+        ops.fnet(x, impl="triton")
+    assert relative(ops.fnet(x), exact(x)) <= 1e-6
+
+
+def test_registration_holds():
+    x = torch.randn(2, 24, 12, device=DEVICE, requires_grad=True)
+    torch.library.opcheck(fnet_triton, (x, None, "ortho"))
+
+
+def test_compiles_without_graph_breaks():
+    x = torch.randn(2, 24, 12, device=DEVICE)
+    run = torch.compile(lambda x: ops.fnet(x, impl="triton") * 2, fullgraph=True)
+    assert relative(run(x), 2 * exact(x)) <= 1e-6
+
+
+@pytest.mark.skipif(DEVICE == "cpu", reason="needs a GPU")
+def test_replays_in_a_cuda_graph_and_never_waits_for_the_host():
+    x = torch.randn(2, 512, 256, device=DEVICE, requires_grad=True)
+
+    def step():
+        y = ops.fnet(x, impl="triton")
+        return y, *torch.autograd.grad(y, x, y.detach())
+
+    step()
+    graph = torch.cuda.CUDAGraph()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.graph(graph):
+            y, grad = step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    with torch.no_grad():
+        x.copy_(torch.randn_like(x))
+    graph.replay()
+    assert relative(y, exact(x)) <= 1e-6
+    assert relative(grad, exact(y)) <= 1e-6
