@@ -314,7 +314,7 @@ def test_the_death_of_the_parent_ends_the_worker_and_keeps_finished_rows(tmp_pat
     wait_until(lambda: not any(map(alive, workers)))
     kept = whole_lines(out)
     assert 4 <= kept.count(b"\n") < CASES
-    run_suite("", Grid(), out, resume=True)
+    run_suite(None, Grid(), out, resume=True)
     check_completed(out, kept)
 
 
@@ -332,7 +332,7 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_keeps_finished_rows(tmp_pa
     assert not any(map(alive, workers))
     kept = whole_lines(out)
     assert 1 <= kept.count(b"\n") < CASES
-    run_suite("", Grid(), out, resume=True)
+    run_suite(None, Grid(), out, resume=True)
     check_completed(out, kept)
 
 

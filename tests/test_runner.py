@@ -130,7 +130,7 @@ def test_resume_keeps_what_is_finished_byte_for_byte_and_completes_the_rest(fini
     (tmp_path / RESULTS_FILE).write_bytes(b"".join(kept) + b'{"suite": "qui')
     measured = []
     run_suite(
-        "",
+        None,
         Grid(),
         tmp_path,
         resume=True,
@@ -150,7 +150,7 @@ def test_resume_goes_on_with_the_settings_of_the_run(finished, tmp_path, monkeyp
 
     (tmp_path / RUN_FILE).write_bytes((finished / RUN_FILE).read_bytes())
     monkeypatch.setattr(runner_module, "_measure", record)
-    run_suite("", Grid(batch=7), tmp_path, threads=2, time_limit=5.0, resume=True)
+    run_suite(None, Grid(batch=7), tmp_path, threads=2, time_limit=5.0, resume=True)
     assert {case.batch for case in seen["cases"]} == {2}
     assert seen["threads"] == 1
     assert seen["time_limit"] == 120.0
@@ -246,3 +246,8 @@ def test_a_mixer_named_twice_is_measured_once():
     twice = build_suite("quick", Grid(mixers=("fnet", "attention", "fnet")))
     assert len(set(once.cases)) == len(once.cases)
     assert twice.cases == once.cases
+
+
+def test_a_run_of_another_suite_is_not_resumed(finished):
+    with pytest.raises(ArgumentError, match="holds a run of suite 'quick', not of 'fourier'"):
+        run_suite("fourier", GRID, finished, resume=True)

@@ -119,22 +119,28 @@ def _differentiate(
     for leaf in inputs:
         leaf.requires_grad_()
     if case.direction == "backward":
-        return Prepared(_BackwardAlone(forward, upstream), both, params, shape)
+        alone = _BackwardAlone(forward, upstream, [*inputs, *parameters])
+        return Prepared(alone, both, params, shape)
     return Prepared(both, both, params, shape)
 
 
 class _BackwardAlone:
     """The backward of one forward, again and again; the forward runs at the first call."""
 
-    def __init__(self, forward: Callable[[], Tensor], upstream: Tensor) -> None:
+    def __init__(
+        self, forward: Callable[[], Tensor], upstream: Tensor, leaves: list[Tensor]
+    ) -> None:
         self._forward = forward
         self._upstream = upstream
+        self._leaves = leaves
         self._output: Tensor | None = None
 
     def __call__(self) -> None:
         if self._output is None:
             self._output = self._forward()
         self._output.backward(self._upstream, retain_graph=True)
+        for leaf in self._leaves:
+            leaf.grad = None
 
 
 def _encoder(case: Case, model: nn.Module, tokens: Tensor) -> Prepared:

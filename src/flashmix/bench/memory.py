@@ -39,6 +39,23 @@ def peak_mb(action: Callable[[], object], device: str) -> float:
     return peak / MB
 
 
+def available_bytes() -> int:
+    """Memory that is free to use, of the machine or of the control group that holds us.
+
+    Raises:
+        OSError, ValueError, StopIteration: the system does not say.
+    """
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+    group = Path("/sys/fs/cgroup")
+    try:
+        most = (group / "memory.max").read_text().strip()
+        held = int((group / "memory.current").read_text())
+    except OSError:
+        return free
+    return free if most == "max" else min(free, max(0, int(most) - held))
+
+
 def reset_peak_rss() -> bool:
     """Start the resident set's peak afresh; False where the system does not allow it."""
     try:

@@ -19,7 +19,7 @@ from flashmix.bench import machine
 from flashmix.bench.case import Case, Suite
 from flashmix.bench.process import Worker, WorkerDiedError
 from flashmix.bench.store import RUN_FILE, Row, RunFolder, read_rows, read_run
-from flashmix.bench.suites import Grid, build_suite
+from flashmix.bench.suites import SUITES, Grid, build_suite
 from flashmix.errors import ArgumentError
 
 
@@ -37,7 +37,7 @@ Listener = Callable[[Progress], None]
 
 
 def run_suite(
-    name: str,
+    name: str | None,
     grid: Grid,
     out: Path,
     *,
@@ -49,7 +49,7 @@ def run_suite(
     """Run a suite into the folder ``out`` and return that folder.
 
     Args:
-        name: a name of SUITES.
+        name: a name of SUITES; may be None when resuming.
         grid: what to change of it; read from the folder when resuming.
         out: the run's folder; must hold no results unless ``resume``.
         threads: of PyTorch in the workers; PyTorch's own choice when None.
@@ -64,8 +64,12 @@ def run_suite(
     """
     if resume:
         run = read_run(out)
+        if name not in (None, run["suite"]):
+            raise ArgumentError(f"{out} holds a run of suite {run['suite']!r}, not of {name!r}")
         name, threads, time_limit = run["suite"], run["threads"], run["time_limit_s"]
         grid = Grid.from_dict(run["grid"])
+    elif name is None:
+        raise ArgumentError(f"name a suite: {', '.join(SUITES)}")
     elif (out / RUN_FILE).exists() or read_rows(out):
         raise ArgumentError(f"{out} already holds a run; pass --resume {out} to go on with it")
     suite = build_suite(name, grid)
@@ -156,7 +160,6 @@ def _measure(
                             yield left[current], "done", _row(left[current], event["result"])
                         else:
                             yield left[current], event["what"], None
-                    left = []
                 except WorkerDiedError as death:
                     worker.kill()
                     worker = None
@@ -164,7 +167,7 @@ def _measure(
                         finished.add(current)
                         result = {"status": death.status, "error": death.reason}
                         yield left[current], death.status, _row(left[current], result)
-                    left = [case for index, case in enumerate(left) if index not in finished]
+                left = [case for index, case in enumerate(left) if index not in finished]
     finally:
         if worker is not None:
             worker.kill()

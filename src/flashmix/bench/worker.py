@@ -67,10 +67,8 @@ def _follow_parent() -> None:
 def _limit_memory() -> None:
     """Let an allocation that the machine cannot hold fail here, before the system kills us."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        available = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limit = used + int(0.9 * available * 1024)
+        limit = used + int(0.9 * memory.available_bytes())
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
@@ -106,15 +104,27 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
             clocks[index] = clock(prepared.action, case.device)
     indices = list(clocks)
     samples: dict[int, list[float]] = {index: [] for index in indices}
-    for position, seconds in interleave(
-        list(clocks.values()),
-        min_samples=settings["min_samples"],
-        max_samples=settings["max_samples"],
-        seconds_each=settings["seconds_per_case"],
-        max_seconds_each=settings["max_seconds_per_case"],
-        before=lambda position: emit("doing", index=indices[position], what="timing"),
-    ):
-        samples[indices[position]].append(seconds * 1e3)
+    current = 0
+
+    def before(position: int) -> None:
+        nonlocal current
+        current = indices[position]
+        emit("doing", index=current, what="timing")
+
+    try:
+        for position, seconds in interleave(
+            list(clocks.values()),
+            min_samples=settings["min_samples"],
+            max_samples=settings["max_samples"],
+            seconds_each=settings["seconds_per_case"],
+            max_seconds_each=settings["max_seconds_per_case"],
+            before=before,
+        ):
+            samples[indices[position]].append(seconds * 1e3)
+    except Exception as error:
+        # The others of the group are unfinished; the parent sends them again without this one.
+        _report(error, emit, current)
+        return
     floor = [samples[i] for i in indices if cases[i].mixer == COPY]
     for index in indices:
         if floor:
@@ -145,11 +155,20 @@ def _reporting(emit: Emit, index: int) -> Any:
     try:
         yield
     except Exception as error:
-        status = "oom" if _out_of_memory(error) else "error"
-        text = f"{type(error).__name__}: {error}".splitlines()[0]
-        emit("done", index=index, result={"status": status, "error": text[:500]})
-        if torch.cuda.is_available():
+        _report(error, emit, index)
+
+
+def _report(error: Exception, emit: Emit, index: int) -> None:
+    """Emit the status that ``error`` gives a case; end the process if the GPU is past use."""
+    status = "oom" if _out_of_memory(error) else "error"
+    text = f"{type(error).__name__}: {error}".splitlines()[0]
+    emit("done", index=index, result={"status": status, "error": text[:500]})
+    if torch.cuda.is_initialized():
+        try:
             torch.cuda.empty_cache()
+            torch.cuda.synchronize()
+        except RuntimeError:
+            os._exit(1)  # an error that stays with the device; a fresh process may use it again
 
 
 def _out_of_memory(error: Exception) -> bool:

@@ -166,7 +166,7 @@ def run(arguments: argparse.Namespace) -> int:
             for name in SUITES:
                 _run_one(console, arguments, name, out / name)
         else:
-            _run_one(console, arguments, arguments.suite or "", out)
+            _run_one(console, arguments, arguments.suite, out)
     except KeyboardInterrupt:
         console.print(_interrupted(arguments.suite, out), soft_wrap=True, markup=False)
         return 130
@@ -204,6 +204,15 @@ def _grid(arguments: argparse.Namespace) -> Grid:
     )
 
 
+def _begun_grid(folder: Path) -> Grid | None:
+    """The grid that an interrupted ``bench all`` in ``folder`` began with, or None."""
+    from flashmix.bench import Grid, read_run
+    from flashmix.bench.store import RUN_FILE
+
+    begun = sorted(folder.glob(f"*/{RUN_FILE}"))
+    return Grid.from_dict(read_run(begun[0].parent)["grid"]) if begun else None
+
+
 def _list(console: Console, arguments: argparse.Namespace) -> None:
     from flashmix.bench import SUITES, build_suite
     from flashmix.bench.estimate import suite_minutes
@@ -220,7 +229,7 @@ def _list(console: Console, arguments: argparse.Namespace) -> None:
             console.print(f"    {note}")
 
 
-def _run_one(console: Console, arguments: argparse.Namespace, name: str, out: Path) -> None:
+def _run_one(console: Console, arguments: argparse.Namespace, name: str | None, out: Path) -> None:
     """Run or resume one suite into ``out``, print its summary and write its report."""
     from flashmix.bench import run_suite
     from flashmix.bench.store import RUN_FILE
@@ -231,7 +240,7 @@ def _run_one(console: Console, arguments: argparse.Namespace, name: str, out: Pa
     with progress_listener(console) as listener:
         run_suite(
             name,
-            _grid(arguments),
+            (_begun_grid(out.parent) if arguments.suite == "all" else None) or _grid(arguments),
             out,
             threads=arguments.threads,
             time_limit=arguments.time_limit,

@@ -138,11 +138,14 @@ def _published(rows: Sequence[Row]) -> Section:
     ]
     if not body:
         return Section("")
+    tested = {row[0] for row in body}
+    untested = [c.sentence for c, *_ in published_verdicts(rows) if c.sentence not in tested]
     return Section(
         "Published claims, checked here",
         [
             "Other people's figures come from their machines and a naive attention. A claim counts "
-            "as supported where this run's interval lies above 1x and reaches the figure."
+            "as supported where this run's interval lies above 1x and reaches the figure.",
+            f"Not tested by this run: {'; '.join(dict.fromkeys(untested))}.",
         ],
         Table(["claim", "source", "verdict", "measured here"], body),
     )

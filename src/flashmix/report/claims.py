@@ -49,8 +49,8 @@ class Published:
 
     def check(self, rows: Sequence[Row], baseline: str) -> tuple[Verdict, str]:
         """The verdict against ``baseline``, and what was measured here."""
-        found = {
-            row["label"].partition("(")[0] if row["label"] != baseline else baseline: row
+        part = [
+            row
             for row in rows
             if row.get("subject", "mixer") == self.subject
             and row.get("autocast") is None
@@ -58,7 +58,9 @@ class Published:
             and row["seq_len"] == self.seq_len
             and row["status"] == "ok"
             and self.device in (None, row["device"])
-        }
+        ]
+        found = {row["label"].partition("(")[0]: row for row in reversed(part)}
+        found |= {row["label"]: row for row in part}
         if self.label not in found or baseline not in found:
             return "not tested", "not in this run"
         ours, theirs = found[self.label], found[baseline]
