@@ -164,10 +164,12 @@ def measure(case: Case) -> Iterator[dict[str, Any]]:
             yield row
 
 
-def describe(started: float) -> dict[str, Any]:
+def describe(started: float, commit: str | None) -> dict[str, Any]:
     """What the rows were measured on and with."""
     properties = torch.cuda.get_device_properties(0)
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+    if commit is None:
+        git = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
+        commit = git.stdout.strip() or None
     return {
         "command": " ".join(["python", *sys.argv]),
         "gpu": properties.name,
@@ -177,7 +179,7 @@ def describe(started: float) -> dict[str, Any]:
         "triton": triton.__version__,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),
-        "commit": commit.stdout.strip() or None,
+        "commit": commit,
         "seconds": round(time.time() - started, 1),
     }
 
@@ -186,7 +188,9 @@ def main() -> None:
     """Write results.jsonl and run.json."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
-    out: Path = parser.parse_args().out
+    parser.add_argument("--commit", help="where the checkout measured is not a git one")
+    options = parser.parse_args()
+    out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     started = time.time()
     with (out / "results.jsonl").open("w") as results:
@@ -203,7 +207,7 @@ def main() -> None:
                     flush=True,
                 )
             torch.cuda.empty_cache()
-    (out / "run.json").write_text(json.dumps(describe(started), indent=1) + "\n")
+    (out / "run.json").write_text(json.dumps(describe(started, options.commit), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -209,19 +209,58 @@ def _middle_row(t_re, t_im, k1, middle_re, middle_im, k2):
 
 
 @triton.jit
-def _short_sum(
-    t_re,
-    t_im,
+def _tail_tile(
+    planes_re,
+    planes_im,
+    y,
+    w_re,
+    w_im,
+    middle_re,
+    middle_im,
+    scale,
+    b,
     k1,
-    tail_re,
-    tail_im,
+    c,
+    D,
+    PLANE: tl.constexpr,
+    N1: tl.constexpr,
+    N2: tl.constexpr,
     N2P: tl.constexpr,
     KP: tl.constexpr,
+    C: tl.constexpr,
+    SHARED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Sum over the rows n2 of plane k1, [KP, C], to [N2P, C] at the rows k2."""
-    at = k1 * N2P * KP + tl.arange(0, N2P)[:, None] * KP + tl.arange(0, KP)[None, :]
-    return _real_product(tl.load(tail_re + at), tl.load(tail_im + at), t_re, t_im, PRECISION)
+    """One plane of one sequence; the matrix is ``w_re`` - i ``w_im``, [N2P, KP]."""
+    H: tl.constexpr = N1 // 2
+    R: tl.constexpr = N2 // 2 + 1
+    K: tl.constexpr = (N2 + 1) // 2
+    dtype = y.dtype.element_ty
+    planes_re += (b * H + k1) * R * D
+    planes_im += (b * H + k1) * R * D
+    y += b * N1 * N2 * D
+
+    n2 = tl.arange(0, KP)
+    k2 = tl.arange(0, N2P)
+    end = tl.full((1,), K * D, tl.int32)
+    if SHARED:
+        plane = PLANE * H
+        t_re, t_im = _load_shared(planes_re, planes_im, n2 * D, n2 < K, c, D, PLANE, C)
+    else:
+        plane = k1
+        t_re, t_im = _load_rows(planes_re, planes_im, n2 * D, n2 < K, c, D, C)
+    out = tl.dot(w_re, t_re, input_precision=PRECISION)
+    out = tl.dot(w_im, t_im, out, input_precision=PRECISION)
+    if N2 % 2 == 0:
+        if SHARED:
+            m_re, m_im = _load_shared(planes_re, planes_im, end, end > 0, c, D, PLANE, C)
+        else:
+            m_re, m_im = _load_rows(planes_re, planes_im, end, end > 0, c, D, C)
+        out += _middle_row(m_re, m_im, plane, middle_re, middle_im, k2)
+    narrow = (out * scale).to(dtype)
+    _store_rows(y, narrow, (plane + N1 * k2) * D, k2 < N2, c, D, C)
+    if not SHARED:
+        _store_mirrored(y, narrow, (N1 - k1 + N1 * (N2 - 1 - k2)) * D, k2 < N2, c, D, C)
 
 
 @triton.jit
@@ -234,52 +273,77 @@ def tail_kernel(
     middle_re,
     middle_im,
     scale,
+    B,
     D,
     N1: tl.constexpr,
     N2: tl.constexpr,
     N2P: tl.constexpr,
     KP: tl.constexpr,
     C: tl.constexpr,
+    BATCHES: tl.constexpr,
     SHARED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Plane k1 of one sequence, columns c to c + C, to rows k1 + N1 * k2 and their mirror image.
+    """Plane k1 of BATCHES sequences, columns c to c + C, to rows k1 + N1 * k2 and their mirror.
 
-    ``SHARED`` makes another kernel, which does the planes 0 and H instead of all others.
+    The matrix stays while sequences pass. ``SHARED`` makes another kernel, which does the planes
+    0 and H instead of all others.
     """
-    H: tl.constexpr = N1 // 2
-    R: tl.constexpr = N2 // 2 + 1
-    K: tl.constexpr = (N2 + 1) // 2
     c = tl.program_id(0) * C
     k1 = 0 if SHARED else 1 + tl.program_id(1)
-    b = tl.program_id(2).to(tl.int64)
-    dtype = y.dtype.element_ty
-    y += b * N1 * N2 * D
-    planes_re += (b * H + k1) * R * D
-    planes_im += (b * H + k1) * R * D
-
-    n2 = tl.arange(0, KP)
-    k2 = tl.arange(0, N2P)
-    end = tl.full((1,), K * D, tl.int32)
+    first = tl.program_id(2).to(tl.int64) * BATCHES
+    entry = tl.arange(0, N2P)[:, None] * KP + tl.arange(0, KP)[None, :]
     for PLANE in tl.static_range(2 if SHARED else 1):
-        if SHARED:
-            plane = PLANE * H
-            t_re, t_im = _load_shared(planes_re, planes_im, n2 * D, n2 < K, c, D, PLANE, C)
+        at = (PLANE * (N1 // 2) if SHARED else k1) * N2P * KP + entry
+        w_re = tl.load(tail_re + at)
+        w_im = -tl.load(tail_im + at)
+        if BATCHES == 1:
+            _tail_tile(
+                planes_re,
+                planes_im,
+                y,
+                w_re,
+                w_im,
+                middle_re,
+                middle_im,
+                scale,
+                first,
+                k1,
+                c,
+                D,
+                PLANE,
+                N1,
+                N2,
+                N2P,
+                KP,
+                C,
+                SHARED,
+                PRECISION,
+            )
         else:
-            plane = k1
-            t_re, t_im = _load_rows(planes_re, planes_im, n2 * D, n2 < K, c, D, C)
-        out = _short_sum(t_re, t_im, plane, tail_re, tail_im, N2P, KP, PRECISION)
-        if N2 % 2 == 0:
-            if SHARED:
-                m_re, m_im = _load_shared(planes_re, planes_im, end, end > 0, c, D, PLANE, C)
-            else:
-                m_re, m_im = _load_rows(planes_re, planes_im, end, end > 0, c, D, C)
-            out += _middle_row(m_re, m_im, plane, middle_re, middle_im, k2)
-        narrow = (out * scale).to(dtype)
-        _store_rows(y, narrow, (plane + N1 * k2) * D, k2 < N2, c, D, C)
-        if not SHARED:
-            mirror = (N1 - k1 + N1 * (N2 - 1 - k2)) * D
-            _store_mirrored(y, narrow, mirror, k2 < N2, c, D, C)
+            for i in range(tl.minimum(B - first, BATCHES).to(tl.int32)):
+                _tail_tile(
+                    planes_re,
+                    planes_im,
+                    y,
+                    w_re,
+                    w_im,
+                    middle_re,
+                    middle_im,
+                    scale,
+                    first + i,
+                    k1,
+                    c,
+                    D,
+                    PLANE,
+                    N1,
+                    N2,
+                    N2P,
+                    KP,
+                    C,
+                    SHARED,
+                    PRECISION,
+                )
 
 
 @triton.jit

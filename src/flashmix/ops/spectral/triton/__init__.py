@@ -43,8 +43,7 @@ def spectral(
             return x.new_empty(x.shape)
         p = _plan(x.shape[1], weight.shape[0])
         how = launch.config(p, x.shape[2], x.dtype)
-        spectrum = launch.analysis(x, p, how)
-        filtered = launch.apply_filter(spectrum, weight, p, x.dtype, unitary, conjugate=False)
+        filtered = launch.filtered_modes(x, weight, p, how, unitary)
         return launch.synthesis(filtered, x, bias, p, unitary, how)
 
     return each_length(run, mask, x)

@@ -14,11 +14,36 @@ import triton.language as tl
 
 
 @triton.jit
+def _factor(weight, mode, d, kept, scale, D, N, CONJUGATE: tl.constexpr, UNITARY: tl.constexpr):
+    """What a mode is multiplied by: W, or W - 1 when unitary (the rest is added later)."""
+    own = (mode == 0) | (2 * mode == N)
+    at = weight + (mode * D + d) * 2
+    re = tl.load(at, mask=kept, other=0.0)
+    im = tl.where(own, 0.0, tl.load(at + 1, mask=kept, other=0.0))
+    if UNITARY:
+        re = tl.where(own | ~kept, 0.0, re - 1.0)
+    if CONJUGATE:
+        im = -im
+    # Every mode but the self-conjugate ones stands for itself and its mirror image.
+    share = tl.where(own, 1.0, 2.0) * scale
+    return share * re, share * im
+
+
+@triton.jit
+def _store_modes(to, re, im, factor_re, factor_im, D, kept):
+    dtype = to.dtype.element_ty
+    tl.store(to, (factor_re * re - factor_im * im).to(dtype), mask=kept)
+    tl.store(to + D, (factor_re * im + factor_im * re).to(dtype), mask=kept)
+
+
+@triton.jit
 def analysis_kernel(
     x,
     matrix_re,
     matrix_im,
     spectrum,
+    weight,
+    scale,
     stride_b,
     stride_n,
     stride_d,
@@ -28,13 +53,20 @@ def analysis_kernel(
     MP,
     LP,
     PART,
+    N,
+    KEPT,
     CLASSES: tl.constexpr,
+    FILTER: tl.constexpr,
+    UNITARY: tl.constexpr,
     M_BLOCK: tl.constexpr,
     L_BLOCK: tl.constexpr,
     D_BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One block of modes of one sequence, summed over PART folded tokens."""
+    """One block of modes of one sequence, summed over PART folded tokens.
+
+    With ``FILTER`` (and one part) they are stored filtered, in the layout for synthesis.
+    """
     d = tl.program_id(0) * D_BLOCK + tl.arange(0, D_BLOCK)[None, :]
     m = tl.program_id(1) * M_BLOCK + tl.arange(0, M_BLOCK)[:, None]
     b = (tl.program_id(2) % B).to(tl.int64)
@@ -69,11 +101,16 @@ def analysis_kernel(
         even_im = tl.dot(e_im, tile, even_im, input_precision=PRECISION)
 
     to = spectrum + (part * B + b) * CLASSES * MP * 2 * D + m * 2 * D + d
-    tl.store(to, even_re, mask=d < D)
-    tl.store(to + D, even_im, mask=d < D)
-    if CLASSES == 2:
-        tl.store(to + MP * 2 * D, odd_re, mask=d < D)
-        tl.store(to + MP * 2 * D + D, odd_im, mask=d < D)
+    one_re = tl.full((M_BLOCK, D_BLOCK), 1.0, tl.float32)
+    one_im = tl.zeros((M_BLOCK, D_BLOCK), tl.float32)
+    for k in tl.static_range(CLASSES):
+        mode = CLASSES * m + k
+        if FILTER:
+            kept = (mode < KEPT) & (d < D)
+            one_re, one_im = _factor(weight, mode, d, kept, scale, D, N, False, UNITARY)
+        re = even_re if k == 0 else odd_re
+        im = even_im if k == 0 else odd_im
+        _store_modes(to + k * MP * 2 * D, re, im, one_re, one_im, D, d < D)
 
 
 @triton.jit
@@ -94,7 +131,7 @@ def filter_kernel(
     M_BLOCK: tl.constexpr,
     D_BLOCK: tl.constexpr,
 ):
-    """Multiply the modes of one sequence by W (or W - 1 when unitary: the rest is added later)."""
+    """Sum the parts of the modes of one sequence and multiply them by W or its conjugate."""
     d = tl.program_id(0) * D_BLOCK + tl.arange(0, D_BLOCK)[None, :]
     i = tl.program_id(1) * M_BLOCK + tl.arange(0, M_BLOCK)[:, None]
     b = tl.program_id(2).to(tl.int64)
@@ -110,20 +147,8 @@ def filter_kernel(
         re += tl.load(spectrum + later, mask=kept, other=0.0)
         im += tl.load(spectrum + later + D, mask=kept, other=0.0)
 
-    own = (mode == 0) | (2 * mode == N)
-    w = (mode * D + d) * 2
-    w_re = tl.load(weight + w, mask=kept, other=0.0)
-    w_im = tl.where(own, 0.0, tl.load(weight + w + 1, mask=kept, other=0.0))
-    if UNITARY:
-        w_re = tl.where(own, 0.0, w_re - 1.0)
-    if CONJUGATE:
-        w_im = -w_im
-    # Every mode but the self-conjugate ones stands for itself and its mirror image.
-    share = tl.where(own, 1.0, 2.0) * scale
-    dtype = filtered.dtype.element_ty
-    store = (i < CLASSES * MP) & (d < D)
-    tl.store(filtered + at, (share * (w_re * re - w_im * im)).to(dtype), mask=store)
-    tl.store(filtered + at + D, (share * (w_re * im + w_im * re)).to(dtype), mask=store)
+    w_re, w_im = _factor(weight, mode, d, kept, scale, D, N, CONJUGATE, UNITARY)
+    _store_modes(filtered + at, re, im, w_re, w_im, D, (i < CLASSES * MP) & (d < D))
 
 
 @triton.jit
@@ -176,6 +201,21 @@ def weight_grad_kernel(
 
 
 @triton.jit
+def _add_modes(out, matrix_re, matrix_im, z_re, z_im, kept, PRECISION: tl.constexpr):
+    """``out`` [L, D] plus the modes z [M, D] at the tokens of the matrix pointers [M, L]."""
+    e_re = tl.trans(tl.load(matrix_re, mask=kept, other=0.0))
+    e_im = tl.trans(tl.load(matrix_im, mask=kept, other=0.0))
+    out = tl.dot(e_re, z_re, out, input_precision=PRECISION)
+    return tl.dot(e_im, z_im, out, input_precision=PRECISION)
+
+
+@triton.jit
+def _load_modes(filtered, m, D, kept):
+    at = filtered + m * 2 * D
+    return tl.load(at, mask=kept, other=0.0), tl.load(at + D, mask=kept, other=0.0)
+
+
+@triton.jit
 def synthesis_kernel(
     filtered,
     matrix_re,
@@ -191,7 +231,9 @@ def synthesis_kernel(
     L,
     MP,
     LP,
+    STEP,
     CLASSES: tl.constexpr,
+    BLOCKS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ADD_X: tl.constexpr,
     M_BLOCK: tl.constexpr,
@@ -199,41 +241,44 @@ def synthesis_kernel(
     D_BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Real signal of the filtered modes at some folded tokens and channels of one sequence."""
-    d = tl.program_id(0) * D_BLOCK + tl.arange(0, D_BLOCK)[None, :]
-    start = tl.program_id(1) * L_BLOCK
-    b = tl.program_id(2).to(tl.int64)
-    filtered += b * CLASSES * MP * 2 * D + d
-    row = tl.arange(0, L_BLOCK)
-    even = tl.zeros((L_BLOCK, D_BLOCK), tl.float32)
-    odd = tl.zeros((L_BLOCK, D_BLOCK), tl.float32)
-    column_kept = start + row[None, :] < LP
-    for first in range(0, MP, M_BLOCK):
-        m = first + tl.arange(0, M_BLOCK)[:, None]
-        at = m * LP + start + row[None, :]
-        e_re = tl.load(matrix_re + at, mask=column_kept, other=0.0)
-        e_im = tl.load(matrix_im + at, mask=column_kept, other=0.0)
-        z_re = tl.load(filtered + m * 2 * D, mask=d < D, other=0.0)
-        z_im = tl.load(filtered + m * 2 * D + D, mask=d < D, other=0.0)
-        even = tl.dot(tl.trans(e_re), z_re, even, input_precision=PRECISION)
-        even = tl.dot(tl.trans(e_im), z_im, even, input_precision=PRECISION)
-        if CLASSES == 2:
-            o_re = tl.load(matrix_re + MP * LP + at, mask=column_kept, other=0.0)
-            o_im = tl.load(matrix_im + MP * LP + at, mask=column_kept, other=0.0)
-            v_re = tl.load(filtered + (MP + m) * 2 * D, mask=d < D, other=0.0)
-            v_im = tl.load(filtered + (MP + m) * 2 * D + D, mask=d < D, other=0.0)
-            odd = tl.dot(tl.trans(o_re), v_re, odd, input_precision=PRECISION)
-            odd = tl.dot(tl.trans(o_im), v_im, odd, input_precision=PRECISION)
+    """Real signal of the filtered modes at STEP folded tokens of one sequence.
 
-    n = start + row[:, None]
-    kept = (n < L) & (d < D)
+    The modes are read once where one block holds them all.
+    """
+    d = tl.program_id(0) * D_BLOCK + tl.arange(0, D_BLOCK)[None, :]
+    b = tl.program_id(2).to(tl.int64)
     dtype = y.dtype.element_ty
-    at_y = b * CLASSES * L * D + n * D + d
-    at_x = b * stride_b + n * stride_n + d * stride_d
-    for half in tl.static_range(CLASSES):
-        out = (even + odd if half == 0 else even - odd) * scale
-        if HAS_BIAS:
-            out += tl.load(bias + d, mask=d < D, other=0.0).to(tl.float32)
-        if ADD_X:
-            out += tl.load(x + at_x + half * L * stride_n, mask=kept, other=0.0).to(tl.float32)
-        tl.store(y + at_y + half * L * D, out.to(dtype), mask=kept)
+    filtered += b * CLASSES * MP * 2 * D + d
+    y += b * CLASSES * L * D + d
+    x += b * stride_b + d * stride_d
+    row = tl.arange(0, L_BLOCK)
+    m = tl.arange(0, M_BLOCK)[:, None]
+    if BLOCKS == 1:
+        z_re, z_im = _load_modes(filtered, m, D, d < D)
+        v_re, v_im = _load_modes(filtered, (CLASSES - 1) * MP + m, D, d < D)
+    begin = tl.program_id(1) * STEP
+    for start in range(begin, tl.minimum(begin + STEP, L), L_BLOCK):
+        even = tl.zeros((L_BLOCK, D_BLOCK), tl.float32)
+        odd = tl.zeros((L_BLOCK, D_BLOCK), tl.float32)
+        at_kept = start + row[None, :] < LP
+        for block in tl.static_range(BLOCKS):
+            mode = block * M_BLOCK + m
+            if BLOCKS > 1:
+                z_re, z_im = _load_modes(filtered, mode, D, d < D)
+            re = matrix_re + mode * LP + start + row[None, :]
+            im = matrix_im + mode * LP + start + row[None, :]
+            even = _add_modes(even, re, im, z_re, z_im, at_kept, PRECISION)
+            if CLASSES == 2:
+                if BLOCKS > 1:
+                    v_re, v_im = _load_modes(filtered, MP + mode, D, d < D)
+                odd = _add_modes(odd, re + MP * LP, im + MP * LP, v_re, v_im, at_kept, PRECISION)
+        n = start + row[:, None]
+        kept = (n < L) & (d < D)
+        for half in tl.static_range(CLASSES):
+            out = (even + odd if half == 0 else even - odd) * scale
+            if HAS_BIAS:
+                out += tl.load(bias + d, mask=d < D, other=0.0).to(tl.float32)
+            if ADD_X:
+                late = tl.load(x + (n + half * L) * stride_n, mask=kept, other=0.0)
+                out += late.to(tl.float32)
+            tl.store(y + (n + half * L) * D, out.to(dtype), mask=kept)

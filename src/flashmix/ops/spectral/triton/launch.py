@@ -34,9 +34,14 @@ def _boost(seq_len: int) -> float:
 
 
 def _parts(programs: int, length: int, device: torch.device) -> int:
-    """Parts of the sum over tokens, so that every processor has work."""
-    wanted = -(-2 * processors(device) // programs)
-    return max(1, min(wanted, length // (4 * _L_BLOCK)))
+    """Parts of the sum over tokens: one, unless that left processors without work."""
+    if programs >= processors(device):
+        return 1
+    return max(1, min(-(-2 * processors(device) // programs), length // (4 * _L_BLOCK)))
+
+
+def _scale(plan: Plan, gain: float) -> float:
+    return _boost(plan.seq_len) / (gain * gain * plan.seq_len)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,30 +68,70 @@ def config(plan: Plan, dim: int, dtype: torch.dtype) -> Config:
 
 
 def analysis(x: Tensor, plan: Plan, how: Config) -> Tensor:
-    """The lowest modes of ``x`` [B, N, D], in parts to be summed."""
+    """The lowest modes of ``x`` [B, N, D], float32, in parts to be summed."""
+    shape = (_part_count(x, plan, how), *_modes_shape(x, plan))
+    spectrum = x.new_empty(shape, dtype=torch.float32)
+    _analyse(x, spectrum, None, plan, how, unitary=False)
+    return spectrum
+
+
+def filtered_modes(x: Tensor, weight: Tensor, plan: Plan, how: Config, unitary: bool) -> Tensor:
+    """The lowest modes of ``x`` [B, N, D] times W, ready for :func:`synthesis`."""
+    if _part_count(x, plan, how) > 1:
+        spectrum = analysis(x, plan, how)
+        return apply_filter(spectrum, weight, plan, x.dtype, unitary, conjugate=False)
+    filtered = x.new_empty(_modes_shape(x, plan))
+    _analyse(x, filtered, weight, plan, how, unitary)
+    return filtered
+
+
+def _modes_shape(x: Tensor, plan: Plan) -> tuple[int, ...]:
+    return x.shape[0], plan.classes, plan.modes_padded, 2, x.shape[2]
+
+
+def _analysis_grid(x: Tensor, plan: Plan, how: Config) -> tuple[int, int, int]:
+    """Channels of a tile, and how many tiles and blocks of modes there are."""
+    d_block = min(how.analysis_d, max(16, triton.next_power_of_2(x.shape[2])))
+    return d_block, triton.cdiv(x.shape[2], d_block), plan.modes_padded // plan.block
+
+
+def _part_length(x: Tensor, plan: Plan, how: Config) -> int:
+    """Folded tokens of a part, in whole blocks."""
+    _, channels, blocks = _analysis_grid(x, plan, how)
+    parts = _parts(channels * blocks * x.shape[0], plan.length, x.device)
+    return -(-plan.length // (parts * _L_BLOCK)) * _L_BLOCK
+
+
+def _part_count(x: Tensor, plan: Plan, how: Config) -> int:
+    return -(-plan.length // _part_length(x, plan, how))
+
+
+def _analyse(
+    x: Tensor, to: Tensor, weight: Tensor | None, plan: Plan, how: Config, unitary: bool
+) -> None:
+    """Sum the modes of ``x`` into ``to``, filtered where ``weight`` is given."""
     batch, _, dim = x.shape
     m = matrix(plan, x.dtype, x.device)
-    blocks = plan.modes_padded // plan.block
-    d_block = min(how.analysis_d, max(16, triton.next_power_of_2(dim)))
-    channels = triton.cdiv(dim, d_block)
-    parts = _parts(channels * blocks * batch, plan.length, x.device)
-    step = triton.cdiv(triton.cdiv(plan.length, parts), _L_BLOCK) * _L_BLOCK
-    parts = triton.cdiv(plan.length, step)
-    shape = (parts, batch, plan.classes, plan.modes_padded, 2, dim)
-    spectrum = x.new_empty(shape, dtype=torch.float32)
-    analysis_kernel[(channels, blocks, batch * parts)](
+    d_block, channels, blocks = _analysis_grid(x, plan, how)
+    analysis_kernel[(channels, blocks, batch * _part_count(x, plan, how))](
         x,
         m.re,
         m.im,
-        spectrum,
+        to,
+        weight,
+        _scale(plan, m.gain),
         *x.stride(),
         batch,
         dim,
         plan.length,
         plan.modes_padded,
         plan.length_padded,
-        step,
+        _part_length(x, plan, how),
+        plan.seq_len,
+        plan.kept,
         CLASSES=plan.classes,
+        FILTER=weight is not None,
+        UNITARY=unitary,
         M_BLOCK=plan.block,
         L_BLOCK=_L_BLOCK,
         D_BLOCK=d_block,
@@ -94,7 +139,6 @@ def analysis(x: Tensor, plan: Plan, how: Config) -> Tensor:
         num_warps=how.analysis_warps,
         num_stages=how.analysis_stages,
     )
-    return spectrum
 
 
 def apply_filter(
@@ -113,7 +157,7 @@ def apply_filter(
         spectrum,
         weight,
         filtered,
-        _boost(plan.seq_len) / (gain * gain * plan.seq_len),
+        _scale(plan, gain),
         batch,
         dim,
         plan.seq_len,
@@ -143,7 +187,10 @@ def synthesis(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     l_block = min(how.synthesis_l, max(16, triton.next_power_of_2(plan.length)))
     d_block = min(how.synthesis_d, max(16, triton.next_power_of_2(dim)))
-    synthesis_kernel[(triton.cdiv(dim, d_block), triton.cdiv(plan.length, l_block), batch)](
+    channels, steps = triton.cdiv(dim, d_block), triton.cdiv(plan.length, l_block)
+    chunks = min(steps, triton.cdiv(4 * processors(x.device), channels * batch))
+    step = triton.cdiv(steps, chunks) * l_block
+    synthesis_kernel[(channels, triton.cdiv(plan.length, step), batch)](
         filtered,
         m.re,
         m.im,
@@ -156,7 +203,9 @@ def synthesis(
         plan.length,
         plan.modes_padded,
         plan.length_padded,
+        step,
         CLASSES=plan.classes,
+        BLOCKS=plan.modes_padded // plan.block,
         HAS_BIAS=bias is not None,
         ADD_X=unitary,
         M_BLOCK=plan.block,
