@@ -18,7 +18,7 @@ import torch
 from kernel_timing import median_ms
 
 from flashmix.ops._triton.tuning import TABLE
-from flashmix.ops.fnet.plan import Plan, matrices, plans
+from flashmix.ops.fnet.plan import matrices, plans
 from flashmix.ops.fnet.triton import launch as fnet
 from flashmix.ops.spectral.plan import plan as spectral_plan
 from flashmix.ops.spectral.triton import launch as spectral
@@ -50,19 +50,6 @@ def quickest(options: list[Any], run: Callable[[Any], Any], count: bool) -> tupl
     return best
 
 
-def tail_options(plan: Plan) -> Iterator[fnet.Config]:
-    """Tiles of the tail worth a try."""
-    if plan.nb > 1:
-        for c, warps in ((16, 4), (16, 8), (32, 8)):
-            yield fnet.Config(tail_c=c, tail_warps=warps)
-        return
-    large = plan.n2 > 128
-    for c, warps in ((32, 8), (64, 8)) if large else ((64, 4), (64, 8)):
-        yield fnet.Config(tail_c=c, tail_warps=warps)
-    for c, warps in ((32, 8), (64, 8)) if large else ((32, 4), (64, 8)):
-        yield fnet.Config(tail_c=c, tail_warps=warps, tail_batches=4)
-
-
 def tune_fnet(batch: int, seq_len: int, dim: int, count: bool) -> dict[str, Any]:
     """Heads and tails for the cuts with 16, 32 and 64 planes."""
     x = torch.randn(batch, seq_len, dim, device="cuda", dtype=DTYPE)
@@ -81,13 +68,16 @@ def tune_fnet(batch: int, seq_len: int, dim: int, count: bool) -> dict[str, Any]
         ]
         head_ms, head = quickest(heads, partial(fnet.head, x, planes, plan, m), count)
         run = fnet.tail if plan.nb == 1 else fnet.long_tail
-        tails = list(tail_options(plan))
+        sizes = (
+            ((32, 4), (64, 4), (64, 8), (128, 8)) if plan.nb == 1 else ((16, 4), (16, 8), (32, 8))
+        )
+        tails = [fnet.Config(tail_c=c, tail_warps=w) for c, w in sizes]
         tail_ms, tail = quickest(tails, partial(run, planes, y, plan, m, 1.0), count)
         if head and tail:
             how = {**asdict(tail), "head_j": head.head_j, "head_warps": head.head_warps}
-            found.append((head_ms + tail_ms, {"n1": plan.n1, "nb": plan.nb, **how}))
-    sizes = {"seq_len": seq_len, "dim": dim}
-    return {"sizes": sizes, "parameters": min(found, key=lambda one: one[0])[1]} if found else {}
+            found.append((head_ms + tail_ms, {"n1": plan.n1, **how}))
+    shape = {"seq_len": seq_len, "dim": dim}
+    return {"sizes": shape, "parameters": min(found, key=lambda one: one[0])[1]} if found else {}
 
 
 def tune_spectral(batch: int, seq_len: int, dim: int, modes: int, count: bool) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 ``measured.json`` beside this file holds, per kind of GPU, op and dtype, the median time of each
 implementation at a few shapes, and names the committed run that they were taken from. A case goes
-by the measured one nearest in the logarithm of its sizes.
+by the measured one nearest in the logarithm of its sizes; one out of reach of all counts as
+unmeasured.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ import torch
 TABLE = Path(__file__).with_name("measured.json")
 
 _AXES = ("batch", "seq_len", "dim")
+
+# How many times larger or smaller than the measured size a case may be.
+_REACH = {"batch": 64, "seq_len": 8, "dim": 4, "modes": 2}
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,22 @@ def _nearest(
     gpu: str, op: str, dtype: str, sizes: tuple[tuple[str, int], ...]
 ) -> Measurement | None:
     wanted = dict(sizes)
-    rows = [row for row in _measurements(gpu, op, dtype) if set(row.sizes) == set(wanted)]
 
-    def distance(row: Measurement) -> float:
-        return sum(abs(math.log(max(1, wanted[name]) / row.sizes[name])) for name in wanted)
+    def factors(row: Measurement) -> dict[str, float]:
+        return {name: abs(math.log(max(1, wanted[name]) / row.sizes[name])) for name in wanted}
 
-    return min(rows, key=distance) if rows else None
+    rows = [
+        row
+        for row in _measurements(gpu, op, dtype)
+        if set(row.sizes) == set(wanted)
+        and all(factor <= math.log(_REACH[name]) for name, factor in factors(row).items())
+    ]
+    return min(rows, key=lambda row: sum(factors(row).values())) if rows else None
+
+
+@functools.cache
+def _gpu_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
 
 
 def nearest(
@@ -73,7 +87,7 @@ def nearest(
     if modes is not None:
         sizes["modes"] = modes
     name = str(dtype).removeprefix("torch.")
-    return _nearest(torch.cuda.get_device_name(device), op, name, tuple(sizes.items()))
+    return _nearest(_gpu_name(device), op, name, tuple(sizes.items()))
 
 
 @torch.compiler.assume_constant_result

@@ -25,7 +25,7 @@ SMALLEST = 16
 
 _MOST_PLANES = 64
 _HEAD_TILE = 1 << 15
-_DENSE_TAIL = 256
+_DENSE_TAIL = 128
 _TAIL_TILE = 1 << 14
 _INDEX_LIMIT = 1 << 31
 
@@ -105,18 +105,20 @@ def _row(dim: int) -> int:
     return 0 if width is None else padded(width[0]) * padded(width[1])
 
 
-def _split_tail(n2: int) -> list[tuple[int, int]]:
-    """Ways to choose NA and NB: one dense product (NB = 1), or the best pair of digits."""
-    dense = [(n2, 1)] if n2 <= _DENSE_TAIL else []
-    if n2 <= _DENSE_TAIL // 2:
-        return dense
+def _split_tail(n2: int) -> tuple[int, int] | None:
+    """NA and NB; NB = 1 where one dense product does."""
+    if n2 <= _DENSE_TAIL:
+        return n2, 1
     options = [
         (padded(na // 2) * padded(n2 // na), padded(na) + padded(n2 // na), na)
         for na in divisors(n2)
         if na <= 64 and n2 // na <= 64 and na % 2 == 0
     ]
     options = [option for option in options if option[0] * SMALLEST <= _TAIL_TILE]
-    return dense + [(na, n2 // na) for _, _, na in sorted(options)[:1]]
+    if not options:
+        return None
+    na = min(options)[2]
+    return na, n2 // na
 
 
 def _tile(dtype: torch.dtype) -> int:
@@ -131,12 +133,11 @@ def plans(seq_len: int, dim: int, dtype: torch.dtype) -> list[Plan]:
         return []
     options = []
     for n1 in divisors(seq_len):
-        if n1 % 2 or n1 > _MOST_PLANES or padded(n1) * _row(dim) > _tile(dtype):
+        tail = _split_tail(seq_len // n1)
+        if n1 % 2 or n1 > _MOST_PLANES or padded(n1) * _row(dim) > _tile(dtype) or tail is None:
             continue
-        for na, nb in _split_tail(seq_len // n1):
-            waste = padded(n1) * padded(na) * (padded(nb) if nb > 1 else 1)
-            wide = dtype == torch.float32 and na > _DENSE_TAIL // 2
-            options.append((wide, waste, nb, padded(n1), Plan(n1, na, nb, *width)))
+        waste = padded(n1) * padded(tail[0]) * (padded(tail[1]) if tail[1] > 1 else 1)
+        options.append((waste, tail[1], padded(n1), Plan(n1, *tail, *width)))
     return [option[-1] for option in sorted(options, key=lambda option: option[:-1])]
 
 
@@ -145,8 +146,8 @@ def plan(seq_len: int, dim: int, dtype: torch.dtype) -> Plan | None:
     """The digits for a shape, or None where it has none that the kernels take."""
     found = plans(seq_len, dim, dtype)
     tuned = tuning.nearest("fnet", {"seq_len": seq_len, "dim": dim})
-    cut = None if tuned is None or dtype == torch.float32 else (tuned["n1"], tuned["nb"])
-    return next((one for one in found if (one.n1, one.nb) == cut), found[0] if found else None)
+    planes = None if tuned is None or dtype == torch.float32 else tuned["n1"]
+    return next((one for one in found if one.n1 == planes), found[0] if found else None)
 
 
 @torch.compiler.assume_constant_result

@@ -209,61 +209,6 @@ def _middle_row(t_re, t_im, k1, middle_re, middle_im, k2):
 
 
 @triton.jit
-def _tail_tile(
-    planes_re,
-    planes_im,
-    y,
-    w_re,
-    w_im,
-    middle_re,
-    middle_im,
-    scale,
-    b,
-    k1,
-    c,
-    D,
-    PLANE: tl.constexpr,
-    N1: tl.constexpr,
-    N2: tl.constexpr,
-    N2P: tl.constexpr,
-    KP: tl.constexpr,
-    C: tl.constexpr,
-    SHARED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """One plane of one sequence; the matrix is ``w_re`` - i ``w_im``, [N2P, KP]."""
-    H: tl.constexpr = N1 // 2
-    R: tl.constexpr = N2 // 2 + 1
-    K: tl.constexpr = (N2 + 1) // 2
-    dtype = y.dtype.element_ty
-    planes_re += (b * H + k1) * R * D
-    planes_im += (b * H + k1) * R * D
-    y += b * N1 * N2 * D
-
-    n2 = tl.arange(0, KP)
-    k2 = tl.arange(0, N2P)
-    end = tl.full((1,), K * D, tl.int32)
-    if SHARED:
-        plane = PLANE * H
-        t_re, t_im = _load_shared(planes_re, planes_im, n2 * D, n2 < K, c, D, PLANE, C)
-    else:
-        plane = k1
-        t_re, t_im = _load_rows(planes_re, planes_im, n2 * D, n2 < K, c, D, C)
-    out = tl.dot(w_re, t_re, input_precision=PRECISION)
-    out = tl.dot(w_im, t_im, out, input_precision=PRECISION)
-    if N2 % 2 == 0:
-        if SHARED:
-            m_re, m_im = _load_shared(planes_re, planes_im, end, end > 0, c, D, PLANE, C)
-        else:
-            m_re, m_im = _load_rows(planes_re, planes_im, end, end > 0, c, D, C)
-        out += _middle_row(m_re, m_im, plane, middle_re, middle_im, k2)
-    narrow = (out * scale).to(dtype)
-    _store_rows(y, narrow, (plane + N1 * k2) * D, k2 < N2, c, D, C)
-    if not SHARED:
-        _store_mirrored(y, narrow, (N1 - k1 + N1 * (N2 - 1 - k2)) * D, k2 < N2, c, D, C)
-
-
-@triton.jit
 def tail_kernel(
     planes_re,
     planes_im,
@@ -273,77 +218,54 @@ def tail_kernel(
     middle_re,
     middle_im,
     scale,
-    B,
     D,
     N1: tl.constexpr,
     N2: tl.constexpr,
     N2P: tl.constexpr,
     KP: tl.constexpr,
     C: tl.constexpr,
-    BATCHES: tl.constexpr,
     SHARED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Plane k1 of BATCHES sequences, columns c to c + C, to rows k1 + N1 * k2 and their mirror.
+    """Plane k1 of one sequence, columns c to c + C, to rows k1 + N1 * k2 and their mirror image.
 
-    The matrix stays while sequences pass. ``SHARED`` makes another kernel, which does the planes
-    0 and H instead of all others.
+    ``SHARED`` makes another kernel, which does the planes 0 and H instead of all others.
     """
+    H: tl.constexpr = N1 // 2
+    R: tl.constexpr = N2 // 2 + 1
+    K: tl.constexpr = (N2 + 1) // 2
     c = tl.program_id(0) * C
     k1 = 0 if SHARED else 1 + tl.program_id(1)
-    first = tl.program_id(2).to(tl.int64) * BATCHES
-    entry = tl.arange(0, N2P)[:, None] * KP + tl.arange(0, KP)[None, :]
+    b = tl.program_id(2).to(tl.int64)
+    dtype = y.dtype.element_ty
+    planes_re += (b * H + k1) * R * D
+    planes_im += (b * H + k1) * R * D
+    y += b * N1 * N2 * D
+
+    n2 = tl.arange(0, KP)
+    k2 = tl.arange(0, N2P)
+    end = tl.full((1,), K * D, tl.int32)
     for PLANE in tl.static_range(2 if SHARED else 1):
-        at = (PLANE * (N1 // 2) if SHARED else k1) * N2P * KP + entry
-        w_re = tl.load(tail_re + at)
-        w_im = -tl.load(tail_im + at)
-        if BATCHES == 1:
-            _tail_tile(
-                planes_re,
-                planes_im,
-                y,
-                w_re,
-                w_im,
-                middle_re,
-                middle_im,
-                scale,
-                first,
-                k1,
-                c,
-                D,
-                PLANE,
-                N1,
-                N2,
-                N2P,
-                KP,
-                C,
-                SHARED,
-                PRECISION,
-            )
+        if SHARED:
+            plane = PLANE * H
+            t_re, t_im = _load_shared(planes_re, planes_im, n2 * D, n2 < K, c, D, PLANE, C)
         else:
-            for i in range(tl.minimum(B - first, BATCHES).to(tl.int32)):
-                _tail_tile(
-                    planes_re,
-                    planes_im,
-                    y,
-                    w_re,
-                    w_im,
-                    middle_re,
-                    middle_im,
-                    scale,
-                    first + i,
-                    k1,
-                    c,
-                    D,
-                    PLANE,
-                    N1,
-                    N2,
-                    N2P,
-                    KP,
-                    C,
-                    SHARED,
-                    PRECISION,
-                )
+            plane = k1
+            t_re, t_im = _load_rows(planes_re, planes_im, n2 * D, n2 < K, c, D, C)
+        entry = plane * N2P * KP + k2[:, None] * KP + n2[None, :]
+        w_re = tl.load(tail_re + entry)
+        w_im = tl.load(tail_im + entry)
+        out = _real_product(w_re, w_im, t_re, t_im, PRECISION)
+        if N2 % 2 == 0:
+            if SHARED:
+                m_re, m_im = _load_shared(planes_re, planes_im, end, end > 0, c, D, PLANE, C)
+            else:
+                m_re, m_im = _load_rows(planes_re, planes_im, end, end > 0, c, D, C)
+            out += _middle_row(m_re, m_im, plane, middle_re, middle_im, k2)
+        narrow = (out * scale).to(dtype)
+        _store_rows(y, narrow, (plane + N1 * k2) * D, k2 < N2, c, D, C)
+        if not SHARED:
+            _store_mirrored(y, narrow, (N1 - k1 + N1 * (N2 - 1 - k2)) * D, k2 < N2, c, D, C)
 
 
 @triton.jit

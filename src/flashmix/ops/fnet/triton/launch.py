@@ -23,17 +23,13 @@ from flashmix.ops.fnet.triton.kernels import head_kernel, long_tail_kernel, tail
 class Config:
     """Columns of a tile and warps of a program.
 
-    ``head_j`` counts the digits j1 that the head's second product takes at a time;
-    ``tail_batches`` the sequences that a program of the tail with one product takes in turn, and
-    ``tail_stages`` the depth of its pipeline over them.
+    ``head_j`` counts the digits j1 that the head's second product takes at a time.
     """
 
     head_j: int = 16
     head_warps: int = 4
     tail_c: int = 64
     tail_warps: int = 4
-    tail_batches: int = 1
-    tail_stages: int = 2
 
 
 @functools.cache
@@ -42,9 +38,9 @@ def config(plan: Plan, dtype: torch.dtype) -> Config:
     if dtype == torch.float32:
         return Config(head_warps=8, tail_c=16)
     tuned = tuning.nearest("fnet", {"seq_len": plan.seq_len, "dim": plan.dim})
-    if tuned is None or (tuned["n1"], tuned["nb"]) != (plan.n1, plan.nb):
+    if tuned is None or tuned["n1"] != plan.n1:
         return Config(tail_c=64 if plan.nb == 1 else 16)
-    return Config(**{name: value for name, value in tuned.items() if name not in ("n1", "nb")})
+    return Config(**{name: value for name, value in tuned.items() if name != "n1"})
 
 
 def mix(x: Tensor, plan: Plan, norm: str) -> Tensor:
@@ -101,8 +97,7 @@ def tail(planes: Tensor, y: Tensor, plan: Plan, m: Matrices, scale: float, how: 
     """Sum the rows n2 of ``planes`` into ``y`` by one product."""
     batch, _, dim = y.shape
     c = min(how.tail_c, padded(dim))
-    groups = triton.cdiv(batch, how.tail_batches)
-    for shared, grid in _tail_grids(groups, dim, c, plan):
+    for shared, grid in _tail_grids(batch, dim, c, plan):
         tail_kernel[grid](
             planes[0],
             planes[1],
@@ -112,18 +107,15 @@ def tail(planes: Tensor, y: Tensor, plan: Plan, m: Matrices, scale: float, how: 
             m.tail_middle.re,
             m.tail_middle.im,
             scale,
-            batch,
             dim,
             N1=plan.n1,
             N2=plan.n2,
             N2P=padded(plan.n2),
             KP=padded(plan.sum_a),
             C=c,
-            BATCHES=how.tail_batches,
             SHARED=shared,
             PRECISION=precision(y.dtype),
             num_warps=how.tail_warps,
-            num_stages=how.tail_stages,
         )
 
 

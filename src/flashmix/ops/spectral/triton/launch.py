@@ -188,6 +188,7 @@ def synthesis(
     l_block = min(how.synthesis_l, max(16, triton.next_power_of_2(plan.length)))
     d_block = min(how.synthesis_d, max(16, triton.next_power_of_2(dim)))
     channels, steps = triton.cdiv(dim, d_block), triton.cdiv(plan.length, l_block)
+    blocks = plan.modes_padded // plan.block
     chunks = min(steps, triton.cdiv(4 * processors(x.device), channels * batch))
     step = triton.cdiv(steps, chunks) * l_block
     synthesis_kernel[(channels, triton.cdiv(plan.length, step), batch)](
@@ -205,7 +206,7 @@ def synthesis(
         plan.length_padded,
         step,
         CLASSES=plan.classes,
-        BLOCKS=plan.modes_padded // plan.block,
+        BLOCKS=blocks,
         HAS_BIAS=bias is not None,
         ADD_X=unitary,
         M_BLOCK=plan.block,
@@ -213,7 +214,8 @@ def synthesis(
         D_BLOCK=d_block,
         PRECISION=precision(x.dtype),
         num_warps=how.synthesis_warps,
-        num_stages=how.synthesis_stages,
+        # Prefetching x or further modes too would take more shared memory than there is.
+        num_stages=1 if unitary or blocks > 1 else how.synthesis_stages,
     )
     return y
 

@@ -1,0 +1,73 @@
+"""Which implementation ``auto`` runs where times were measured, and what ``explain`` says of it."""
+
+import json
+
+import pytest
+import torch
+
+import flashmix
+from flashmix.ops import _measured
+from flashmix.ops._triton.tuning import TABLE as TUNED
+from flashmix.ops.fnet.plan import plan
+
+H200 = "NVIDIA H200"
+
+
+def nearest(op, dtype="bfloat16", **sizes):
+    return _measured._nearest(H200, op, dtype, tuple(sizes.items()))
+
+
+@pytest.fixture
+def an_h200(monkeypatch):
+    """Choose as on a machine with that GPU, Triton's compiler included."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(_measured, "_gpu_name", lambda device: H200)
+
+
+def test_the_table_names_its_run_and_every_entry_compares_two():
+    table = json.loads(_measured.TABLE.read_text())
+    assert table["run"] == "benchmarks/results/h200/kernels"
+    for op in table["gpus"][H200].values():
+        for entry in (one for entries in op.values() for one in entries):
+            assert set(entry["ms"]) == {"triton", "torch"}
+
+
+def test_a_case_goes_by_the_nearest_within_reach():
+    assert nearest("fnet", batch=60, seq_len=4000, dim=768).sizes["seq_len"] == 4096
+    assert nearest("fnet", batch=8, seq_len=512, dim=200).sizes["dim"] == 256
+    assert nearest("fnet", batch=8, seq_len=8, dim=256) is None
+    assert nearest("spectral", batch=32, seq_len=4096, dim=768, modes=512) is None
+    assert _measured._nearest("another GPU", "fnet", "bfloat16", (("batch", 1),)) is None
+
+
+@pytest.mark.usefixtures("an_h200")
+def test_auto_runs_the_fastest_measured_and_says_so():
+    told = flashmix.explain("fnet", (64, 4096, 768), torch.float16, "cuda")
+    assert told.impl == "triton"
+    assert "measured on NVIDIA H200" in told.reason
+    assert "benchmarks/results/h200/kernels" in told.reason
+    told = flashmix.explain("spectral", (32, 4096, 768), torch.float16, "cuda", modes=128)
+    assert told.impl == "triton"
+
+
+@pytest.mark.usefixtures("an_h200")
+def test_auto_leaves_what_the_kernels_refuse_or_nobody_measured_to_torch():
+    told = flashmix.explain("fnet", (8, 4099, 768), torch.float16, "cuda")
+    assert told.impl == "torch"
+    assert "N = 4099" in told.alternatives["triton"]
+    told = flashmix.explain("spectral", (8, 4096, 768), torch.float16, "cuda", causal=True)
+    assert told.impl == "torch"
+    assert "no causal filter" in told.alternatives["triton"]
+    told = flashmix.explain("spectral", (8, 4096, 768), torch.float16, "cuda", modes=500)
+    assert told.impl == "torch"
+
+
+def test_tuned_parameters_fit_the_plans_they_are_for():
+    pytest.importorskip("triton")
+    from flashmix.ops.fnet.triton import launch
+
+    for entry in json.loads(TUNED.read_text())["fnet"]:
+        sizes = entry["sizes"]
+        cut = plan(sizes["seq_len"], sizes["dim"], torch.bfloat16)
+        assert cut.n1 == entry["parameters"]["n1"]
+        assert launch.config(cut, torch.bfloat16).tail_c == entry["parameters"]["tail_c"]
