@@ -1,6 +1,8 @@
 """Which implementation ``auto`` runs where times were measured, and what ``explain`` says of it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -71,3 +73,8 @@ def test_tuned_parameters_fit_the_plans_they_are_for():
         cut = plan(sizes["seq_len"], sizes["dim"], torch.bfloat16)
         assert cut.n1 == entry["parameters"]["n1"]
         assert launch.config(cut, torch.bfloat16).tail_c == entry["parameters"]["tail_c"]
+
+
+def test_importing_the_ops_imports_no_triton():
+    code = "import sys, flashmix.ops; sys.exit('triton' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -96,6 +96,12 @@ def test_strided_and_empty_inputs():
     assert ops.fnet(x[:0], impl="triton").shape == (0, 24, 12)
 
 
+def test_more_sequences_than_a_grid_holds(monkeypatch):
+    monkeypatch.setattr("flashmix.ops._triton.launch.MOST_SEQUENCES", 2)
+    x = torch.randn(5, 24, 12, device=DEVICE)
+    assert relative(ops.fnet(x, impl="triton"), exact(x)) <= 1e-6
+
+
 def test_same_input_gives_the_same_bits():
     x = torch.randn(2, 64, 32, device=DEVICE)
     assert torch.equal(ops.fnet(x, impl="triton"), ops.fnet(x, impl="triton"))

@@ -90,6 +90,23 @@ def test_strided_and_empty_inputs():
     assert ops.spectral(x[:0], weight, bias, impl="triton").shape == (0, 24, 12)
 
 
+def test_more_sequences_than_a_grid_holds(monkeypatch):
+    monkeypatch.setattr("flashmix.ops._triton.launch.MOST_SEQUENCES", 2)
+    inputs = case((5, 24, 12, 7), torch.float32)
+    upstream = torch.randn(5, 24, 12, device=DEVICE)
+    got = run(inputs, upstream, impl="triton")
+    want = run(widened(inputs), upstream, impl="reference")
+    for one, exact in zip(got, want, strict=True):
+        assert relative(one, exact) <= 1e-6
+
+
+def test_a_bias_may_be_strided():
+    x, weight, _ = case((2, 24, 12, 5), torch.float32)
+    bias = torch.randn(24, device=DEVICE)[::2]
+    want = ops.spectral(x.double(), weight.double(), bias.double(), impl="reference")
+    assert relative(ops.spectral(x, weight, bias, impl="triton"), want) <= 1e-6
+
+
 def test_no_bias():
     x, weight, _ = case((2, 24, 12, 5), torch.float32)
     want = ops.spectral(x.double(), weight.double(), impl="reference")

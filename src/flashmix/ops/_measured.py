@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from flashmix.ops._compile import constant_in_graphs
+
 TABLE = Path(__file__).with_name("measured.json")
 
 _AXES = ("batch", "seq_len", "dim")
@@ -90,7 +92,7 @@ def nearest(
     return _nearest(_gpu_name(device), op, name, tuple(sizes.items()))
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def fastest(
     op: str,
     shape: tuple[int, ...],

@@ -3,8 +3,35 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
+
+MOST_SEQUENCES = 65_535
+"""The largest grid along an axis other than the first."""
+
+MOST_OFFSET = 1 << 31
+"""Kernels address the elements of a sequence by 32-bit offsets."""
+
+
+def by_batches(run: Callable[..., Tensor], *xs: Tensor) -> Tensor:
+    """``run(*xs)`` for tensors [B, N, D] in as many launches as grids and offsets ask for."""
+    xs = tuple(_addressable(x) for x in xs)
+    if not xs[0].shape[0]:
+        return xs[0].new_empty(xs[0].shape)
+    if xs[0].shape[0] <= MOST_SEQUENCES:
+        return run(*xs)
+    parts = zip(*(x.split(MOST_SEQUENCES) for x in xs), strict=True)
+    return torch.cat([run(*part) for part in parts])
+
+
+def _addressable(x: Tensor) -> Tensor:
+    """``x``, copied only where its strides reach further than offsets do."""
+    reach = sum(
+        (size - 1) * stride for size, stride in zip(x.shape[1:], x.stride()[1:], strict=True)
+    )
+    return x if reach < MOST_OFFSET else x.contiguous()
 
 
 def precision(dtype: torch.dtype) -> str:

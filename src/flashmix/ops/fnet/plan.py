@@ -17,7 +17,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from flashmix.ops._compile import constant_in_graphs
 from flashmix.ops._triton import tuning
+from flashmix.ops._triton.launch import MOST_OFFSET
 from flashmix.ops._triton.matrices import Matrix, dft, phases, place, real_dft
 
 SMALLEST = 16
@@ -27,7 +29,6 @@ _MOST_PLANES = 64
 _HEAD_TILE = 1 << 15
 _DENSE_TAIL = 128
 _TAIL_TILE = 1 << 14
-_INDEX_LIMIT = 1 << 31
 
 
 def padded(size: int) -> int:
@@ -129,7 +130,7 @@ def _tile(dtype: torch.dtype) -> int:
 def plans(seq_len: int, dim: int, dtype: torch.dtype) -> list[Plan]:
     """Every way to cut a shape that the kernels take, the one with the least padding first."""
     width = _split_width(dim)
-    if width is None or seq_len % 2 or seq_len * dim >= _INDEX_LIMIT:
+    if width is None or seq_len % 2 or seq_len * dim >= MOST_OFFSET:
         return []
     options = []
     for n1 in divisors(seq_len):
@@ -150,7 +151,7 @@ def plan(seq_len: int, dim: int, dtype: torch.dtype) -> Plan | None:
     return next((one for one in found if one.n1 == planes), found[0] if found else None)
 
 
-@torch.compiler.assume_constant_result
+@constant_in_graphs
 def unplanned(seq_len: int | None, dim: int, dtype: torch.dtype) -> str | None:
     """Why a shape has no plan, or None; with ``seq_len`` None, whether the width alone has."""
     if _split_width(dim) is None or padded(2) * _row(dim) > _tile(dtype):

@@ -14,6 +14,7 @@ from flashmix.ops._padding import zero_padding
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops._registry import Implementation, Operator
 from flashmix.ops._triton import availability
+from flashmix.ops._triton.launch import MOST_OFFSET
 from flashmix.ops.spectral import reference, torch
 from flashmix.ops.spectral.plan import MOST_MODES
 
@@ -61,6 +62,8 @@ def _unfit_for_triton(case: Case) -> str | None:
     if case.options.get("double_weight"):
         return "does not support a float64 weight"
     _, seq_len, dim = case.shape
+    if seq_len * dim >= MOST_OFFSET:
+        return f"takes N * D below {MOST_OFFSET}, not {seq_len * dim}"
     kept = min(case.options.get("modes", max(1, dim // 2)), seq_len // 2 + 1)
     if kept > MOST_MODES:
         return f"takes at most {MOST_MODES} modes in use, not {kept}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._padding import each_length
+from flashmix.ops._triton.launch import by_batches
 from flashmix.ops.fnet import torch as fft_road
 from flashmix.ops.fnet.plan import plan
 from flashmix.ops.fnet.triton.launch import mix
@@ -19,7 +20,7 @@ def _mix(x: Tensor, norm: str) -> Tensor:
     digits = plan(x.shape[1], x.shape[2], x.dtype)
     if digits is None:
         return fft_road.fnet(x, None, norm)
-    return mix(x, digits, norm) if x.shape[0] else x.new_empty(x.shape)
+    return by_batches(lambda part: mix(part, digits, norm), x)
 
 
 @torch.library.custom_op("flashmix::fnet_triton", mutates_args=())

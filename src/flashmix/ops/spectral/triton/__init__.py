@@ -6,12 +6,14 @@ channels, M learned modes.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flashmix.ops._padding import each_length
+from flashmix.ops._triton.launch import by_batches
 from flashmix.ops.spectral.plan import Plan, plan
 from flashmix.ops.spectral.triton import launch
 
@@ -37,16 +39,15 @@ def spectral(
         unitary: pass the modes from M up and leave DC and Nyquist alone.
     """
     weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
 
     def run(x: Tensor) -> Tensor:
-        if not x.shape[0]:
-            return x.new_empty(x.shape)
         p = _plan(x.shape[1], weight.shape[0])
         how = launch.config(p, x.shape[2], x.dtype)
         filtered = launch.filtered_modes(x, weight, p, how, unitary)
         return launch.synthesis(filtered, x, bias, p, unitary, how)
 
-    return each_length(run, mask, x)
+    return each_length(partial(by_batches, run), mask, x)
 
 
 @spectral.register_fake
@@ -64,8 +65,6 @@ def spectral_backward(
     grad_bias = x.new_zeros(x.shape[2], dtype=torch.float32)
 
     def run(grad: Tensor, x: Tensor) -> Tensor:
-        if not x.shape[0]:
-            return x.new_empty(x.shape)
         p = _plan(x.shape[1], weight.shape[0])
         how = launch.config(p, x.shape[2], x.dtype)
         upstream = launch.analysis(grad, p, how)
@@ -75,7 +74,7 @@ def spectral_backward(
         grad_bias.add_(launch.bias_grad(upstream, p, x.dtype))
         return launch.synthesis(filtered, grad, None, p, unitary, how)
 
-    return each_length(run, mask, grad, x), grad_weight, grad_bias
+    return each_length(partial(by_batches, run), mask, grad, x), grad_weight, grad_bias
 
 
 @spectral_backward.register_fake
