@@ -32,8 +32,9 @@ lint: $(READY) ## style, formatting, and the direction of imports
 types: $(READY) ## strict type check
 	$(BIN)/mypy
 
-unit: $(READY) ## tests
+unit: $(READY) ## tests, and the GPU kernels' arithmetic in Triton's interpreter
 	$(BIN)/pytest -n 2
+	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 tests/test_triton_*.py
 
 readme: $(READY) ## write the README's tables anew from the committed results
 	$(BIN)/python scripts/update_readme.py

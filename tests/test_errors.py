@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 import pytest
@@ -334,3 +335,18 @@ def test_any_text_is_a_mixer_or_an_argument_error(text):
         assert repr(text) in str(error) or "mixer" in str(error)
     else:
         assert spec.name == "hybrid" or spec.name in text
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "message"),
+    [
+        (5, "cpu", "3 positive integers"),
+        ((2, 0, 4), "cpu", "3 positive integers"),
+        ((2, 3), "cpu", "3 positive integers"),
+        ((2, 3, 4), "foo", "such as 'cpu' or 'cuda'"),
+        ((2, 3, 4), None, "such as 'cpu' or 'cuda'"),
+    ],
+)
+def test_explain_refuses_what_is_no_case(shape, device, message):
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        flashmix.explain("fnet", shape, torch.float32, device)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +14,21 @@ from flashmix.ops._triton.tuning import TABLE as TUNED
 from flashmix.ops.fnet.plan import plan
 
 H200 = "NVIDIA H200"
+MEASURED = Path(__file__).parent.parent / "benchmarks/results/h200/kernels/dispatch.json"
+
+
+@pytest.fixture(autouse=True)
+def a_table(monkeypatch):
+    """Choose by the committed run's table, whether or not the package ships it."""
+
+    def forget():
+        for cached in (_measured._table, _measured._measurements, _measured._nearest):
+            cached.cache_clear()
+
+    monkeypatch.setattr(_measured, "TABLE", MEASURED)
+    forget()
+    yield
+    forget()
 
 
 def nearest(op, dtype="bfloat16", **sizes):
@@ -78,3 +94,11 @@ def test_tuned_parameters_fit_the_plans_they_are_for():
 def test_importing_the_ops_imports_no_triton():
     code = "import sys, flashmix.ops; sys.exit('triton' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.usefixtures("an_h200")
+def test_auto_takes_no_kernel_without_a_table(monkeypatch, tmp_path):
+    monkeypatch.setattr(_measured, "TABLE", tmp_path / "none.json")
+    told = flashmix.explain("fnet", (64, 4096, 768), torch.float16, "cuda")
+    assert told.impl == "torch"
+    assert "can run" in told.alternatives["triton"]

@@ -137,16 +137,24 @@ def explain_choice(
         raise unknown_choice("op", op, operators)
     operator = operators[op]
     axes = operator.axes.split(", ")
-    if len(shape) != len(axes) or any(not isinstance(n, int) or n < 1 for n in shape):
+    sizes = tuple(shape) if isinstance(shape, Sequence) else ()
+    if len(sizes) != len(axes) or any(not isinstance(n, int) or n < 1 for n in sizes):
         raise ArgumentError(
             f"explain: shape of {op} must be {len(axes)} positive integers [{operator.axes}], "
-            f"got {list(shape)}"
+            f"got {shape!r}"
         )
     if dtype not in FLOATING:
         raise ArgumentError(
             f"explain: dtype must be float32, bfloat16, float16 or float64, got {dtype}"
         )
-    case = Case(tuple(shape), dtype, torch.device(device), options)
+    try:
+        place = torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ArgumentError(
+            f"explain: device must be one that PyTorch knows, such as 'cpu' or 'cuda', "
+            f"got {device!r}"
+        ) from None
+    case = Case(sizes, dtype, place, options)
     refusals = {
         one.name: one.refusal(dtype, case.device.type, case) for one in operator.implementations
     }
@@ -161,6 +169,6 @@ def explain_choice(
     return Explanation(
         op=op,
         impl=chosen.name,
-        reason=f"{why} for {list(shape)} on {device} with {dtype}: {chosen.summary}",
+        reason=f"{why} for {list(sizes)} on {device} with {dtype}: {chosen.summary}",
         alternatives=alternatives,
     )
