@@ -141,7 +141,7 @@ def explain_choice(
     if len(sizes) != len(axes) or any(not isinstance(n, int) or n < 1 for n in sizes):
         raise ArgumentError(
             f"explain: shape of {op} must be {len(axes)} positive integers [{operator.axes}], "
-            f"got {shape!r}"
+            f"got {list(sizes) or shape!r}"
         )
     if dtype not in FLOATING:
         raise ArgumentError(
