@@ -12,8 +12,10 @@ from bench_helpers import workers_of
 from flashmix import __version__
 from flashmix.bench import SUITES, Case, Grid, Suite, build_suite, read_rows, read_run, run_suite
 from flashmix.bench import runner as runner_module
+from flashmix.bench import store as store_module
+from flashmix.bench.repeat import to_repeat
 from flashmix.bench.stats import summary
-from flashmix.bench.store import RESULTS_FILE, RUN_FILE, RunFolder
+from flashmix.bench.store import REPEATS_FILE, RESULTS_FILE, RUN_FILE, RunFolder
 from flashmix.errors import ArgumentError, FlashmixError
 
 GRID = Grid(seq_lens=(16,), mixers=("fnet",), directions=("forward", "forward_backward"))
@@ -96,9 +98,12 @@ def test_the_run_file_says_on_what_it_ran(finished):
 
 def test_the_listener_hears_every_row_once_and_how_far_the_run_is(finished, heard):
     rows = [progress.row for progress in heard if progress.row]
-    assert rows == read_rows(finished)
+    assert rows == store_module.read_rows(finished)
     assert [progress.done for progress in heard if progress.row] == list(range(1, 9))
-    assert {progress.total for progress in heard} == {8}
+    repeated = len(to_repeat(rows))
+    assert repeated > 0
+    assert {progress.total for progress in heard} == {8, 8 + repeated}
+    assert heard[-1].done == 8 + repeated
     assert any("fnet" in progress.now and "timing" in progress.now for progress in heard)
 
 
@@ -119,9 +124,24 @@ def no_worker():
 
 def test_resuming_a_finished_run_measures_nothing(finished, monkeypatch):
     monkeypatch.setattr(runner_module, "Worker", no_worker)
-    before = (finished / RESULTS_FILE).read_bytes()
+    before = (finished / RESULTS_FILE).read_bytes(), (finished / REPEATS_FILE).read_bytes()
     run_suite("quick", Grid(), finished, resume=True)
-    assert (finished / RESULTS_FILE).read_bytes() == before
+    assert before == (
+        (finished / RESULTS_FILE).read_bytes(),
+        (finished / REPEATS_FILE).read_bytes(),
+    )
+
+
+def test_resume_completes_the_second_measurements_too(finished, tmp_path):
+    kept = (finished / REPEATS_FILE).read_bytes().splitlines(keepends=True)[:1]
+    for name in (RUN_FILE, RESULTS_FILE):
+        (tmp_path / name).write_bytes((finished / name).read_bytes())
+    (tmp_path / REPEATS_FILE).write_bytes(kept[0] + b'{"suite": "qui')
+    run_suite(None, Grid(), tmp_path, resume=True)
+    assert (tmp_path / RESULTS_FILE).read_bytes() == (finished / RESULTS_FILE).read_bytes()
+    assert (tmp_path / REPEATS_FILE).read_bytes().startswith(kept[0])
+    again, whole = (store_module.read_rows(one, REPEATS_FILE) for one in (tmp_path, finished))
+    assert keys(again) == keys(whole)
 
 
 def test_resume_keeps_what_is_finished_byte_for_byte_and_completes_the_rest(finished, tmp_path):
@@ -145,7 +165,8 @@ def test_resume_goes_on_with_the_settings_of_the_run(finished, tmp_path, monkeyp
     seen = {}
 
     def record(cases, threads, settings, time_limit):
-        seen.update(cases=cases, threads=threads, time_limit=time_limit)
+        seen.setdefault("cases", cases)
+        seen.update(threads=threads, time_limit=time_limit)
         return iter(())
 
     (tmp_path / RUN_FILE).write_bytes((finished / RUN_FILE).read_bytes())

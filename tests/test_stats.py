@@ -184,10 +184,16 @@ def test_a_very_slow_clock_stops_at_three_samples(machine):
 
 
 def test_warm_up_ends_when_two_calls_agree(machine):
-    times = iter([10.0, 5.0, 2.0, 1.0, 1.0])
+    times = iter([0.1, 0.05, 0.02, 0.01, 0.01])
     timing.calls_per_sample(machine.clock("A", lambda: next(times)))
     assert next(times, None) is None
     assert machine.log == ["A"] * 5
+
+
+def test_slow_calls_do_not_warm_up_for_long(machine):
+    times = iter([10.0, 5.0, 2.0, 1.0])
+    timing.calls_per_sample(machine.clock("A", lambda: next(times)))
+    assert machine.log == ["A"] * 2
 
 
 def test_warm_up_ends_even_if_calls_never_agree(machine):

@@ -1,8 +1,9 @@
 """Measurements: suites as data, isolated workers, statistics, and a store that loses nothing."""
 
 from flashmix.bench.case import Case, Suite
+from flashmix.bench.repeat import measured_rows as read_rows
 from flashmix.bench.runner import Progress, run_suite
-from flashmix.bench.store import read_rows, read_run
+from flashmix.bench.store import read_run
 from flashmix.bench.suites import SUITES, Grid, build_suite
 
 __all__ = [

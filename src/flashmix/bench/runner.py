@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import itertools
-import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ import torch
 from flashmix.bench import machine
 from flashmix.bench.case import Case, Suite
 from flashmix.bench.process import Worker, WorkerDiedError
-from flashmix.bench.store import RUN_FILE, Row, RunFolder, read_rows, read_run
+from flashmix.bench.repeat import key, to_repeat
+from flashmix.bench.store import REPEATS_FILE, RUN_FILE, Row, RunFolder, read_rows, read_run
 from flashmix.bench.suites import SUITES, Grid, build_suite
 from flashmix.errors import ArgumentError
 
@@ -82,23 +82,27 @@ def run_suite(
             listener(Progress(done=0, total=len(suite.cases), now="measuring the machine's limits"))
             run = _describe(suite, grid, threads, time_limit)
             folder.write_run(run)
-        finished = {_key(row) for row in read_rows(out)}
-        todo = [case for case in suite.cases if _key(case.as_dict()) not in finished]
-        done = len(suite.cases) - len(todo)
+        todo = _unfinished(suite.cases, read_rows(out))
+        done, total = len(suite.cases) - len(todo), len(suite.cases)
         settings = {
             "min_samples": suite.min_samples,
             "max_samples": suite.max_samples,
             "seconds_per_case": suite.seconds_per_case,
             "max_seconds_per_case": suite.max_seconds_per_case,
         }
-        for event in _measure(todo, threads, settings, time_limit):
-            case, now, row = event
+        for case, now, row in _measure(todo, threads, settings, time_limit):
             if row is not None:
                 folder.append(row)
                 done += 1
-            listener(
-                Progress(done=done, total=len(suite.cases), now=f"{_where(case)}: {now}", row=row)
-            )
+            listener(Progress(done=done, total=total, now=f"{_where(case)}: {now}", row=row))
+        again = to_repeat(read_rows(out))
+        todo = _unfinished(again, read_rows(out, REPEATS_FILE))
+        done, total = total + len(again) - len(todo), total + len(again)
+        for case, now, row in _measure(todo, threads, settings, time_limit):
+            if row is not None:
+                folder.append_repeat(row)
+                done += 1
+            listener(Progress(done=done, total=total, now=f"again: {_where(case)}: {now}"))
         run["finished"] = _now()
         folder.write_run(run)
     return out
@@ -125,9 +129,10 @@ def _describe(suite: Suite, grid: Grid, threads: int, time_limit: float) -> dict
     }
 
 
-def _key(fields: Row) -> str:
-    """A case's identity, from its own fields or those of its row."""
-    return json.dumps(Case.from_dict(fields).as_dict(), sort_keys=True)
+def _unfinished(cases: Sequence[Case], rows: Sequence[Row]) -> list[Case]:
+    """The cases without a row."""
+    finished = {key(row) for row in rows}
+    return [case for case in cases if key(case.as_dict()) not in finished]
 
 
 def _where(case: Case) -> str:

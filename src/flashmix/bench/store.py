@@ -1,7 +1,8 @@
 """A run's folder: ``run.json`` (what and where) and ``results.jsonl`` (a row a line).
 
-Rows are appended and fsynced as they come, so a killed run loses at most the case it was in.
-``run.json`` is always written whole. One run at a time holds a folder.
+``repeats.jsonl`` holds second measurements of some of the cases. Rows are appended and fsynced as
+they come, so a killed run loses at most the case it was in. ``run.json`` is always written whole.
+One run at a time holds a folder.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ Row = dict[str, Any]
 
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.jsonl"
+REPEATS_FILE = "repeats.jsonl"
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -40,13 +42,13 @@ def write_whole(path: Path, text: str) -> None:
         raise
 
 
-def read_rows(folder: Path) -> list[Row]:
+def read_rows(folder: Path, file: str = RESULTS_FILE) -> list[Row]:
     """The rows of a run; a half-written last line, left by a kill, is not a row.
 
     Raises:
         FlashmixError: another line is not JSON.
     """
-    path = folder / RESULTS_FILE
+    path = folder / file
     rows = []
     lines = path.read_text().split("\n") if path.exists() else []
     for number, line in enumerate(lines, 1):
@@ -83,6 +85,8 @@ class RunFolder:
     def __init__(self, path: Path, results: FileIO) -> None:
         self.path = path
         self._results = results
+        _drop_half_line(path / RESULTS_FILE)
+        _drop_half_line(path / REPEATS_FILE)
 
     @classmethod
     @contextlib.contextmanager
@@ -106,7 +110,6 @@ class RunFolder:
                 raise FlashmixError(
                     f"another run is writing to {path}; wait for it, or choose another --out"
                 ) from None
-            _drop_half_line(path / RESULTS_FILE)
             yield cls(path, results)
 
     def append(self, row: Row) -> None:
@@ -116,10 +119,12 @@ class RunFolder:
             FlashmixError: it cannot be written, for example because the disk is full.
         """
         with self._writing():
-            left = (json.dumps(row) + "\n").encode()
-            while left:
-                left = left[self._results.write(left) :]
-            os.fsync(self._results.fileno())
+            _append_line(self._results, row)
+
+    def append_repeat(self, row: Row) -> None:
+        """Add a second measurement, as :meth:`append` does."""
+        with self._writing(), FileIO(self.path / REPEATS_FILE, "a") as repeats:
+            _append_line(repeats, row)
 
     def write_run(self, run: dict[str, Any]) -> None:
         """Replace run.json.
@@ -141,7 +146,16 @@ class RunFolder:
             ) from None
 
 
+def _append_line(file: FileIO, row: Row) -> None:
+    left = (json.dumps(row) + "\n").encode()
+    while left:
+        left = left[file.write(left) :]
+    os.fsync(file.fileno())
+
+
 def _drop_half_line(path: Path) -> None:
+    if not path.exists():
+        return
     data = path.read_bytes()
     whole = data.rfind(b"\n") + 1
     if whole != len(data):

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from flashmix.bench.stats import Interval, resampled_medians
+from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
 from flashmix.errors import ArgumentError
-from flashmix.report.analysis import Sweep
+from flashmix.report.analysis import Sweep, log_medians
 from flashmix.report.tables import Section, Table, interval, number
 
 Basis = Literal["measured", "interpolated", "extrapolated"]
@@ -76,7 +76,7 @@ def _advice(
     def between(a: float, b: float) -> float:
         return width_ratio * math.exp((1 - part) * math.log(a) + part * math.log(b))
 
-    draws = [np.log(resampled_medians(rows[i]["samples_ms"], i)) for i in (left, right)]
+    draws = [log_medians(rows[i], i) for i in (left, right)]
     low, high = np.percentile((1 - part) * draws[0] + part * draws[1], [2.5, 97.5])
     return Advice(
         label=label,

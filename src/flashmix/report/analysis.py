@@ -22,6 +22,28 @@ FUSED = "attention (fused)"
 DIRECTIONS = {"forward": "forward", "forward_backward": "forward + backward"}
 
 
+def time_ratio(numerator: Row, denominator: Row, *, in_turn: bool = True) -> Interval:
+    """Ratio of two rows' median times, its interval with the drift that their runs saw.
+
+    ``in_turn``: the two were timed interleaved, so that only the drift of ratios counts.
+    """
+    if in_turn:
+        drift = numerator.get("drift", {}).get("ratio", 0.0)
+    else:
+        drift = math.hypot(time_drift(numerator), time_drift(denominator))
+    return ratio(numerator["samples_ms"], denominator["samples_ms"], drift)
+
+
+def time_drift(row: Row) -> float:
+    """The drift of a row's median time; 0 where its run measured nothing twice."""
+    return float(row.get("drift", {}).get("time", 0.0))
+
+
+def log_medians(row: Row, seed: int) -> np.ndarray:
+    """Random draws of the log of a row's median time, drift included."""
+    return np.log(resampled_medians(row["samples_ms"], seed, time_drift(row)))
+
+
 def comparable(rows: Iterable[Row], subject: str = "mixer") -> list[Row]:
     """Rows of one subject in plain precision; of several widths, those of the largest."""
     found = [
@@ -85,7 +107,7 @@ class Sweep:
         ours, theirs = self.ok(label, seq_len), self.ok(baseline, seq_len)
         if ours is None or theirs is None:
             return None
-        return ratio(theirs["samples_ms"], ours["samples_ms"])
+        return time_ratio(theirs, ours)
 
     def growth(self, label: str) -> list[tuple[int, Interval]]:
         """(N, time at N over time at N / 2) for each doubling measured."""
@@ -93,7 +115,7 @@ class Sweep:
         for n in self.measured(label):
             half, whole = self.ok(label, n // 2), self.ok(label, n)
             if n % 2 == 0 and half is not None and whole is not None:
-                found.append((n, ratio(whole["samples_ms"], half["samples_ms"])))
+                found.append((n, time_ratio(whole, half, in_turn=False)))
         return found
 
     def exponent(self, label: str) -> Interval | None:
@@ -104,7 +126,7 @@ class Sweep:
         x = np.log(lengths)
         rows = [self.cells[label][n] for n in lengths]
         medians = np.log([row["median_ms"] for row in rows])
-        draws = np.log([resampled_medians(row["samples_ms"], i) for i, row in enumerate(rows)])
+        draws = np.array([log_medians(row, i) for i, row in enumerate(rows)])
         centred = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
         low, high = np.percentile(centred @ draws, [2.5, 97.5])
         return Interval(float(centred @ medians), float(low), float(high))

@@ -10,9 +10,17 @@ from typing import Any, Literal
 
 from flashmix.bench.case import COPY
 from flashmix.bench.contenders import EVERYDAY
-from flashmix.bench.stats import Interval, ratio
+from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
-from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, comparable, trainings
+from flashmix.report.analysis import (
+    DIRECTIONS,
+    FUSED,
+    NAIVE,
+    Sweep,
+    comparable,
+    time_ratio,
+    trainings,
+)
 from flashmix.report.tables import crossover, interval, number
 
 Verdict = Literal["supported", "not supported", "not tested"]
@@ -70,7 +78,7 @@ class Published:
             value = theirs["peak_mb"] / ours["peak_mb"]
             measured = Interval(value, value, value)
         else:
-            measured = ratio(theirs["samples_ms"], ours["samples_ms"])
+            measured = time_ratio(theirs, ours)
         verdict: Verdict = "not supported"
         if measured.high >= self.times and measured.low > 1:
             verdict = "supported"

@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from flashmix.bench.case import Case
-from flashmix.bench.stats import Interval, ratio
+from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
+from flashmix.report.analysis import time_ratio
 from flashmix.report.tables import Section, Table, interval, number
 
 SMALLEST_CHANGE = 0.02
@@ -61,7 +62,7 @@ def compare(before: Iterable[Row], after: Iterable[Row]) -> Comparison:
     both = [(first[key], second[key]) for key in first if key in second]
     return Comparison(
         changes=tuple(
-            Change(a, b, ratio(b["samples_ms"], a["samples_ms"]))
+            Change(a, b, time_ratio(b, a, in_turn=False))
             for a, b in both
             if a["status"] == b["status"] == "ok"
         ),

@@ -7,10 +7,9 @@ import statistics
 from collections.abc import Sequence
 
 from flashmix.bench.case import COPY
-from flashmix.bench.stats import ratio
 from flashmix.bench.store import Row
 from flashmix.report import tables
-from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, comparable
+from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, comparable, time_ratio
 from flashmix.report.tables import Section, Table, interval, number
 
 
@@ -38,7 +37,7 @@ def _fourier_table(rows: Sequence[Row], direction: str, autocast: str | None) ->
         if row["status"] != "ok":
             body.append([row["label"], row["status"].upper(), "-", "-", "-", "-"])
             continue
-        against = ratio(fused["samples_ms"], row["samples_ms"]) if fused else None
+        against = time_ratio(fused, row) if fused else None
         body.append(
             [
                 row["label"],
@@ -194,7 +193,7 @@ def _remedies(rows: Sequence[Row], labels: Sequence[str]) -> Section:
                             direction,
                             f"{dim}",
                             f"{seq_len:,}",
-                            interval(ratio(base["samples_ms"], row["samples_ms"])),
+                            interval(time_ratio(base, row)),
                             f"{number(base['peak_mb'] / max(row['peak_mb'], 1e-9))}x",
                         ]
                     )
@@ -284,7 +283,7 @@ def _block_section(rows: Sequence[Row]) -> Section:
         base = next(
             (r for r in blocks if r["label"] == FUSED and r["direction"] == row["direction"]), None
         )
-        against = ratio(base["samples_ms"], row["samples_ms"]) if base else None
+        against = time_ratio(base, row) if base else None
         body.append(
             [
                 row["label"],
@@ -348,24 +347,27 @@ def _kernel_section(op: str, direction: str, rows: Sequence[Row]) -> Section:
     body = []
     for key, cells in groups.items():
         copy = cells.get(COPY)
-        line = [_shape(key), number(copy["median_ms"]) if copy and copy["status"] == "ok" else "-"]
-        for label in labels:
-            line.append(_against_floor(cells.get(label)))
-        body.append(line)
+        line = [_shape(key), _against_floor(copy, None)]
+        body.append(line + [_against_floor(cells.get(label), copy) for label in labels])
+    text = ["Medians, and multiples of the time to copy the input once (twice with the backward)."]
+    if any("graph_ms" in row for row in rows):
+        text.append("The GPU's time alone, from a CUDA graph; then that of a call from Python.")
     return Section(
         f"{op}, {direction} (ms)",
-        ["Medians, and multiples of the time to copy the input once (twice with the backward)."],
+        text,
         Table(["shape", "copy", *labels], body),
     )
 
 
-def _against_floor(row: Row | None) -> str:
-    """Median, and how many times the copy it takes."""
+def _against_floor(row: Row | None, copy: Row | None) -> str:
+    """Median, and how many times the copy it takes: of the GPU alone where that was measured."""
     if row is None or row["status"] != "ok":
         return tables.status_cell(row) or "-"
-    floor = row.get("floor_ms")
-    multiple = f" ({number(row['median_ms'] / floor)}x copy)" if floor else ""
-    return f"{number(row['median_ms'])}{multiple}"
+    kind = "graph_ms" if "graph_ms" in row else "median_ms"
+    floor = copy.get(kind) if copy else None
+    multiple = f" ({number(row[kind] / floor)}x copy)" if floor else ""
+    called = f", called {number(row['median_ms'])}" if kind == "graph_ms" else ""
+    return f"{number(row[kind])}{multiple}{called}"
 
 
 def _shape(key: tuple[object, ...]) -> str:
