@@ -147,7 +147,7 @@ def test_contenders_agree_on_the_result():
             continue  # dense attention: a baseline that computes something else
         torch.manual_seed(0)
         inputs, function = build_contender(small)
-        impls = implementations(case.op, "float32", "cpu")
+        impls = implementations(case)
         assert impls and case.impl in (*impls, *EVERYDAY[case.op])
         _, reference = build_contender(dataclasses.replace(small, impl="reference"))
         got, want = function(*inputs), reference(*inputs)

@@ -17,6 +17,7 @@ from torch import Tensor
 from flashmix import ops
 from flashmix.bench.case import Case
 from flashmix.ops import OPERATORS
+from flashmix.ops._case import Case as OpCase
 
 Function = Callable[..., Tensor]
 
@@ -98,12 +99,20 @@ EVERYDAY: dict[str, dict[str, Callable[[Case], Function]]] = {
 }
 
 
-def implementations(op: str, dtype: str, device: str) -> list[str]:
-    """The op's own implementations that can run here, the reference left aside."""
+def implementations(case: Case) -> list[str]:
+    """The op's own implementations that can run ``case`` here, the reference left aside."""
+    assert case.op is not None
+    dtype = getattr(torch, case.dtype)
+    shape: tuple[int, ...] = (case.batch, case.seq_len, case.dim)
+    if case.op not in ("fnet", "spectral"):
+        shape = (case.batch, case.num_heads, case.seq_len, case.dim // case.num_heads)
+    knobs = {"window": case.window, "topk": case.topk, "modes": case.modes}
+    options = {name: value for name, value in knobs.items() if value is not None}
+    asked = OpCase(shape, dtype, torch.device(case.device), options)
     return [
         one.name
-        for one in OPERATORS[op].implementations
-        if one.name != "reference" and one.refusal(getattr(torch, dtype), device) is None
+        for one in OPERATORS[case.op].implementations
+        if one.name != "reference" and one.refusal(dtype, case.device, asked) is None
     ]
 
 

@@ -80,6 +80,7 @@ def kernels(grid: Grid) -> Suite:
         min_samples=9,
         max_samples=60,
         seconds_per_case=0.3,
+        max_seconds_per_case=3.0,
     )
 
 
@@ -91,7 +92,7 @@ def _impls(case: Case) -> list[str]:
         if not (name == "topk-scatter" and case.seq_len > NAIVE_TOPK_MOST and case.device == "cpu")
         and not (name == "flex" and case.device == "cpu" and case.direction != "forward")
     ]
-    return [*everyday, *implementations(case.op, case.dtype, case.device)]
+    return [*everyday, *implementations(case)]
 
 
 def _subjects(grid: Grid) -> Iterator[Case]:
