@@ -5,6 +5,7 @@ Times are synthetic, so that no test depends on how busy the machine is.
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -290,3 +291,16 @@ def test_the_peak_of_the_resident_set_can_start_afresh():
     del block
     memory.reset_peak_rss()
     assert memory.peak_rss_mb() <= high - 32
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_the_gpu_clock_parts_the_gpus_time_from_pythons():
+    x = torch.zeros(1024, device="cuda")
+
+    def slow_to_issue():
+        time.sleep(5e-3)
+        x.add_(1)
+
+    clock = timing.clock(slow_to_issue, "cuda")
+    assert clock(3) < 1e-3
+    assert clock.host_seconds > 4e-3

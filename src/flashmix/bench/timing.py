@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,10 +16,15 @@ L2_FLUSH_BYTES = 256 << 20
 MIN_SAMPLE_SECONDS = 2e-3
 FEWEST_SAMPLES = 3
 WARM_UP_SECONDS = 3.0
+HOST_CALLS = 5
+MOST_AHEAD_SECONDS = 0.1
 
 
 class CpuClock:
     """Seconds of one call on the CPU, by ``torch.utils.benchmark``."""
+
+    host_seconds = None
+    """The CPU does both parts."""
 
     def __init__(self, action: Action) -> None:
         self._timer = Timer("action()", globals={"action": action}, num_threads=_threads())
@@ -28,47 +35,62 @@ class CpuClock:
 
 
 class CudaClock:
-    """Seconds of one call on the GPU, by events, with the L2 cache flushed before each."""
+    """Seconds of one call on the GPU, by events, with the L2 cache flushed before each.
+
+    So many flushes run before each call that the GPU is busy until Python has issued all of it:
+    this is the GPU's time alone. ``host_seconds`` is Python's: how long one call takes to return
+    while the GPU is idle. Of calls that follow each other, each costs the larger of the two.
+    """
 
     _flush: torch.Tensor | None = None
+    _flush_seconds = 0.0
 
     def __init__(self, action: Action) -> None:
         self._action = action
-        if CudaClock._flush is None:
-            CudaClock._flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+        self.host_seconds: float | None = None
 
     def __call__(self, calls: int) -> float:
-        """Mean seconds of ``calls`` calls, each after a flush."""
+        """Mean seconds of ``calls`` calls."""
+        if CudaClock._flush is None:
+            CudaClock._flush = torch.empty(L2_FLUSH_BYTES, dtype=torch.int8, device="cuda")
+            CudaClock._flush_seconds = statistics.median(_gpu_seconds(self._flush_cache, 9))
+        if self.host_seconds is None:
+            self.host_seconds = statistics.median(self._issue() for _ in range(HOST_CALLS))
+        ahead = min(2 * self.host_seconds, MOST_AHEAD_SECONDS)
+        flushes = 1 + math.ceil(ahead / self._flush_seconds)
+
+        def get_ahead() -> None:
+            for _ in range(flushes):
+                self._flush_cache()
+
+        return statistics.fmean(_gpu_seconds(self._action, calls, get_ahead))
+
+    def _flush_cache(self) -> None:
         assert self._flush is not None
-        events = [
-            (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
-            for _ in range(calls)
-        ]
-        for start, end in events:
-            self._flush.zero_()
-            start.record()
-            self._action()
-            end.record()
+        self._flush.zero_()
+
+    def _issue(self) -> float:
         torch.cuda.synchronize()
-        return sum(start.elapsed_time(end) for start, end in events) / calls / 1e3
+        start = time.perf_counter()
+        self._action()
+        return time.perf_counter() - start
 
 
-def captured(action: Action) -> Action:
-    """``action`` as a CUDA graph: calling it costs the GPU's time, and nothing of Python's.
-
-    Raises:
-        RuntimeError: ``action`` cannot be captured, for example because it waits for the GPU.
-    """
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(2):
-            action()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+def _gpu_seconds(
+    action: Action, calls: int, before: Callable[[], object] = lambda: None
+) -> list[float]:
+    """Seconds that the GPU takes for each call of ``action``, ``before`` left out."""
+    events = [
+        (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
+        for _ in range(calls)
+    ]
+    for start, end in events:
+        before()
+        start.record()
         action()
-    return graph.replay
+        end.record()
+    torch.cuda.synchronize()
+    return [start.elapsed_time(end) / 1e3 for start, end in events]
 
 
 def _threads() -> int:

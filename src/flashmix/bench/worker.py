@@ -25,7 +25,7 @@ from flashmix.bench import memory, stats
 from flashmix.bench.actions import prepare
 from flashmix.bench.case import COPY, Case
 from flashmix.bench.facts import measure_facts
-from flashmix.bench.timing import Action, captured, clock, interleave
+from flashmix.bench.timing import CpuClock, CudaClock, clock, interleave
 from flashmix.tasks.digits import train_digits
 
 Emit = Callable[..., None]
@@ -87,7 +87,7 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
                 emit("done", index=index, result={"status": "ok", "facts": measure_facts(case)})
         return
     results: dict[int, dict[str, Any]] = {}
-    actions: dict[int, Action] = {}
+    clocks: dict[int, CpuClock | CudaClock] = {}
     for index, case in enumerate(cases):
         emit("doing", index=index, what="warm-up and memory")
         with _reporting(emit, index):
@@ -101,41 +101,19 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
                 "peak_mb": peak,
                 "rss_mb": memory.peak_rss_mb(),
             }
-            actions[index] = prepared.action
-    samples = _time(actions, cases, settings, emit, "timing")
-    if samples is None:
-        return  # the others of the group are unfinished; the parent sends them again
-    floor = next((samples[index] for index in samples if cases[index].mixer == COPY), None)
-    for index, taken in samples.items():
-        results[index] |= {"samples_ms": taken, **stats.summary(taken)}
-        if floor:
-            results[index]["floor_ms"] = statistics.median(floor)
-    if cases[0].device == "cuda" and cases[0].subject == "op":
-        _time_graphs(actions, cases, settings, emit, results)
-    for index in samples:
-        emit("done", index=index, result={"status": "ok", **results[index]})
-
-
-def _time(
-    actions: dict[int, Action],
-    cases: list[Case],
-    settings: dict[str, Any],
-    emit: Emit,
-    what: str,
-) -> dict[int, list[float]] | None:
-    """Milliseconds of ``actions``, timed in turn; None once the failure of one is reported."""
-    indices = list(actions)
+            clocks[index] = clock(prepared.action, case.device)
+    indices = list(clocks)
     samples: dict[int, list[float]] = {index: [] for index in indices}
     current = 0
 
     def before(position: int) -> None:
         nonlocal current
         current = indices[position]
-        emit("doing", index=current, what=what)
+        emit("doing", index=current, what="timing")
 
     try:
         for position, seconds in interleave(
-            [clock(actions[index], cases[index].device) for index in indices],
+            list(clocks.values()),
             min_samples=settings["min_samples"],
             max_samples=settings["max_samples"],
             seconds_each=settings["seconds_per_case"],
@@ -144,30 +122,17 @@ def _time(
         ):
             samples[indices[position]].append(seconds * 1e3)
     except Exception as error:
+        # The others of the group are unfinished; the parent sends them again without this one.
         _report(error, emit, current)
-        return None
-    return samples
-
-
-def _time_graphs(
-    actions: dict[int, Action],
-    cases: list[Case],
-    settings: dict[str, Any],
-    emit: Emit,
-    results: dict[int, dict[str, Any]],
-) -> None:
-    """Add the GPU's time alone, from CUDA graphs; what cannot be captured says why."""
-    graphs: dict[int, Action] = {}
-    for index, action in actions.items():
-        emit("doing", index=index, what="capturing")
-        try:
-            graphs[index] = captured(action)
-        except Exception as error:
-            results[index]["graph_error"] = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-            torch.cuda.synchronize()
-    samples = _time(graphs, cases, settings, emit, "timing its graph")
-    for index, taken in (samples or {}).items():
-        results[index] |= {"graph_samples_ms": taken, "graph_ms": statistics.median(taken)}
+        return
+    floor = [samples[i] for i in indices if cases[i].mixer == COPY]
+    for index in indices:
+        if floor:
+            results[index]["floor_ms"] = statistics.median(floor[0])
+        if host := clocks[index].host_seconds:
+            results[index]["host_ms"] = 1e3 * host
+        timed = {"samples_ms": samples[index], **stats.summary(samples[index])}
+        emit("done", index=index, result={"status": "ok", **timed, **results[index]})
 
 
 def _train(case: Case, emit: Emit, index: int) -> dict[str, Any]:

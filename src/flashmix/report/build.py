@@ -47,6 +47,7 @@ def sweep_sections(rows: Sequence[Row]) -> list[Section]:
             tables.crossover_section(sweep),
             tables.growth_section(sweep),
             tables.memory_section(sweep),
+            tables.issue_section(sweep),
         ]
     trained = trainings(rows)
     if trained:
@@ -218,10 +219,20 @@ def _method(run: dict[str, Any], rows: Sequence[Row]) -> Section:
             "are timed in turn (A B C A B C ...), so that drift meets all alike, after a warm-up "
             "that ends when two calls agree. Raw samples, with batch, width and heads of each "
             "case, are in results.jsonl.",
+            *_gpu_time(rows),
             _repeatability(rows),
             *run.get("notes", ()),
         ],
     )
+
+
+def _gpu_time(rows: Sequence[Row]) -> list[str]:
+    timed = [row for row in rows if row["device"] == "cuda" and "samples_ms" in row]
+    if not timed:
+        return []
+    if any("host_ms" in row for row in timed):
+        return ["Times are the GPU's alone, the L2 cache flushed before each call."]
+    return ["Times include what Python takes to issue a call, where that is more than the GPU's."]
 
 
 def _repeatability(rows: Sequence[Row]) -> str:

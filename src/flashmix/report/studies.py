@@ -347,11 +347,11 @@ def _kernel_section(op: str, direction: str, rows: Sequence[Row]) -> Section:
     body = []
     for key, cells in groups.items():
         copy = cells.get(COPY)
-        line = [_shape(key), _against_floor(copy, None)]
-        body.append(line + [_against_floor(cells.get(label), copy) for label in labels])
+        line = [_shape(key), number(copy["median_ms"]) if copy and copy["status"] == "ok" else "-"]
+        body.append(line + [_against_floor(cells.get(label)) for label in labels])
     text = ["Medians, and multiples of the time to copy the input once (twice with the backward)."]
-    if any("graph_ms" in row for row in rows):
-        text.append("The GPU's time alone, from a CUDA graph; then that of a call from Python.")
+    if any("host_ms" in row for row in rows):
+        text.append("Times are the GPU's alone; issue: Python's time to issue a call.")
     return Section(
         f"{op}, {direction} (ms)",
         text,
@@ -359,15 +359,14 @@ def _kernel_section(op: str, direction: str, rows: Sequence[Row]) -> Section:
     )
 
 
-def _against_floor(row: Row | None, copy: Row | None) -> str:
-    """Median, and how many times the copy it takes: of the GPU alone where that was measured."""
+def _against_floor(row: Row | None) -> str:
+    """Median, and how many times the copy it takes; on a GPU also the time to issue the call."""
     if row is None or row["status"] != "ok":
         return tables.status_cell(row) or "-"
-    kind = "graph_ms" if "graph_ms" in row else "median_ms"
-    floor = copy.get(kind) if copy else None
-    multiple = f" ({number(row[kind] / floor)}x copy)" if floor else ""
-    called = f", called {number(row['median_ms'])}" if kind == "graph_ms" else ""
-    return f"{number(row[kind])}{multiple}{called}"
+    floor = row.get("floor_ms")
+    multiple = f" ({number(row['median_ms'] / floor)}x copy)" if floor else ""
+    issue = f", issue {number(row['host_ms'])}" if "host_ms" in row else ""
+    return f"{number(row['median_ms'])}{multiple}{issue}"
 
 
 def _shape(key: tuple[object, ...]) -> str:

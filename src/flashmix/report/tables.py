@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from statistics import median
 
 from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
@@ -95,6 +96,28 @@ def time_section(sweep: Sweep) -> Section:
             "apart."
         ],
         _by_length(sweep, "time", "mixer"),
+    )
+
+
+def issue_section(sweep: Sweep) -> Section:
+    """On a GPU: Python's time to issue a call, and from which N the GPU takes longer than that."""
+    body = []
+    for label in sweep.labels:
+        rows = [row for n in sweep.measured(label) if "host_ms" in (row := sweep.cells[label][n])]
+        if not rows:
+            continue
+        paced = [row["seq_len"] for row in rows if row["median_ms"] < row["host_ms"]]
+        longer = [row["seq_len"] for row in rows if row["seq_len"] > max(paced, default=0)]
+        start = f"N = {longer[0]:,}" if longer else "not in range"
+        body.append([label, number(median(row["host_ms"] for row in rows)), start])
+    return Section(
+        f"Python's time to issue a call, {DIRECTIONS[sweep.direction]}",
+        [
+            "Times elsewhere are the GPU's alone. Calls that follow each other cost the larger of "
+            "the two, so below the length named the mixer is bound by Python, unless captured in "
+            "a CUDA graph."
+        ],
+        Table(["mixer", "issue (ms), median over N", "GPU takes longer from"], body),
     )
 
 
