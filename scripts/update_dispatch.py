@@ -24,7 +24,10 @@ def choosable(op: str) -> set[str]:
 
 
 def table(folder: Path) -> dict[str, Any]:
-    """What a forward costs among others of its kind: the larger of the GPU's and Python's time."""
+    """What a forward costs among others of its kind: the larger of the GPU's and Python's time.
+
+    Shapes that only one implementation takes say nothing of the others near them, and are left out.
+    """
     run = read_run(folder)
     ops: dict[str, Any] = {}
     for row in read_rows(folder):
@@ -39,6 +42,9 @@ def table(folder: Path) -> dict[str, Any]:
         if not entries or entries[-1]["sizes"] != sizes:
             entries.append({"sizes": sizes, "ms": {}})
         entries[-1]["ms"][row["impl"]] = round(max(row["median_ms"], row["host_ms"]), 5)
+    for dtypes in ops.values():
+        for dtype, entries in dtypes.items():
+            dtypes[dtype] = [one for one in entries if len(one["ms"]) > 1]
     machine = run["machine"]
     return {"run": folder.as_posix(), "commit": machine["commit"], "gpus": {machine["gpu"]: ops}}
 

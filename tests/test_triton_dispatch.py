@@ -9,23 +9,23 @@ import pytest
 import torch
 
 import flashmix
+from flashmix.bench import read_rows
 from flashmix.ops import _measured
 from flashmix.ops._triton.tuning import TABLE as TUNED
 from flashmix.ops.fnet.plan import plan
 
 H200 = "NVIDIA H200"
-MEASURED = Path(__file__).parent.parent / "benchmarks/results/h200/kernels/dispatch.json"
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(autouse=True)
-def a_table(monkeypatch):
-    """Choose by the committed run's table, whether or not the package ships it."""
+def a_table():
+    """Forget what other tests looked up, before and after."""
 
     def forget():
         for cached in (_measured._table, _measured._measurements, _measured._nearest):
             cached.cache_clear()
 
-    monkeypatch.setattr(_measured, "TABLE", MEASURED)
     forget()
     yield
     forget()
@@ -42,12 +42,33 @@ def an_h200(monkeypatch):
     monkeypatch.setattr(_measured, "_gpu_name", lambda device: H200)
 
 
-def test_the_table_names_its_run_and_every_entry_compares_two():
+def test_the_table_is_that_of_the_committed_run():
     table = json.loads(_measured.TABLE.read_text())
-    assert table["run"] == "benchmarks/results/h200/kernels"
-    for op in table["gpus"][H200].values():
-        for entry in (one for entries in op.values() for one in entries):
-            assert set(entry["ms"]) == {"triton", "torch"}
+    rows = [
+        row
+        for row in read_rows(ROOT / table["run"])
+        if row["direction"] == "forward" and row["impl"] in ("triton", "torch")
+    ]
+    entries = [
+        (op, dtype, entry)
+        for op, dtypes in table["gpus"][H200].items()
+        for dtype, found in dtypes.items()
+        for entry in found
+    ]
+    assert entries
+    for op, dtype, entry in entries:
+        measured = {
+            row["impl"]: max(row["median_ms"], row["host_ms"])
+            for row in rows
+            if (row["op"], row["dtype"], row["mixer"]) == (op, dtype, op)
+            and all(row[name] == size for name, size in entry["sizes"].items())
+        }
+        assert entry["ms"] == pytest.approx(measured, abs=1e-5)
+
+
+def test_float16_goes_by_what_was_measured_in_bfloat16():
+    assert nearest("fnet", batch=8, seq_len=512, dim=256, dtype=_measured.stands_for(torch.float16))
+    assert _measured.stands_for(torch.float32) == "float32"
 
 
 def test_a_case_goes_by_the_nearest_within_reach():

@@ -79,6 +79,11 @@ def _gpu_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device)
 
 
+def stands_for(dtype: torch.dtype) -> str:
+    """The dtype whose measurements count for ``dtype``: both half types move the same bytes."""
+    return str(torch.bfloat16 if dtype == torch.float16 else dtype).removeprefix("torch.")
+
+
 def nearest(
     op: str, shape: tuple[int, ...], modes: int | None, dtype: torch.dtype, device: torch.device
 ) -> Measurement | None:
@@ -88,8 +93,7 @@ def nearest(
     sizes = dict(zip(_AXES, shape, strict=True))
     if modes is not None:
         sizes["modes"] = modes
-    name = str(dtype).removeprefix("torch.")
-    return _nearest(_gpu_name(device), op, name, tuple(sizes.items()))
+    return _nearest(_gpu_name(device), op, stands_for(dtype), tuple(sizes.items()))
 
 
 @constant_in_graphs

@@ -31,6 +31,7 @@ _DENSE_TAIL = 128
 _TAIL_TILE = 1 << 14
 
 
+@functools.cache
 def padded(size: int) -> int:
     """The least power of two that holds ``size`` and a tensor-core product takes."""
     return max(SMALLEST, 1 << (size - 1).bit_length())
@@ -51,42 +52,43 @@ class Plan:
     d1: int
     d2: int
 
-    @property
+    @functools.cached_property
     def n2(self) -> int:
         """The second token digit as a whole."""
         return self.na * self.nb
 
-    @property
+    @functools.cached_property
     def seq_len(self) -> int:
         """Tokens N."""
         return self.n1 * self.n2
 
-    @property
+    @functools.cached_property
     def dim(self) -> int:
         """Width D."""
         return self.d1 * self.d2
 
-    @property
+    @functools.cached_property
     def half(self) -> int:
         """Complex planes kept of the first token digit."""
         return self.n1 // 2
 
-    @property
+    @functools.cached_property
     def half_padded(self) -> int:
         """Rows of the head's product for each of the real and imaginary parts."""
         return max(SMALLEST // 2, 1 << (self.half - 1).bit_length())
 
-    @property
+    @functools.cached_property
     def rows(self) -> int:
         """Folded rows n2 of a plane: 0 to N2 / 2."""
         return self.n2 // 2 + 1
 
-    @property
+    @functools.cached_property
     def sum_a(self) -> int:
         """Digits na that the tail's product sums over; with N2 even, row N2 / 2 is added apart."""
         return (self.na + 1) // 2
 
 
+@functools.cache
 def _split_width(dim: int) -> tuple[int, int] | None:
     """D1 and D2 with the smallest padded tile, then the least arithmetic."""
     options = [
@@ -100,6 +102,7 @@ def _split_width(dim: int) -> tuple[int, int] | None:
     return d1, dim // d1
 
 
+@functools.cache
 def _row(dim: int) -> int:
     """Padded width of a tile."""
     width = _split_width(dim)

@@ -28,32 +28,32 @@ class Plan:
     seq_len: int
     kept: int
 
-    @property
+    @functools.cached_property
     def classes(self) -> int:
         """Two for an even length, one for an odd one."""
         return 2 - self.seq_len % 2
 
-    @property
+    @functools.cached_property
     def length(self) -> int:
         """Folded tokens L."""
         return self.seq_len // self.classes
 
-    @property
+    @functools.cached_property
     def block(self) -> int:
         """Modes of a class that one program takes, a power of two."""
         return min(_BLOCK, max(16, 1 << (self.modes - 1).bit_length()))
 
-    @property
+    @functools.cached_property
     def modes(self) -> int:
         """Modes of the fuller class."""
         return -(-self.kept // self.classes)
 
-    @property
+    @functools.cached_property
     def modes_padded(self) -> int:
         """MP: modes of a class in whole blocks."""
         return -(-self.modes // self.block) * self.block
 
-    @property
+    @functools.cached_property
     def length_padded(self) -> int:
         """LP: folded tokens in rows of aligned length."""
         return -(-self.length // _LENGTH_STEP) * _LENGTH_STEP
