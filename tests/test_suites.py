@@ -110,7 +110,14 @@ def test_every_kind_of_case_runs(case):
     modes = None if case.modes is None else 5
     heads = 2 if case.num_heads > 1 else 1
     small = dataclasses.replace(
-        case, batch=2, seq_len=12, dim=16, num_heads=heads, modes=modes, topk=case.topk and 3
+        case,
+        batch=2,
+        seq_len=12,
+        dim=16,
+        num_heads=heads,
+        modes=modes,
+        topk=case.topk and 3,
+        window=case.window and 8,
     )
     prepared = prepare(small)
     prepared.memory_action()

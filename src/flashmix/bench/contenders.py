@@ -8,6 +8,7 @@ Shapes: fnet and spectral take x [B, N, D]; the attentions q, k, v [B, H, N, dh]
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 import torch
@@ -91,12 +92,58 @@ def _topk_scatter(case: Case) -> Function:
     return run
 
 
+def _local_attention_package(case: Case) -> Function:
+    """Package local-attention; N must be a multiple of half the window.
+
+    It pads other lengths itself, but attends to that padding.
+    """
+    from local_attention import LocalAttention
+
+    assert case.window is not None
+    layer = LocalAttention(
+        window_size=max(1, case.window // 2),
+        causal=False,
+        look_forward=1,
+        exact_windowsize=True,
+        use_rotary_pos_emb=False,
+    )
+    return layer.to(case.device)
+
+
+def _x_transformers(case: Case) -> Function:
+    """Package x-transformers, with its ``sparse_topk``."""
+    from x_transformers.attend import Attend
+
+    assert case.topk is not None
+    layer = Attend(sparse_topk=min(case.topk, case.seq_len))
+    return lambda q, k, v: layer(q, k, v)[0]
+
+
+PEERS = {"local-attention": "local_attention", "x-transformers": "x_transformers"}
+"""Contenders that are packages of their own, and what they import as: timed where installed."""
+
 EVERYDAY: dict[str, dict[str, Callable[[Case], Function]]] = {
     "fnet": {"fftn": _fftn, "fft-fft": _fft_fft},
     "spectral": {"rfft-filter-irfft": _rfft_filter_irfft},
-    "local_attention": {"sdpa": _sdpa, "sdpa-mask": _sdpa_mask, "flex": _flex},
-    "topk_attention": {"sdpa": _sdpa, "topk-scatter": _topk_scatter},
+    "local_attention": {
+        "sdpa": _sdpa,
+        "sdpa-mask": _sdpa_mask,
+        "flex": _flex,
+        "local-attention": _local_attention_package,
+    },
+    "topk_attention": {
+        "sdpa": _sdpa,
+        "topk-scatter": _topk_scatter,
+        "x-transformers": _x_transformers,
+    },
 }
+
+
+def everyday(op: str) -> list[str]:
+    """What a user would otherwise run, the peers among it where they are installed."""
+    return [
+        name for name in EVERYDAY[op] if name not in PEERS or importlib.util.find_spec(PEERS[name])
+    ]
 
 
 def implementations(case: Case) -> list[str]:

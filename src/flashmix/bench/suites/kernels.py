@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from flashmix.bench.case import COPY, Case, Suite
-from flashmix.bench.contenders import EVERYDAY, implementations
+from flashmix.bench.contenders import everyday, implementations
 from flashmix.bench.suites.grid import Grid
 from flashmix.errors import unknown_choice
 
@@ -45,6 +45,7 @@ ATTENTION_GPU: tuple[tuple[int, int, int, int], ...] = ((4, 4096, 128, 32), (1, 
 
 HEADS, HEAD_WIDTH = 8, 64
 MODES = 128
+WHOLE_SCORES = ("topk-scatter", "x-transformers")
 NAIVE_TOPK_MOST = 4096
 """As usually written, top-k attention needs several N x N tensors: 12 GB at 16,384 on the GPU."""
 
@@ -86,13 +87,13 @@ def kernels(grid: Grid) -> Suite:
 
 def _impls(case: Case) -> list[str]:
     assert case.op is not None
-    everyday = [
+    others = [
         name
-        for name in EVERYDAY[case.op]
-        if not (name == "topk-scatter" and case.seq_len > NAIVE_TOPK_MOST and case.device == "cpu")
+        for name in everyday(case.op)
+        if not (name in WHOLE_SCORES and case.seq_len > NAIVE_TOPK_MOST and case.device == "cpu")
         and not (name == "flex" and case.device == "cpu" and case.direction != "forward")
     ]
-    return [*everyday, *implementations(case)]
+    return [*others, *implementations(case)]
 
 
 def _subjects(grid: Grid) -> Iterator[Case]:
