@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from flashmix._version import __version__
 
 if TYPE_CHECKING:
-    from flashmix import bench, mixers, models, ops, report, tasks
+    from flashmix import bench, hf, mixers, models, ops, report, tasks
+    from flashmix.hf import from_pretrained, register_attention, swap, swap_report
     from flashmix.mixers import create_mixer, list_mixers
     from flashmix.ops import explain
 
@@ -24,16 +25,29 @@ __all__ = [
     "bench",
     "create_mixer",
     "explain",
+    "from_pretrained",
+    "hf",
     "list_mixers",
     "mixers",
     "models",
     "ops",
+    "register_attention",
     "report",
+    "swap",
+    "swap_report",
     "tasks",
 ]
 
-_MODULES = {"bench", "mixers", "models", "ops", "report", "tasks"}
-_FUNCTIONS = {"create_mixer": "mixers", "list_mixers": "mixers", "explain": "ops"}
+_MODULES = {"bench", "hf", "mixers", "models", "ops", "report", "tasks"}
+_FUNCTIONS = {
+    "create_mixer": "mixers",
+    "explain": "ops",
+    "from_pretrained": "hf",
+    "list_mixers": "mixers",
+    "register_attention": "hf",
+    "swap": "hf",
+    "swap_report": "hf",
+}
 
 
 def __getattr__(name: str) -> Any:

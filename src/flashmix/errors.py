@@ -18,6 +18,10 @@ class ImplementationError(FlashmixError, RuntimeError):
     """The requested implementation cannot run here; it never falls back silently."""
 
 
+class ModelError(FlashmixError, ValueError):
+    """A model has a part that the swap does not understand or cannot replace; it names it."""
+
+
 class MissingDependencyError(FlashmixError, ImportError):
     """An optional dependency is needed and absent; the message holds the install command."""
 

@@ -6,7 +6,7 @@ Shapes: B batch, N tokens, D width, H heads, dh = D / H width of a head.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -25,6 +25,8 @@ class Mixer(nn.Module, ABC):
 
     summary: ClassVar[str]
     cost: ClassVar[str]
+    reads: str = ""
+    """Which of the projections q, k and v its mixing reads: "qkv", "v" or "" (the tokens)."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -34,6 +36,23 @@ class Mixer(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Mix the tokens of ``x`` [B, N, D]."""
+
+    def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The mixing alone, between projections that another module holds.
+
+        Args:
+            q, k, v: [B, H, N, dh]; one that :attr:`reads` does not name is ignored, except that
+                ``v`` holds the tokens where it names none.
+            mask: bool [B, N], True = a real token.
+
+        Returns:
+            [B, N, D], the heads side by side, before any output projection; zero at padding.
+        """
+        return self(v.transpose(1, 2).flatten(2), mask)
+
+    def drop_projections(self) -> Self:
+        """Delete the projections around the mixing, and return self; :meth:`mix_heads` is left."""
+        return self
 
     def check(self, x: Tensor, mask: Tensor | None) -> None:
         """Raise ArgumentError unless ``x`` is [B, N, D] and ``mask`` fits it."""
@@ -52,6 +71,8 @@ def head_count(where: str, dim: int, num_heads: int | None) -> int:
 
 class QKVMixer(Mixer):
     """A mixer with q, k, v and output projections; subclasses say how heads mix."""
+
+    reads = "qkv"
 
     def __init__(
         self, dim: int, *, num_heads: int | None = None, bias: bool = True, impl: str = "auto"
@@ -90,6 +111,13 @@ class QKVMixer(Mixer):
             y = self.mix(q, k, v, mask)
         y = zero_padding(self.out(y.transpose(1, 2).flatten(2)), mask)
         return y if weights is None else (y, weights)
+
+    def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return self.mix(q, k, v, mask).transpose(1, 2).flatten(2)
+
+    def drop_projections(self) -> Self:
+        del self.qkv, self.out
+        return self
 
     @abstractmethod
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

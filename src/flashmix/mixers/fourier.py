@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,7 @@ class FourierAttention(Mixer):
 
     summary = "each head's frequencies weighed by their share of its power"
     cost = "O(N log N)"
+    reads = "v"
 
     def __init__(
         self, dim: int, *, num_heads: int | None = None, bias: bool = True, impl: str = "auto"
@@ -53,9 +54,15 @@ class FourierAttention(Mixer):
         """
         self.check(x, mask)
         v = self.heads(x, mask)
-        y = fourier(v, mask=mask, impl=self.impl).transpose(1, 2).flatten(2)
-        y = zero_padding(self.out(y), mask)
+        y = zero_padding(self.out(self.mix_heads(v, v, v, mask)), mask)
         return (y, fourier_weights(v, mask=mask)) if return_weights else y
+
+    def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        return fourier(v, mask=mask, impl=self.impl).transpose(1, 2).flatten(2)
+
+    def drop_projections(self) -> Self:
+        del self.value, self.out
+        return self
 
     def magnitude(self, x: Tensor) -> Tensor:
         """abs(rfft(v over tokens)) of unpadded ``x`` [B, N, D], as [B, H, N // 2 + 1, dh]."""

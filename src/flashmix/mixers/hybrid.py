@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -60,18 +60,41 @@ class Hybrid(Mixer):
         self.mixers = nn.ModuleList(
             parse_mixer(text).build(width, num_heads=heads, impl=impl) for text in mixers
         )
+        self.reads = "".join(p for p in "qkv" if any(p in m.reads for m in self._parts()))
         if combine == "gate":
             self.gate = nn.Parameter(torch.zeros(len(mixers), dim))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         self.check(x, mask)
+        shares = self._shares(x, dim=-1)
+        outputs = [m(share, mask) for m, share in zip(self._parts(), shares, strict=True)]
+        return self._combine(outputs, mask)
+
+    def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        shares = zip(*(self._shares(heads, dim=1) for heads in (q, k, v)), strict=True)
+        outputs = [
+            m.mix_heads(*qkv, mask=mask) for m, qkv in zip(self._parts(), shares, strict=True)
+        ]
+        return self._combine(outputs, mask)
+
+    def drop_projections(self) -> Self:
+        for mixer in self._parts():
+            mixer.drop_projections()
+        return self
+
+    def _parts(self) -> Sequence[Mixer]:
+        return cast("Sequence[Mixer]", self.mixers)
+
+    def _shares(self, x: Tensor, dim: int) -> Sequence[Tensor]:
+        """What each mixer gets of ``x``: its share of the width or heads, or all of it."""
+        parts = len(self.mixers)
+        return x.chunk(parts, dim) if self.combine == "heads" else [x] * parts
+
+    def _combine(self, outputs: list[Tensor], mask: Tensor | None) -> Tensor:
         if self.combine == "heads":
-            parts = x.chunk(len(self.mixers), dim=-1)
-            return torch.cat(
-                [m(part, mask) for m, part in zip(self.mixers, parts, strict=True)], -1
-            )
-        outputs = torch.stack([mixer(x, mask) for mixer in self.mixers])
+            return torch.cat(outputs, -1)
+        stacked = torch.stack(outputs)
         if self.combine == "sum":
-            return outputs.sum(0)
+            return stacked.sum(0)
         share = self.gate.softmax(0)[:, None, None]
-        return zero_padding((outputs * share).sum(0).to(outputs.dtype), mask)
+        return zero_padding((stacked * share).sum(0).to(stacked.dtype), mask)

@@ -1,0 +1,18 @@
+"""Other mixers in Hugging Face encoders: swap them, save and load the result, use them by name.
+
+Needs ``pip install 'flashmix[hf]'``.
+"""
+
+from flashmix.hf.interface import register_attention
+from flashmix.hf.loading import from_pretrained
+from flashmix.hf.report import SwappedLayer, SwapReport, swap_report
+from flashmix.hf.swap import swap
+
+__all__ = [
+    "SwapReport",
+    "SwappedLayer",
+    "from_pretrained",
+    "register_attention",
+    "swap",
+    "swap_report",
+]

@@ -1,0 +1,87 @@
+"""Loads what a swapped model's ``save_pretrained`` wrote."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import Any
+
+import torch
+
+from flashmix.errors import ArgumentError
+from flashmix.hf.interface import transformers
+from flashmix.hf.swap import RECORD, swap
+
+
+def from_pretrained(
+    path: str | PathLike[str], model_class: str | type | None = None, **options: Any
+) -> Any:
+    """Load a swapped model: builds the model, repeats the swap, then reads the weights.
+
+        >>> model.save_pretrained("reviews-fnet")
+        >>> model = flashmix.from_pretrained("reviews-fnet")
+
+    Args:
+        path: a folder that ``save_pretrained`` wrote, or a name on the hub.
+        model_class: a class of transformers or its name, to load the encoder with another head,
+            for example "AutoModelForSequenceClassification"; the class that was saved when None.
+        **options: for the class's own ``from_pretrained``, for example ``num_labels=2``.
+
+    Returns:
+        The model, in eval mode. Weights come from safetensors only, and no code from the hub runs.
+
+    Raises:
+        ArgumentError: there is no swap in the config, or no such class.
+        MissingDependencyError: transformers is not installed.
+        OSError: the files are missing.
+    """
+    package = transformers()
+    for name in ("trust_remote_code", "use_safetensors"):
+        if name in options:
+            raise ArgumentError(
+                f"from_pretrained: {name} cannot be set; weights come from safetensors only and "
+                "no code from the hub runs"
+            )
+    config, options = package.AutoConfig.from_pretrained(
+        path, return_unused_kwargs=True, trust_remote_code=False, **options
+    )
+    record: Any = getattr(config, RECORD, None)
+    if record is None:
+        raise ArgumentError(
+            f"from_pretrained: {str(path)!r} holds no swapped model; load it with transformers, "
+            "then call flashmix.swap"
+        )
+    kind = _concrete(_named(model_class or (config.architectures or [None])[0]), config)
+
+    class Swapped(kind):  # type: ignore[valid-type, misc]
+        def __init__(self, config: Any, *args: Any, **keywords: Any) -> None:
+            setattr(config, RECORD, None)
+            super().__init__(config, *args, **keywords)
+            swap(self, dict(enumerate(record["mixers"])))
+
+    Swapped.__module__, Swapped.__name__ = kind.__module__, kind.__name__
+    loaded = Swapped.from_pretrained(path, config=config, use_safetensors=True, **options)
+    model, *rest = loaded if isinstance(loaded, tuple) else (loaded,)
+    model.__class__ = kind
+    return (model, *rest) if rest else model
+
+
+def _named(model_class: Any) -> Any:
+    package = transformers()
+    if isinstance(model_class, str):
+        if (found := getattr(package, model_class, None)) is None:
+            raise ArgumentError(f"from_pretrained: transformers has no class {model_class!r}")
+        return found
+    if model_class is None:
+        raise ArgumentError(
+            "from_pretrained: the config names no architecture; say which with "
+            "model_class='AutoModelForSequenceClassification' or another class of transformers"
+        )
+    return model_class
+
+
+def _concrete(kind: Any, config: Any) -> Any:
+    """The model class itself; an auto class is asked to build an empty model of the config."""
+    if issubclass(kind, transformers().PreTrainedModel):
+        return kind
+    with torch.device("meta"):
+        return type(kind.from_config(config, trust_remote_code=False))

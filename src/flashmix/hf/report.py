@@ -1,0 +1,86 @@
+"""What a swap kept, dropped and added, in parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from flashmix.errors import ArgumentError
+from flashmix.hf.structure import find_layers
+from flashmix.hf.swap import RECORD
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwappedLayer:
+    """One layer: its module, its mixer, the projections it keeps, and parameters."""
+
+    path: str
+    mixer: str
+    keeps: tuple[str, ...]
+    dropped: int
+    added: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwapReport:
+    """The parameters of a swapped model, by layer and in all; print it for a table."""
+
+    layers: tuple[SwappedLayer, ...]
+    parameters: int
+
+    @property
+    def dropped(self) -> int:
+        """Parameters of projections that went."""
+        return sum(layer.dropped for layer in self.layers)
+
+    @property
+    def added(self) -> int:
+        """Parameters of mixers that came."""
+        return sum(layer.added for layer in self.layers)
+
+    @property
+    def parameters_before(self) -> int:
+        """Parameters of the model before the swap."""
+        return self.parameters + self.dropped - self.added
+
+    def __str__(self) -> str:
+        rows = [("layer", "mixer", "keeps", "dropped", "added")]
+        for index, one in enumerate(self.layers):
+            keeps = ", ".join(one.keeps) or "-"
+            rows.append((f"{index}", one.mixer, keeps, f"{one.dropped:,}", f"{one.added:,}"))
+        rows.append(("all", "", "", f"{self.dropped:,}", f"{self.added:,}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                cell.rjust(width) if index > 2 else cell.ljust(width)
+                for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+            )
+            for row in rows
+        ]
+        before, now = self.parameters_before, self.parameters
+        lines.append(f"parameters: {before:,} before, {now:,} now ({now / before - 1:+.1%})")
+        return "\n".join(lines)
+
+
+def swap_report(model: Any) -> SwapReport:
+    """Tell what :func:`flashmix.swap` kept, dropped and added in ``model``.
+
+    Raises:
+        ArgumentError: the model was not swapped.
+    """
+    record = getattr(getattr(model, "config", None), RECORD, None)
+    if record is None:
+        raise ArgumentError(f"swap_report: {type(model).__name__} was not swapped")
+    layers = [
+        SwappedLayer(
+            path=layer.path,
+            mixer=mixer,
+            keeps=tuple(name for name in layer.projections.values() if name is not None),
+            dropped=dropped,
+            added=sum(p.numel() for p in layer.module.get_submodule("mixer").parameters()),
+        )
+        for layer, mixer, dropped in zip(
+            find_layers(model), record["mixers"], record["dropped"], strict=True
+        )
+    ]
+    return SwapReport(layers=tuple(layers), parameters=sum(p.numel() for p in model.parameters()))

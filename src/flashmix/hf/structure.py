@@ -1,0 +1,157 @@
+"""Finds a model's attention layers and their projections, by what they do and not by their names.
+
+Each module that calls transformers' attention interface is called once with zeros; what reaches
+the interface is traced back to the child modules that made it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from flashmix.errors import ModelError
+from flashmix.mixers import Mixer
+
+PROBE = "mixers_probe"
+TOKENS = 2
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An attention module: the children that project q, k and v (None: gone), width and heads.
+
+    ``weight`` is a parameter in or near it, by whose device and dtype a mixer goes.
+    """
+
+    path: str
+    module: nn.Module
+    projections: dict[str, str | None]
+    num_heads: int
+    dim: int
+    weight: Tensor
+
+
+class _ReachedError(Exception):
+    """Ends a probe at the attention interface."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+        super().__init__("a probe reached the attention interface")
+        self.qkv = {"q": q, "k": k, "v": v}
+
+
+def _reach(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
+    raise _ReachedError(query, key, value)
+
+
+def find_layers(model: Any) -> list[Layer]:
+    """The self-attention layers of a transformers encoder, in order.
+
+    Raises:
+        ModelError: no encoder, or a module that could not be understood, which is named.
+    """
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(PROBE, _reach)
+    name = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False) or getattr(
+        model.config, "is_decoder", False
+    ):
+        raise ModelError(f"{name} is a decoder; flashmix swaps the mixing of encoders")
+    found = [(path, m) for path, m in model.named_modules() if _calls_interface(m)]
+    if not found:
+        _refuse_unknown(model)
+    return [_probe(model, path, module) for path, module in found]
+
+
+def _calls_interface(module: nn.Module) -> bool:
+    forward = inspect.unwrap(type(module).forward)
+    code = getattr(forward, "__code__", None)
+    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
+
+
+def _refuse_unknown(model: nn.Module) -> NoReturn:
+    name, what = type(model).__name__, "it has no attention"
+    for path, module in model.named_modules():
+        if "attention" in type(module).__name__.lower():
+            what = f"{path} ({type(module).__name__}) never calls transformers' attention interface"
+            break
+    raise ModelError(f"{name} cannot be swapped: {what}")
+
+
+def _probe(model: Any, path: str, module: nn.Module) -> Layer:
+    where = f"{type(model).__name__} cannot be swapped: {path} ({type(module).__name__})"
+    if getattr(module, "is_causal", False):
+        raise ModelError(f"{where} is causal; flashmix swaps the mixing of encoders")
+    config = getattr(module, "config", None)
+    if config is not model.config:
+        raise ModelError(f"{where} has a config of its own; swap the submodel that it belongs to")
+    dim = _width(module)
+    if dim is None:
+        raise ModelError(f"{where} has no linear projections")
+    weight = next(iter((*module.parameters(), *model.parameters())))
+    x = torch.zeros(1, TOKENS, dim).to(weight)
+    made: dict[str, Tensor] = {}
+    hooks = [
+        child.register_forward_hook(lambda _, __, y, name=name: made.update({name: y}))
+        for name, child in module.named_children()
+    ]
+    before = config._attn_implementation
+    config._attn_implementation = PROBE
+    try:
+        with torch.no_grad():
+            module(x)
+    except _ReachedError as reached:
+        qkv = reached.qkv
+    except Exception as error:
+        raise ModelError(f"{where} needs more than hidden states: {error}") from error
+    else:
+        raise ModelError(f"{where} does not reach transformers' attention interface")
+    finally:
+        config._attn_implementation = before
+        for hook in hooks:
+            hook.remove()
+    return Layer(
+        path=path,
+        module=module,
+        projections={part: _source(where, part, qkv[part], made, x) for part in "qkv"},
+        num_heads=qkv["q"].shape[1],
+        dim=dim,
+        weight=weight,
+    )
+
+
+def _width(module: nn.Module) -> int | None:
+    """Width of the tokens that an attention module takes, by its mixer or a projection."""
+    for child in module.children():
+        if isinstance(child, Mixer):
+            return child.dim
+        if isinstance(child, nn.Linear):
+            return child.in_features
+    return None
+
+
+def _source(where: str, part: str, heads: Tensor, made: dict[str, Tensor], x: Tensor) -> str | None:
+    """The child whose output is ``heads``, cut into heads and nothing else; None for ``x``."""
+    if heads.dim() == 4 and heads.shape[1] * heads.shape[3] == x.shape[2]:
+        for name, y in {**made, "": x}.items():
+            cut = y.unflatten(-1, (heads.shape[1], heads.shape[3])) if y.shape == x.shape else y
+            if _same(cut.transpose(1, 2), heads):
+                return None if _same(y, x) else name
+    raise ModelError(
+        f"{where}: its {part} {list(heads.shape)} is not the output of one projection of the "
+        f"{x.shape[2]} channels cut into heads"
+    )
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors are the same elements in memory."""
+    return (
+        a.untyped_storage()._cdata == b.untyped_storage()._cdata
+        and a.shape == b.shape
+        and a.stride() == b.stride()
+        and a.storage_offset() == b.storage_offset()
+    )

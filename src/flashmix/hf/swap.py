@@ -1,0 +1,121 @@
+"""The swap: other mixers in the attention layers of a Hugging Face encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from flashmix.errors import ArgumentError, ImplementationError
+from flashmix.hf.interface import SWAPPED, register_swapped, transformers
+from flashmix.hf.structure import PROBE, Layer, find_layers
+from flashmix.mixers import Mixer, MixerSpec, parse_mixer, parse_pattern
+
+Model = TypeVar("Model", bound=nn.Module)
+RECORD = "flashmix"
+"""The entry of a model's config that records the swap."""
+
+
+class Tokens(nn.Module):
+    """Stands where a projection was, and passes the tokens on."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``x``, contiguous as a projection's output is."""
+        return x.contiguous()
+
+
+def swap(model: Model, mixers: str | Mapping[int, str]) -> Model:
+    """Give a Hugging Face encoder other mixers, in place, and return it.
+
+        >>> model = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased")
+        >>> flashmix.swap(model, "fnet*10,attention*2")
+        >>> flashmix.swap(model, {0: "spectral", 1: "local(window=64)"})  # the others stay
+        >>> print(flashmix.swap_report(model))
+
+    Embeddings and positions, the output projection, residuals and norms stay as they are. Mixers
+    that read q, k and v keep those pretrained projections ("attention", "local", "topk"), or v
+    alone ("fourier"); the others drop them and mix the tokens. Every mixer honours
+    ``attention_mask``. Of the regularisation, dropout of attention weights applies to "attention".
+
+    ``model.config`` records the swap, so that ``save_pretrained`` and
+    :func:`flashmix.from_pretrained` give the same model back.
+
+    Args:
+        model: an encoder of transformers, with or without a head.
+        mixers: a mixer, a pattern over layers, or the mixers of some layers by number.
+
+    Raises:
+        ModelError: a module of the model could not be understood; it is named.
+        ArgumentError: ``mixers`` does not fit, or needs projections that an earlier swap dropped.
+        MissingDependencyError: transformers is not installed.
+    """
+    package = transformers()
+    if not isinstance(model, package.PreTrainedModel):
+        raise ArgumentError(
+            f"swap: model must be a model of transformers, got {type(model).__name__}"
+        )
+    layers = find_layers(model)
+    config: Any = model.config
+    record = getattr(config, RECORD, None) or {
+        "mixers": ["attention"] * len(layers),
+        "dropped": [0] * len(layers),
+    }
+    specs = _specs(mixers, [parse_mixer(text) for text in record["mixers"]])
+    built = [_build(layer, spec) for layer, spec in zip(layers, specs, strict=True)]
+    register_swapped()
+    dropped = [
+        before + _install(layer, mixer)
+        for before, layer, mixer in zip(record["dropped"], layers, built, strict=True)
+    ]
+    model.set_attn_implementation(SWAPPED)
+    setattr(config, RECORD, {"mixers": [str(spec) for spec in specs], "dropped": dropped})
+    return model
+
+
+def _specs(mixers: str | Mapping[int, str], current: list[MixerSpec]) -> list[MixerSpec]:
+    """One mixer for each layer; those that a mapping does not name stay as they are."""
+    if not isinstance(mixers, Mapping):
+        return parse_pattern(mixers, len(current))
+    specs = list(current)
+    for index, text in mixers.items():
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(specs):
+            raise ArgumentError(f"swap: layers are numbered 0 to {len(specs) - 1}, got {index!r}")
+        specs[index] = parse_mixer(text)
+    return specs
+
+
+def _build(layer: Layer, spec: MixerSpec) -> Mixer:
+    """The mixer of a layer, without projections of its own, where the layer's weights are."""
+    mixer = spec.build(layer.dim, num_heads=layer.num_heads).drop_projections()
+    gone = [part for part in mixer.reads if layer.projections[part] is None]
+    if gone:
+        raise ArgumentError(
+            f"swap: {spec} needs the projections of {', '.join(gone)}, which {layer.path} lost in "
+            "an earlier swap; start from the original model"
+        )
+    return mixer.to(layer.weight.device, layer.weight.dtype).train(layer.module.training)
+
+
+def _install(layer: Layer, mixer: Mixer) -> int:
+    """Put ``mixer`` into its layer; returns the number of parameters that it made needless."""
+    dropped = 0
+    for part, name in layer.projections.items():
+        if name is not None and part not in mixer.reads:
+            dropped += sum(p.numel() for p in layer.module.get_submodule(name).parameters())
+            setattr(layer.module, name, Tokens())
+    if not hasattr(layer.module, "mixer"):
+        layer.module.register_forward_pre_hook(_refuse_other_attention)
+    layer.module.mixer = mixer
+    return dropped
+
+
+def _refuse_other_attention(module: nn.Module, _: Any) -> None:
+    """Without this, a later ``set_attn_implementation`` would attend where a mixer should mix."""
+    config: Any = module.config
+    if config._attn_implementation not in (SWAPPED, PROBE):
+        raise ImplementationError(
+            f"this model was swapped, so its attn_implementation must stay {SWAPPED!r}; it was set "
+            f"to {config._attn_implementation!r}. For another attention, say so in the swap: "
+            "flashmix.swap(model, 'attention(impl=naive)')"
+        )
