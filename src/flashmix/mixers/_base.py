@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ImplementationError
-from flashmix.ops import _checks
+from flashmix.ops import OPERATORS, _checks
 from flashmix.ops._padding import zero_padding
 
 HEAD_WIDTH = 64
@@ -25,13 +25,18 @@ class Mixer(nn.Module, ABC):
 
     summary: ClassVar[str]
     cost: ClassVar[str]
+    op: ClassVar[str]
+    """Name of the operator that mixes, whose implementations ``impl`` names."""
     reads: str = ""
     """Which of the projections q, k and v its mixing reads: "qkv", "v" or "" (the tokens)."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, impl: str = "auto") -> None:
         super().__init__()
         _checks.check_count(type(self).__name__, "dim", dim)
+        if impl != "auto":
+            OPERATORS[self.op].check_impl(impl)
         self.dim = dim
+        self.impl = impl
 
     @abstractmethod
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -77,9 +82,8 @@ class QKVMixer(Mixer):
     def __init__(
         self, dim: int, *, num_heads: int | None = None, bias: bool = True, impl: str = "auto"
     ) -> None:
-        super().__init__(dim)
+        super().__init__(dim, impl)
         self.num_heads = head_count(type(self).__name__, dim, num_heads)
-        self.impl = impl
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.out = nn.Linear(dim, dim, bias=bias)
 

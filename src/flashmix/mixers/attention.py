@@ -22,6 +22,7 @@ class Attention(QKVMixer):
 
     summary = "softmax(q k^T / sqrt(dh)) v: every token sees every token"
     cost = "O(N^2)"
+    op = "attention"
 
     def __init__(
         self,

@@ -22,14 +22,14 @@ class FNet(Mixer):
 
     summary = "Re(FFT over tokens of FFT over width): fixed, no parameters"
     cost = "O(N log N)"
+    op = "fnet"
 
     def __init__(
         self, dim: int, *, norm: Literal["backward", "ortho"] = "backward", impl: str = "auto"
     ) -> None:
-        super().__init__(dim)
+        super().__init__(dim, impl)
         _checks.check_choice("FNet", "norm", norm, ("backward", "ortho"))
         self.norm = norm
-        self.impl = impl
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         self.check(x, mask)

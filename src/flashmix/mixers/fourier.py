@@ -28,14 +28,14 @@ class FourierAttention(Mixer):
 
     summary = "each head's frequencies weighed by their share of its power"
     cost = "O(N log N)"
+    op = "fourier"
     reads = "v"
 
     def __init__(
         self, dim: int, *, num_heads: int | None = None, bias: bool = True, impl: str = "auto"
     ) -> None:
-        super().__init__(dim)
+        super().__init__(dim, impl)
         self.num_heads = head_count("FourierAttention", dim, num_heads)
-        self.impl = impl
         self.value = nn.Linear(dim, dim, bias=bias)
         self.out = nn.Linear(dim, dim, bias=bias)
 

@@ -14,6 +14,8 @@ from flashmix.mixers.spec import parse_mixer
 from flashmix.ops import _checks
 from flashmix.ops._padding import zero_padding
 
+Heads = tuple[Tensor, Tensor, Tensor]
+
 
 class Hybrid(Mixer):
     """Several mixers side by side in one layer, ``spectral`` and ``local`` by default.
@@ -73,7 +75,8 @@ class Hybrid(Mixer):
     def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         shares = zip(*(self._shares(heads, dim=1) for heads in (q, k, v)), strict=True)
         outputs = [
-            m.mix_heads(*qkv, mask=mask) for m, qkv in zip(self._parts(), shares, strict=True)
+            m.mix_heads(*heads, mask)
+            for m, heads in zip(self._parts(), cast("list[Heads]", list(shares)), strict=True)
         ]
         return self._combine(outputs, mask)
 

@@ -25,6 +25,7 @@ class LocalAttention(QKVMixer):
 
     summary = "attention to the tokens within window // 2 on each side"
     cost = "O(N * window)"
+    op = "local_attention"
 
     def __init__(
         self,

@@ -30,6 +30,7 @@ class Spectral(Mixer):
 
     summary = "irfft(W * rfft(x)) + b: a learned filter per channel along tokens"
     cost = "O(N log N)"
+    op = "spectral"
 
     def __init__(
         self,
@@ -41,7 +42,7 @@ class Spectral(Mixer):
         context: int | None = None,
         impl: str = "auto",
     ) -> None:
-        super().__init__(dim)
+        super().__init__(dim, impl)
         self.modes = max(1, dim // 2) if modes is None else modes
         _checks.check_count("Spectral", "modes", self.modes)
         for name, flag in (("unitary", unitary), ("causal", causal)):
@@ -57,7 +58,6 @@ class Spectral(Mixer):
         self.unitary = unitary
         self.causal = causal
         self.context = context
-        self.impl = impl
         if unitary:
             self.phase = nn.Parameter(torch.empty(self.modes, dim))
             self.register_parameter("bias", None)

@@ -28,6 +28,7 @@ class TopKAttention(QKVMixer):
 
     summary = "attention to the topk tokens with the largest scores"
     cost = "O(N^2) to choose, O(N * topk) to mix"
+    op = "topk_attention"
 
     def __init__(
         self,

@@ -89,8 +89,17 @@ class Operator:
             return able[0] if len(able) == 1 else self._prefer(able, case)
         if refusals:
             raise ImplementationError(f"{self.name}: " + "; ".join(refusals))
+        raise self._unknown(impl)
+
+    def check_impl(self, impl: str) -> None:
+        """Raise ArgumentError unless ``impl`` is "auto" or names an implementation."""
+        name = self.aliases.get(impl, impl) if isinstance(impl, str) else None
+        if name not in ("auto", *(one.name for one in self.implementations)):
+            raise self._unknown(impl)
+
+    def _unknown(self, impl: object) -> ArgumentError:
         names = [one.name for one in self.implementations]
-        raise unknown_choice(f"impl of {self.name}", impl, ["auto", *names, *self.aliases])
+        return unknown_choice(f"impl of {self.name}", impl, ["auto", *names, *self.aliases])
 
     def _prefer(self, able: Sequence[Implementation], case: Case | None) -> Implementation:
         if case is not None and not all(one.preferred for one in able):
