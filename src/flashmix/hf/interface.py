@@ -9,10 +9,10 @@ import functools
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ModelError, missing_extra
+from flashmix.hf.attention import dropout_attention, relative_attention
 from flashmix.mixers import Attention, Mixer, parse_mixer
 
 SWAPPED = "mixers"
@@ -117,8 +117,12 @@ def padding_mask(
 def _attend_swapped(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
 ) -> tuple[Tensor, None]:
-    mixer = module.mixer
-    assert isinstance(mixer, Mixer)
+    mixer = getattr(module, "mixer", None)
+    if not isinstance(mixer, Mixer):
+        raise ModelError(
+            f"{type(module).__name__}: the config is that of a swapped model, but this layer was "
+            "not swapped; load swapped models with flashmix.from_pretrained"
+        )
     return _attend(mixer, module, query, key, value, *args, **options)
 
 
@@ -143,18 +147,17 @@ def _attend(
         )
     if options.get("is_causal") or getattr(module, "is_causal", False):
         raise ModelError(f"{where}: flashmix mixes encoders; this layer is causal")
+    if options.get("output_attentions"):
+        raise ModelError(f"{where}: mixers hold no attention weights to return")
     heads, width = query.shape[1], query.shape[3]
     mask = _tokens_mask(where, attention_mask)
     if scaling is not None and scaling != width**-0.5:
         query = query * (scaling * width**0.5)
     bias = options.get("position_bias")
-    if isinstance(mixer, Attention) and (dropout or bias is not None):
-        y = _attention(query, key, value, mask, bias, dropout)
-    elif bias is not None:
-        raise ModelError(
-            f"{where}: relative positions (position_bias) are honoured by 'attention' alone, "
-            f"not by {type(mixer).__name__}"
-        )
+    if bias is not None:
+        y = relative_attention(mixer, query, key, value, mask, bias, dropout)
+    elif dropout and isinstance(mixer, Attention):
+        y = dropout_attention(mixer, query, key, value, mask, dropout)
     else:
         y = mixer.mix_heads(query, key, value, mask)
     return y.unflatten(-1, (heads, width)), None
@@ -171,18 +174,3 @@ def _tokens_mask(where: str, mask: Tensor | None) -> Tensor | None:
         f"{where}: flashmix needs attention_mask [B, N] with 1 or True at real tokens; "
         f"the layer got {list(mask.shape)} {mask.dtype}"
     )
-
-
-def _attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, bias: Tensor | None, dropout: float
-) -> Tensor:
-    """Fused attention with dropout of its weights and relative positions, [B, N, D]."""
-    allowed = None
-    if mask is not None:
-        # A sequence of padding alone sees everything rather than nothing, which would be NaN.
-        allowed = (mask | ~mask.any(1, keepdim=True))[:, None, None, :]
-    if bias is not None:
-        bias = bias.to(q.dtype)
-        allowed = bias if allowed is None else bias.masked_fill(~allowed, float("-inf"))
-    y = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, dropout_p=dropout)
-    return y.transpose(1, 2).flatten(2)

@@ -14,17 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ModelError
+from flashmix.hf.relative import RelativeSelfAttention, adapted
 from flashmix.mixers import Mixer
 
 PROBE = "mixers_probe"
 TOKENS = 2
+KNOWN_OPTIONS = {"dropout", "scaling", "is_causal", "position_bias"}
 
 
 @dataclass(frozen=True)
 class Layer:
-    """An attention module: the children that project q, k and v (None: gone), width and heads.
+    """An attention module, as :func:`find_layers` understood it.
 
-    ``weight`` is a parameter in or near it, by whose device and dtype a mixer goes.
+    ``module`` calls the attention interface; it is to stand at ``path``, where it may not be yet.
+    ``projections`` are its children that make q, k and v, None for one that is gone. ``weight`` is
+    a parameter in or near it, by whose device and dtype a mixer goes. ``relative`` tells that it
+    adds relative positions to its scores, ``absolute`` that the model has absolute ones besides.
     """
 
     path: str
@@ -33,18 +38,30 @@ class Layer:
     num_heads: int
     dim: int
     weight: Tensor
+    relative: bool
+    absolute: bool
 
 
 class _ReachedError(Exception):
     """Ends a probe at the attention interface."""
 
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor) -> None:
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> None:
         super().__init__("a probe reached the attention interface")
         self.qkv = {"q": q, "k": k, "v": v}
+        self.options = {
+            name for name, value in options.items() if value is not None and value is not False
+        }
 
 
-def _reach(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> Any:
-    raise _ReachedError(query, key, value)
+def _reach(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any = None,
+    **options: Any,
+) -> Any:
+    raise _ReachedError(query, key, value, {"attention_mask": attention_mask, **options})
 
 
 def find_layers(model: Any) -> list[Layer]:
@@ -61,10 +78,21 @@ def find_layers(model: Any) -> list[Layer]:
         model.config, "is_decoder", False
     ):
         raise ModelError(f"{name} is a decoder; flashmix swaps the mixing of encoders")
-    found = [(path, m) for path, m in model.named_modules() if _calls_interface(m)]
-    if not found:
+    layers = [
+        _probe(model, path, one)
+        for path, module in model.named_modules()
+        if (one := _interfaced(module, model.config)) is not None
+    ]
+    if not layers:
         _refuse_unknown(model)
-    return [_probe(model, path, module) for path, module in found]
+    return layers
+
+
+def _interfaced(module: nn.Module, config: Any) -> nn.Module | None:
+    """``module`` where it calls the attention interface, or else one in its place that does."""
+    if isinstance(module, RelativeSelfAttention) or _calls_interface(module):
+        return module
+    return adapted(module, config)
 
 
 def _calls_interface(module: nn.Module) -> bool:
@@ -105,7 +133,7 @@ def _probe(model: Any, path: str, module: nn.Module) -> Layer:
         with torch.no_grad():
             module(x)
     except _ReachedError as reached:
-        qkv = reached.qkv
+        qkv, options = reached.qkv, reached.options
     except Exception as error:
         raise ModelError(f"{where} needs more than hidden states: {error}") from error
     else:
@@ -114,6 +142,10 @@ def _probe(model: Any, path: str, module: nn.Module) -> Layer:
         config._attn_implementation = before
         for hook in hooks:
             hook.remove()
+    if unknown := options - KNOWN_OPTIONS:
+        raise ModelError(
+            f"{where} gives its attention {', '.join(sorted(unknown))}, which mixers do not take"
+        )
     return Layer(
         path=path,
         module=module,
@@ -121,6 +153,8 @@ def _probe(model: Any, path: str, module: nn.Module) -> Layer:
         num_heads=qkv["q"].shape[1],
         dim=dim,
         weight=weight,
+        relative="position_bias" in options or isinstance(module, RelativeSelfAttention),
+        absolute=isinstance(module, RelativeSelfAttention),
     )
 
 

@@ -7,8 +7,10 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from flashmix.errors import ArgumentError, ImplementationError
+from flashmix.errors import ArgumentError, ImplementationError, ModelError
+from flashmix.hf.attention import takes_relative_positions
 from flashmix.hf.interface import SWAPPED, register_swapped, transformers
+from flashmix.hf.relative import freeze_unread_positions
 from flashmix.hf.structure import PROBE, Layer, find_layers
 from flashmix.mixers import Mixer, MixerSpec, parse_mixer, parse_pattern
 
@@ -65,10 +67,11 @@ def swap(model: Model, mixers: str | Mapping[int, str]) -> Model:
     built = [_build(layer, spec) for layer, spec in zip(layers, specs, strict=True)]
     register_swapped()
     dropped = [
-        before + _install(layer, mixer)
+        before + _install(model, layer, mixer)
         for before, layer, mixer in zip(record["dropped"], layers, built, strict=True)
     ]
-    model.set_attn_implementation(SWAPPED)
+    freeze_unread_positions(model)
+    config._attn_implementation = SWAPPED
     setattr(config, RECORD, {"mixers": [str(spec) for spec in specs], "dropped": dropped})
     return model
 
@@ -88,6 +91,14 @@ def _specs(mixers: str | Mapping[int, str], current: list[MixerSpec]) -> list[Mi
 def _build(layer: Layer, spec: MixerSpec) -> Mixer:
     """The mixer of a layer, without projections of its own, where the layer's weights are."""
     mixer = spec.build(layer.dim, num_heads=layer.num_heads).drop_projections()
+    if any(getattr(part, "causal", False) for part in mixer.modules()):
+        raise ArgumentError(f"swap: {spec} is causal; flashmix swaps the mixing of encoders")
+    needless = layer.absolute and "k" not in mixer.reads
+    if layer.relative and not needless and not takes_relative_positions(mixer):
+        raise ModelError(
+            f"swap: {layer.path} adds relative positions to its scores, which {spec} cannot take; "
+            "attention and local can"
+        )
     gone = [part for part in mixer.reads if layer.projections[part] is None]
     if gone:
         raise ArgumentError(
@@ -97,9 +108,11 @@ def _build(layer: Layer, spec: MixerSpec) -> Mixer:
     return mixer.to(layer.weight.device, layer.weight.dtype).train(layer.module.training)
 
 
-def _install(layer: Layer, mixer: Mixer) -> int:
+def _install(model: nn.Module, layer: Layer, mixer: Mixer) -> int:
     """Put ``mixer`` into its layer; returns the number of parameters that it made needless."""
     dropped = 0
+    if model.get_submodule(layer.path) is not layer.module:
+        model.set_submodule(layer.path, layer.module)
     for part, name in layer.projections.items():
         if name is not None and part not in mixer.reads:
             dropped += sum(p.numel() for p in layer.module.get_submodule(name).parameters())
