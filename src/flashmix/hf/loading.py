@@ -11,6 +11,12 @@ from flashmix.errors import ArgumentError
 from flashmix.hf.interface import transformers
 from flashmix.hf.swap import RECORD, swap
 
+REFUSED = {
+    "trust_remote_code": "no code from the hub runs",
+    "use_safetensors": "weights come from safetensors only",
+    "attn_implementation": "the swap decides how each layer attends",
+}
+
 
 def from_pretrained(
     path: str | PathLike[str], model_class: str | type | None = None, **options: Any
@@ -35,15 +41,14 @@ def from_pretrained(
         OSError: the files are missing.
     """
     package = transformers()
-    for name in ("trust_remote_code", "use_safetensors"):
+    for name, reason in REFUSED.items():
         if name in options:
-            raise ArgumentError(
-                f"from_pretrained: {name} cannot be set; weights come from safetensors only and "
-                "no code from the hub runs"
-            )
+            raise ArgumentError(f"from_pretrained: {name} cannot be set; {reason}")
+    kept = {name: options.pop(name) for name in ("dtype", "torch_dtype") if name in options}
     config, options = package.AutoConfig.from_pretrained(
         path, return_unused_kwargs=True, trust_remote_code=False, **options
     )
+    options |= kept  # the config would take them, the model's own from_pretrained understands them
     record: Any = getattr(config, RECORD, None)
     if record is None:
         raise ArgumentError(
