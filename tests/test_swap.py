@@ -17,6 +17,7 @@ from hf_models import (
     HEADS,
     MIXERS,
     TEXT,
+    VISION,
     WIDTH,
     classifier,
     images,
@@ -246,6 +247,18 @@ def test_a_causal_mask_is_refused_when_it_comes():
     flashmix.swap(model, "fnet")
     with pytest.raises(ModelError, match="another mask"):
         model(**reviews(9, 4))
+
+
+def test_positions_hidden_in_the_mask_are_refused():
+    config = transformers.BeitConfig(**VISION, use_relative_position_bias=True)
+    model = flashmix.swap(transformers.BeitModel(config).eval(), "fnet")
+    with pytest.raises(ModelError, match="relative positions"):
+        model(**images())
+
+
+def test_weights_of_attention_are_refused():
+    with pytest.raises(ModelError, match="no attention weights"):
+        swapped("local")(**reviews(9, 4), output_attentions=True)
 
 
 def test_a_mask_of_pairs_is_refused():

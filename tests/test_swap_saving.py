@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import flashmix
+from flashmix.cli.main import main
 from flashmix.errors import ArgumentError
 from hf_models import MIXERS, TEXT, classifier, inputs, reviews, swapped, transformers
 
@@ -91,6 +92,16 @@ def test_a_folder_without_a_swap_is_refused(tmp_path):
         flashmix.from_pretrained(tmp_path)
 
 
+def test_a_swapped_folder_loaded_plain_is_known_to_be_plain(tmp_path):
+    swapped("local(window=5)").save_pretrained(tmp_path)
+    plain = transformers.BertForSequenceClassification.from_pretrained(tmp_path)
+    with pytest.raises(ArgumentError, match=r"was not swapped.*flashmix\.from_pretrained"):
+        flashmix.swap_report(plain)
+    flashmix.swap(plain, {0: "fnet"})
+    mixers = [layer.mixer for layer in flashmix.swap_report(plain).layers]
+    assert mixers == ["fnet", "attention"]
+
+
 @pytest.mark.parametrize(
     ("model_class", "options", "words"),
     [
@@ -113,3 +124,35 @@ def test_pickled_weights_are_refused(tmp_path):
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(OSError, match="safetensors"):
         flashmix.from_pretrained(tmp_path)
+
+
+def test_the_command_saves_a_swapped_model_and_prints_its_report(tmp_path, capsys):
+    classifier().save_pretrained(tmp_path / "bert")
+    command = ["swap", str(tmp_path / "bert"), "--mixers", "fnet,local(window=5)"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    text = capsys.readouterr().out
+    loaded = flashmix.from_pretrained(tmp_path / "out")
+    assert str(flashmix.swap_report(loaded)) in text
+    want = flashmix.swap(classifier(), "fnet,local(window=5)")
+    assert torch.equal(outputs(loaded), outputs(want))
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize(
+    ("model", "mixers", "out", "words"),
+    [
+        ("bert", "fnett", "out", "did you mean 'fnet'"),
+        ("bert", "fnet", "bert", "exists; name a folder that is not there yet"),
+        ("nothing", "fnet", "out", "no folder"),
+    ],
+)
+def test_the_command_refuses_in_one_line_and_leaves_nothing(
+    model, mixers, out, words, tmp_path, capsys
+):
+    classifier().save_pretrained(tmp_path / "bert")
+    command = ["swap", str(tmp_path / model), "--mixers", mixers, "--out", str(tmp_path / out)]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert error.startswith("flashmix: ")
+    assert [p.name for p in tmp_path.iterdir()] == ["bert"]

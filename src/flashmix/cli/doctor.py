@@ -7,6 +7,7 @@ from typing import Any
 
 EXTRAS = {
     "scikit-learn": ("tasks", "the digits task of flashmix bench quick"),
+    "transformers": ("hf", "flashmix.swap and flashmix swap"),
     "duckdb": ("query", "flashmix query"),
     "triton": ("triton", "GPU kernels of flashmix's own"),
 }

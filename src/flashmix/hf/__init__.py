@@ -4,7 +4,7 @@ Needs ``pip install 'flashmix[hf]'``.
 """
 
 from flashmix.hf.interface import register_attention
-from flashmix.hf.loading import from_pretrained
+from flashmix.hf.loading import from_pretrained, load
 from flashmix.hf.report import SwappedLayer, SwapReport, swap_report
 from flashmix.hf.swap import swap
 
@@ -12,6 +12,7 @@ __all__ = [
     "SwapReport",
     "SwappedLayer",
     "from_pretrained",
+    "load",
     "register_attention",
     "swap",
     "swap_report",

@@ -172,5 +172,6 @@ def _tokens_mask(where: str, mask: Tensor | None) -> Tensor | None:
         return row if row.dtype == torch.bool else row >= 0
     raise ModelError(
         f"{where}: flashmix needs attention_mask [B, N] with 1 or True at real tokens; "
-        f"the layer got {list(mask.shape)} {mask.dtype}"
+        f"the layer got {list(mask.shape)} {mask.dtype}, which may also hold what is added to "
+        "scores, such as relative positions"
     )

@@ -44,11 +44,12 @@ def from_pretrained(
     for name, reason in REFUSED.items():
         if name in options:
             raise ArgumentError(f"from_pretrained: {name} cannot be set; {reason}")
-    kept = {name: options.pop(name) for name in ("dtype", "torch_dtype") if name in options}
-    config, options = package.AutoConfig.from_pretrained(
-        path, return_unused_kwargs=True, trust_remote_code=False, **options
+    # The config would take them; the model's own from_pretrained understands them.
+    kept = {name: options[name] for name in options.keys() & {"dtype", "torch_dtype"}}
+    taken = {name: value for name, value in options.items() if name not in kept}
+    config, rest = package.AutoConfig.from_pretrained(
+        path, return_unused_kwargs=True, trust_remote_code=False, **taken
     )
-    options |= kept  # the config would take them, the model's own from_pretrained understands them
     record: Any = getattr(config, RECORD, None)
     if record is None:
         raise ArgumentError(
@@ -64,10 +65,25 @@ def from_pretrained(
             swap(self, dict(enumerate(record["mixers"])))
 
     Swapped.__module__, Swapped.__name__ = kind.__module__, kind.__name__
-    loaded = Swapped.from_pretrained(path, config=config, use_safetensors=True, **options)
-    model, *rest = loaded if isinstance(loaded, tuple) else (loaded,)
+    loaded = Swapped.from_pretrained(path, config=config, use_safetensors=True, **rest, **kept)
+    model = loaded[0] if isinstance(loaded, tuple) else loaded
     model.__class__ = kind
-    return (model, *rest) if rest else model
+    return loaded
+
+
+def load(path: str | PathLike[str]) -> Any:
+    """Load a model of transformers, swapped or not, as the class that was saved.
+
+    Raises:
+        MissingDependencyError: transformers is not installed.
+        OSError: the files are missing.
+    """
+    package = transformers()
+    config = package.AutoConfig.from_pretrained(path, trust_remote_code=False)
+    if getattr(config, RECORD, None) is not None:
+        return from_pretrained(path)
+    kind = _named((config.architectures or ["AutoModel"])[0])
+    return kind.from_pretrained(path, use_safetensors=True)
 
 
 def _named(model_class: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from flashmix.errors import ArgumentError
 from flashmix.hf.structure import find_layers
-from flashmix.hf.swap import RECORD
+from flashmix.hf.swap import RECORD, is_swapped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +69,12 @@ def swap_report(model: Any) -> SwapReport:
         ArgumentError: the model was not swapped.
     """
     record = getattr(getattr(model, "config", None), RECORD, None)
-    if record is None:
-        raise ArgumentError(f"swap_report: {type(model).__name__} was not swapped")
+    found = find_layers(model) if record else []
+    if record is None or not is_swapped(found):
+        raise ArgumentError(
+            f"swap_report: this {type(model).__name__} was not swapped; call flashmix.swap, or "
+            "load a swapped one with flashmix.from_pretrained"
+        )
     layers = [
         SwappedLayer(
             path=layer.path,
@@ -79,8 +83,6 @@ def swap_report(model: Any) -> SwapReport:
             dropped=dropped,
             added=sum(p.numel() for p in layer.module.get_submodule("mixer").parameters()),
         )
-        for layer, mixer, dropped in zip(
-            find_layers(model), record["mixers"], record["dropped"], strict=True
-        )
+        for layer, mixer, dropped in zip(found, record["mixers"], record["dropped"], strict=True)
     ]
     return SwapReport(layers=tuple(layers), parameters=sum(p.numel() for p in model.parameters()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -59,10 +59,9 @@ def swap(model: Model, mixers: str | Mapping[int, str]) -> Model:
         )
     layers = find_layers(model)
     config: Any = model.config
-    record = getattr(config, RECORD, None) or {
-        "mixers": ["attention"] * len(layers),
-        "dropped": [0] * len(layers),
-    }
+    record: Any = {"mixers": ["attention"] * len(layers), "dropped": [0] * len(layers)}
+    if is_swapped(layers):
+        record = getattr(config, RECORD)
     specs = _specs(mixers, [parse_mixer(text) for text in record["mixers"]])
     built = [_build(layer, spec) for layer, spec in zip(layers, specs, strict=True)]
     register_swapped()
@@ -74,6 +73,11 @@ def swap(model: Model, mixers: str | Mapping[int, str]) -> Model:
     config._attn_implementation = SWAPPED
     setattr(config, RECORD, {"mixers": [str(spec) for spec in specs], "dropped": dropped})
     return model
+
+
+def is_swapped(layers: Sequence[Layer]) -> bool:
+    """Whether the layers mix with mixers; a config may say so of a model that was loaded plain."""
+    return all(isinstance(getattr(layer.module, "mixer", None), Mixer) for layer in layers)
 
 
 def _specs(mixers: str | Mapping[int, str], current: list[MixerSpec]) -> list[MixerSpec]:

@@ -1,0 +1,72 @@
+"""``flashmix swap``: a Hugging Face checkpoint with other mixers, saved."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+EPILOG = """\
+examples:
+  flashmix swap google-bert/bert-base-uncased --mixers fnet --out bert-fnet
+  flashmix swap bert --mixers 'spectral*10,attention*2' --out bert-spectral
+  flashmix swap bert --mixers 'local(window=64)' --out bert-local
+
+then, in Python: model = flashmix.from_pretrained("bert-fnet")
+"""
+
+
+def add_command(commands: Any) -> None:
+    """Add ``swap`` to the command line."""
+    parser = commands.add_parser(
+        "swap",
+        help="give a Hugging Face encoder other mixers and save it",
+        description="Replace the mixing of a Hugging Face encoder, save the result with its "
+        "tokenizer, and print which pretrained parameters stay. The swapped model is to be "
+        "fine-tuned: mixers of another kind start without what attention had learned.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a folder, or a name on the hub")
+    parser.add_argument(
+        "--mixers", required=True, metavar="PATTERN", help="a mixer, or a pattern over layers"
+    )
+    parser.add_argument(
+        "--out", required=True, type=Path, metavar="FOLDER", help="a folder that is not there yet"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from flashmix.errors import ArgumentError
+    from flashmix.hf import load, swap, swap_report
+
+    out: Path = arguments.out
+    if out.exists():
+        raise ArgumentError(f"--out {out} exists; name a folder that is not there yet")
+    if arguments.model.startswith((".", "/", "~")) and not Path(arguments.model).is_dir():
+        raise ArgumentError(f"no folder {arguments.model}")
+    model = swap(load(arguments.model), arguments.mixers)
+    print(swap_report(model))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
+        folder = Path(scratch) / out.name
+        model.save_pretrained(folder)
+        _copy_tokenizer(arguments.model, folder)
+        folder.rename(out)
+    print(f"saved in {out}; load it with flashmix.from_pretrained({str(out)!r})")
+    return 0
+
+
+def _copy_tokenizer(model: str, folder: Path) -> None:
+    """Save what turns text or images into the model's input beside it, where there is one."""
+    from transformers import AutoProcessor
+
+    try:
+        processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
+    except (OSError, ValueError):
+        print(f"no tokenizer or image processor in {model}; none saved")
+        return
+    processor.save_pretrained(folder)
