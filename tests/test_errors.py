@@ -72,6 +72,12 @@ def test_op_refuses_wrong_shapes(case, data):
     refuses(operator_call(case, first=torch.zeros(shape)), "[")
 
 
+@pytest.mark.parametrize("name", MIXERS)
+@pytest.mark.parametrize("impl", ["tritn", "", None, 3])
+def test_mixer_with_an_unknown_impl_is_never_built(name, impl):
+    refuses(lambda: create_mixer(name, 8, impl=impl), "unknown impl", repr(impl), "auto", "torch")
+
+
 @each_op
 @pytest.mark.parametrize("dtype", NOT_FLOATING)
 def test_op_refuses_other_dtypes(case, dtype):

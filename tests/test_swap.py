@@ -176,6 +176,13 @@ def test_a_second_swap_builds_on_the_first():
     assert kinds(model) == ["Spectral", "FNet"]
 
 
+def test_a_second_swap_leaves_the_layers_that_it_does_not_name():
+    model = swapped("spectral(modes=3)")
+    kept = next(m.mixer for m in model.modules() if hasattr(m, "mixer"))
+    flashmix.swap(model, {1: "fnet"})
+    assert next(m.mixer for m in model.modules() if hasattr(m, "mixer")) is kept
+
+
 @pytest.mark.parametrize(
     ("mixers", "words"),
     [

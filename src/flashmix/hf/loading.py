@@ -60,7 +60,6 @@ def from_pretrained(
 
     class Swapped(kind):  # type: ignore[valid-type, misc]
         def __init__(self, config: Any, *args: Any, **keywords: Any) -> None:
-            setattr(config, RECORD, None)
             super().__init__(config, *args, **keywords)
             swap(self, dict(enumerate(record["mixers"])))
 

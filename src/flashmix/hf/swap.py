@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -60,18 +61,19 @@ def swap(model: Model, mixers: str | Mapping[int, str]) -> Model:
     layers = find_layers(model)
     config: Any = model.config
     record: Any = {"mixers": ["attention"] * len(layers), "dropped": [0] * len(layers)}
+    specs = _specs(mixers, len(layers))
     if is_swapped(layers):
-        record = getattr(config, RECORD)
-    specs = _specs(mixers, [parse_mixer(text) for text in record["mixers"]])
-    built = [_build(layer, spec) for layer, spec in zip(layers, specs, strict=True)]
+        record = copy.deepcopy(getattr(config, RECORD))
+    else:
+        specs = {**dict.fromkeys(range(len(layers)), MixerSpec("attention")), **specs}
+    built = {index: _build(layers[index], spec) for index, spec in specs.items()}
     register_swapped()
-    dropped = [
-        before + _install(model, layer, mixer)
-        for before, layer, mixer in zip(record["dropped"], layers, built, strict=True)
-    ]
+    for index, mixer in built.items():
+        record["mixers"][index] = str(specs[index])
+        record["dropped"][index] += _install(model, layers[index], mixer)
     freeze_unread_positions(model)
     config._attn_implementation = SWAPPED
-    setattr(config, RECORD, {"mixers": [str(spec) for spec in specs], "dropped": dropped})
+    setattr(config, RECORD, record)
     return model
 
 
@@ -80,16 +82,14 @@ def is_swapped(layers: Sequence[Layer]) -> bool:
     return all(isinstance(getattr(layer.module, "mixer", None), Mixer) for layer in layers)
 
 
-def _specs(mixers: str | Mapping[int, str], current: list[MixerSpec]) -> list[MixerSpec]:
-    """One mixer for each layer; those that a mapping does not name stay as they are."""
+def _specs(mixers: str | Mapping[int, str], depth: int) -> dict[int, MixerSpec]:
+    """The mixers that are asked for, by layer."""
     if not isinstance(mixers, Mapping):
-        return parse_pattern(mixers, len(current))
-    specs = list(current)
-    for index, text in mixers.items():
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(specs):
-            raise ArgumentError(f"swap: layers are numbered 0 to {len(specs) - 1}, got {index!r}")
-        specs[index] = parse_mixer(text)
-    return specs
+        return dict(enumerate(parse_pattern(mixers, depth)))
+    for index in mixers:
+        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < depth:
+            raise ArgumentError(f"swap: layers are numbered 0 to {depth - 1}, got {index!r}")
+    return {index: parse_mixer(text) for index, text in mixers.items()}
 
 
 def _build(layer: Layer, spec: MixerSpec) -> Mixer:
