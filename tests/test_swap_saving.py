@@ -117,6 +117,12 @@ def test_what_cannot_be_loaded_is_refused(model_class, options, words, tmp_path)
         flashmix.from_pretrained(tmp_path, model_class, **options)
 
 
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    for path in (tmp_path / "nothing", str(tmp_path / "nothing")):
+        with pytest.raises(ArgumentError, match=r"no folder .*nothing"):
+            flashmix.from_pretrained(path)
+
+
 def test_pickled_weights_are_refused(tmp_path):
     model = swapped("fnet")
     model.save_pretrained(tmp_path)

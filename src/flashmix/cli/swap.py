@@ -46,8 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.exists():
         raise ArgumentError(f"--out {out} exists; name a folder that is not there yet")
-    if arguments.model.startswith((".", "/", "~")) and not Path(arguments.model).is_dir():
-        raise ArgumentError(f"no folder {arguments.model}")
     model = swap(load(arguments.model), arguments.mixers)
     print(swap_report(model))
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -36,7 +37,7 @@ def from_pretrained(
         The model, in eval mode. Weights come from safetensors only, and no code from the hub runs.
 
     Raises:
-        ArgumentError: there is no swap in the config, or no such class.
+        ArgumentError: there is no such folder or class, or no swap in the config.
         MissingDependencyError: transformers is not installed.
         OSError: the files are missing.
     """
@@ -44,6 +45,7 @@ def from_pretrained(
     for name, reason in REFUSED.items():
         if name in options:
             raise ArgumentError(f"from_pretrained: {name} cannot be set; {reason}")
+    _check_folder(path)
     # The config would take them; the model's own from_pretrained understands them.
     kept = {name: options[name] for name in options.keys() & {"dtype", "torch_dtype"}}
     taken = {name: value for name, value in options.items() if name not in kept}
@@ -75,14 +77,23 @@ def load(path: str | PathLike[str]) -> Any:
 
     Raises:
         MissingDependencyError: transformers is not installed.
+        ArgumentError: there is no such folder.
         OSError: the files are missing.
     """
     package = transformers()
+    _check_folder(path)
     config = package.AutoConfig.from_pretrained(path, trust_remote_code=False)
     if getattr(config, RECORD, None) is not None:
         return from_pretrained(path)
     kind = _named((config.architectures or ["AutoModel"])[0])
     return kind.from_pretrained(path, use_safetensors=True)
+
+
+def _check_folder(path: str | PathLike[str]) -> None:
+    """Raise ArgumentError for a missing folder, which would pass for a bad name on the hub."""
+    is_path = isinstance(path, PathLike) or path.startswith((".", "/", "~"))
+    if is_path and not Path(path).is_dir():
+        raise ArgumentError(f"there is no folder {path}")
 
 
 def _named(model_class: Any) -> Any:
