@@ -1,0 +1,174 @@
+"""The look of every chart and page: one colour for one mixer everywhere, in light and in dark.
+
+Charts are made in light colours; :func:`in_mode` exchanges each for its dark counterpart, so that
+one definition gives both. The colours keep apart for the three common forms of colour blindness
+and stand out from their background by at least 3 to 1 (``tests/test_theme.py`` measures both).
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Mode = Literal["light", "dark"]
+FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Helvetica, Arial, sans-serif"
+
+
+@dataclass(frozen=True)
+class Tone:
+    """A colour on a light and on a dark background, as hex."""
+
+    light: str
+    dark: str
+
+
+PAPER = Tone("#ffffff", "#14171c")
+INK = Tone("#1c1e21", "#f3f4f6")
+MUTED = Tone("#5f6673", "#a3abb8")
+LINE = Tone("#c4c9d2", "#444b57")
+GRID = Tone("#e8eaee", "#272c35")
+
+MIXERS = {
+    "attention (fused)": Tone("#1c1e22", "#f3f4f7"),
+    "attention (naive)": Tone("#6b7280", "#9aa1ac"),
+    "local": Tone("#d8730d", "#d78446"),
+    "topk": Tone("#c12647", "#c33a38"),
+    "fnet": Tone("#1e68eb", "#5e95f1"),
+    "spectral": Tone("#096e40", "#a1d6ab"),
+    "fourier": Tone("#8831b2", "#9558bc"),
+    "hybrid": Tone("#4a4703", "#efbb32"),
+    "fnet,attention": Tone("#3998c3", "#68c8f6"),
+    "spectral,attention": Tone("#759b5f", "#aef999"),
+}
+COPY = Tone("#868d99", "#7d8593")
+
+_SAME = {
+    "copy": "copy",
+    "attention": "attention (fused)",
+    "sdpa": "attention (fused)",
+    "naive": "attention (naive)",
+    "spectral+local": "hybrid",
+    "triton": "fnet",
+    "torch": "local",
+    "reference": "attention (naive)",
+}
+_SPARE = tuple(name for name in MIXERS if not name.startswith("attention"))
+
+
+def family(label: str) -> str:
+    """What gives ``label`` its colour: the mixer's name without options, dtype and repeats."""
+    if label.startswith(("attention (naive)", "attention (fused)")):
+        return label[: len("attention (naive)")]
+    plain = re.sub(r"\([^)]*\)|\*\d+", "", label)
+    plain = re.sub(r", (checkpointed|b?float\d+)", "", plain).strip()
+    return _SAME.get(plain, plain)
+
+
+def tone(label: str) -> Tone:
+    """The colour of a mixer or variant; an unknown name gets one of the palette by its letters."""
+    name = family(label)
+    if name == "copy":
+        return COPY
+    if name in MIXERS:
+        return MIXERS[name]
+    return MIXERS[_SPARE[zlib.crc32(name.encode()) % len(_SPARE)]]
+
+
+def dash(label: str) -> list[int]:
+    """The strokes of a line: solid, or what parts a variant from its mixer."""
+    for mark, strokes in ((", checkpointed", [2, 3]), ("float16", [7, 3]), ("copy", [5, 4])):
+        if mark in label:
+            return strokes
+    return [1, 0]
+
+
+def colours(labels: Iterable[str]) -> tuple[list[str], list[str]]:
+    """(domain, range) of a colour scale over ``labels``."""
+    domain = list(dict.fromkeys(labels))
+    return domain, [tone(label).light for label in domain]
+
+
+def dashes(labels: Iterable[str]) -> tuple[list[str], list[list[int]]]:
+    """(domain, range) of a dash scale over ``labels``."""
+    domain = list(dict.fromkeys(labels))
+    return domain, [dash(label) for label in domain]
+
+
+def config() -> dict[str, Any]:
+    """The Vega-Lite configuration of every chart: ``chart.configure(**config())`` in Altair."""
+    text = {"font": FONT, "labelFont": FONT, "titleFont": FONT}
+    axis = {
+        "labelColor": MUTED.light,
+        "titleColor": MUTED.light,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "domainColor": LINE.light,
+        "tickColor": LINE.light,
+        "gridColor": GRID.light,
+        "labelPadding": 6,
+        "titlePadding": 10,
+    }
+    return {
+        "background": PAPER.light,
+        "font": FONT,
+        "padding": 8,
+        "view": {"stroke": None},
+        "title": {
+            **text,
+            "color": INK.light,
+            "subtitleColor": MUTED.light,
+            "anchor": "start",
+            "fontSize": 15,
+            "subtitleFontSize": 12,
+            "fontWeight": 600,
+            "subtitlePadding": 4,
+            "offset": 14,
+        },
+        "axis": axis,
+        "header": {"labelColor": INK.light, "titleColor": MUTED.light, "labelFontSize": 12},
+        "legend": {"labelColor": INK.light, "titleColor": MUTED.light, "labelFontSize": 12},
+        "text": {"color": INK.light, "fontSize": 12},
+        "rule": {"color": LINE.light},
+        "line": {"strokeWidth": 2, "strokeJoin": "round", "strokeCap": "round"},
+        "point": {"size": 42, "filled": True, "opacity": 1},
+        "range": {
+            "category": [one.light for one in MIXERS.values()],
+            "heatmap": ["#f3f6fb", "#9dbdf3", "#1e68eb", "#14306b"],
+            "diverging": ["#c12647", "#f0b9c2", "#f6f6f6", "#b5cdf7", "#1e68eb"],
+        },
+    }
+
+
+def counterparts() -> dict[str, str]:
+    """Each light colour with its dark counterpart."""
+    tones = (PAPER, INK, MUTED, LINE, GRID, COPY, *MIXERS.values())
+    ramps = {
+        "#f3f6fb": "#1b2130",
+        "#9dbdf3": "#26437f",
+        "#14306b": "#dbe8ff",
+        "#f0b9c2": "#6b2a35",
+        "#f6f6f6": "#23272f",
+        "#b5cdf7": "#2b4577",
+    }
+    return {one.light: one.dark for one in tones} | ramps
+
+
+def in_mode(spec: Any, mode: Mode) -> Any:
+    """A chart's specification in the colours of ``mode``; ``spec`` itself is left as it is."""
+    if mode == "light":
+        return spec
+    return _exchanged(spec, counterparts())
+
+
+def _exchanged(value: Any, by: dict[str, str]) -> Any:
+    if isinstance(value, str):
+        return by.get(value, value)
+    if isinstance(value, dict):
+        return {key: _exchanged(one, by) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_exchanged(one, by) for one in value]
+    return value
