@@ -1,14 +1,10 @@
 """Reports of runs, every number of which traces to a row."""
 
-from flashmix.report.build import (
-    markdown,
-    markdown_table,
-    sections,
-    summary,
-    summary_section,
-    write_report,
-)
+from flashmix.report.build import sections
 from flashmix.report.claims import statements
+from flashmix.report.markdown import markdown, markdown_table
+from flashmix.report.summary import summary, summary_section
+from flashmix.report.write import write_report
 
 __all__ = [
     "markdown",

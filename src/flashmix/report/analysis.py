@@ -185,6 +185,7 @@ class Training:
     seconds: float
     params: int
     failed: tuple[str, ...]
+    rows: tuple[Row, ...] = ()
 
 
 def trainings(rows: Iterable[Row]) -> list[Training]:
@@ -204,6 +205,7 @@ def trainings(rows: Iterable[Row]) -> list[Training]:
                 seconds=max((row["train_seconds"] for row in ok), default=math.nan),
                 params=ok[0]["params"] if ok else 0,
                 failed=tuple(row["status"] for row in group if row["status"] != "ok"),
+                rows=tuple(group),
             )
         )
     return found

@@ -21,6 +21,7 @@ from flashmix.report.analysis import (
     time_ratio,
     trainings,
 )
+from flashmix.report.finetuning import finetuning_statements, is_finetuning
 from flashmix.report.tables import crossover, interval, number
 
 Verdict = Literal["supported", "not supported", "not tested"]
@@ -137,7 +138,8 @@ spectral study's own two tables give 222.7x and 52x at N = 2,048."""
 
 def statements(rows: Iterable[Row]) -> list[str]:
     """What the run does and does not support, each sentence from its rows."""
-    rows = list(rows)
+    every = list(rows)
+    rows = [row for row in every if not is_finetuning(row)]
     found = []
     for subject in ("mixer", "encoder"):
         part = comparable(rows, subject)
@@ -148,7 +150,7 @@ def statements(rows: Iterable[Row]) -> list[str]:
             for label in sweep.labels:
                 if label not in (NAIVE, FUSED):
                     found.append(_against_fused(sweep, label))
-    return [*found, *_kernels(rows), *_accuracy(rows)]
+    return [*found, *_kernels(rows), *_accuracy(rows), *finetuning_statements(every)]
 
 
 def _against_fused(sweep: Sweep, label: str) -> str:
@@ -233,6 +235,7 @@ def _accuracy(rows: Sequence[Row]) -> list[str]:
 
 def published_verdicts(rows: Sequence[Row]) -> list[tuple[Published, Verdict, str]]:
     """Each published claim against each baseline: (claim, verdict, measured here)."""
+    cases = [row for row in rows if not is_finetuning(row)]
     return [
-        (claim, *claim.check(rows, baseline)) for claim in PUBLISHED for baseline in (NAIVE, FUSED)
+        (claim, *claim.check(cases, baseline)) for claim in PUBLISHED for baseline in (NAIVE, FUSED)
     ]

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from flashmix.bench.case import COPY
 from flashmix.bench.store import Row
 from flashmix.report import tables
-from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, comparable, time_ratio
-from flashmix.report.tables import Section, Table, interval, number
+from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, comparable
+from flashmix.report.recommend import recommendation_section
+from flashmix.report.tables import Cell, Section, Table, interval, number
 
 
 def fourier_sections(rows: Sequence[Row]) -> list[Section]:
@@ -27,7 +28,7 @@ def fourier_sections(rows: Sequence[Row]) -> list[Section]:
     for row in rows:
         if row["direction"] == "facts" and row["status"] == "ok":
             found.append(_head_section(row))
-    return found
+    return [*found, recommendation_section(rows)]
 
 
 def _fourier_table(rows: Sequence[Row], direction: str, autocast: str | None) -> Section:
@@ -35,17 +36,16 @@ def _fourier_table(rows: Sequence[Row], direction: str, autocast: str | None) ->
     body = []
     for row in rows:
         if row["status"] != "ok":
-            body.append([row["label"], row["status"].upper(), "-", "-", "-", "-"])
+            body.append([row["label"], tables.status_cell(row), "-", "-", "-", "-"])
             continue
-        against = time_ratio(fused, row) if fused else None
         body.append(
             [
                 row["label"],
                 tables.time_cell(row),
-                "1x" if row is fused else interval(against),
-                number(row["peak_mb"]),
+                tables.speed_cell(row, fused),
+                tables.memory_cell(row),
                 str(row["output_shape"]),
-                f"{row['params']:,}",
+                tables.params_cell(row),
             ]
         )
     columns = ["mixer", "time (ms)", "vs fused", "peak memory (MB)", "output shape", "parameters"]
@@ -56,7 +56,7 @@ def _fourier_table(rows: Sequence[Row], direction: str, autocast: str | None) ->
 def _head_section(row: Row) -> Section:
     facts = row["facts"]
     shares = facts["lowest_tenth_energy_share_by_head"]
-    body = [[f"head {i}", f"{100 * share:.1f} %"] for i, share in enumerate(shares)]
+    body = [[f"head {i}", Cell(f"{100 * share:.1f} %", row)] for i, share in enumerate(shares)]
     part = 100 * facts["lowest_tenth_of_frequencies"]
     return Section(
         "FFT magnitude by head",
@@ -91,7 +91,7 @@ def _pairs(rows: Sequence[Row], label: str) -> list[tuple[Row | None, Row | None
 def _mean_std(row: Row | None) -> str:
     if row is None or row["status"] != "ok":
         return "-"
-    return f"{number(row['mean_ms'])} +- {number(row['std_ms'])}"
+    return Cell(f"{number(row['mean_ms'])} +- {number(row['std_ms'])}", row)
 
 
 def _naive_table(rows: Sequence[Row], label: str) -> Section:
@@ -106,7 +106,10 @@ def _naive_table(rows: Sequence[Row], label: str) -> Section:
                 f"{one['seq_len']:,}",
                 f"{one['batch']}",
                 *(_mean_std(row) for row in pair),
-                *(number(row["peak_mb"]) if row and row["status"] == "ok" else "-" for row in pair),
+                *(
+                    tables.memory_cell(row) if row and row["status"] == "ok" else "-"
+                    for row in pair
+                ),
                 number(matrix),
                 " / ".join(dict.fromkeys(statuses)),
             ]
@@ -142,8 +145,10 @@ def _naive_summary(rows: Sequence[Row]) -> Section:
             if row["label"] == NAIVE and row["direction"] == direction and row["status"] == "ok"
         ]
         if ok:
-            means = sorted(row["mean_ms"] for row in ok)
-            body.append([direction, *map(number, (statistics.mean(means), means[0], means[-1]))])
+            ok.sort(key=lambda row: row["mean_ms"])
+            mean = statistics.mean(row["mean_ms"] for row in ok)
+            ends = [Cell(number(row["mean_ms"]), row) for row in (ok[0], ok[-1])]
+            body.append([direction, Cell(number(mean), *ok), *ends])
     columns = ["direction", "average (ms)", "fastest (ms)", "slowest (ms)"]
     return Section("Averages over the grid", table=Table(columns, body))
 
@@ -162,8 +167,12 @@ def _naive_scaling(rows: Sequence[Row]) -> Section:
                 [
                     f"{dim}",
                     direction,
-                    interval(sweep.exponent(NAIVE), ""),
-                    f"{number(growth)}x from N = {lengths[0]:,} to {lengths[-1]:,}",
+                    Cell(interval(sweep.exponent(NAIVE), ""), *sweep.cells[NAIVE].values()),
+                    Cell(
+                        f"{number(growth)}x from N = {lengths[0]:,} to {lengths[-1]:,}",
+                        first,
+                        last,
+                    ),
                 ]
             )
     return Section(
@@ -193,8 +202,12 @@ def _remedies(rows: Sequence[Row], labels: Sequence[str]) -> Section:
                             direction,
                             f"{dim}",
                             f"{seq_len:,}",
-                            interval(time_ratio(base, row)),
-                            f"{number(base['peak_mb'] / max(row['peak_mb'], 1e-9))}x",
+                            tables.speed_cell(row, base),
+                            Cell(
+                                f"{number(base['peak_mb'] / max(row['peak_mb'], 1e-9))}x",
+                                row,
+                                base,
+                            ),
                         ]
                     )
     return Section(
@@ -233,7 +246,10 @@ def spectral_sections(rows: Sequence[Row]) -> list[Section]:
         found.append(tables.parameter_section(forward))
     for row in rows:
         if row["direction"] == "facts" and row["status"] == "ok":
-            body = [[name.replace("_", " "), str(value)] for name, value in row["facts"].items()]
+            body = [
+                [name.replace("_", " "), Cell(str(value), row)]
+                for name, value in row["facts"].items()
+            ]
             found.append(
                 Section(
                     "Invariants, measured",
@@ -255,8 +271,7 @@ def _theory_section(sweep: Sweep) -> Section:
             [
                 f"{n:,}",
                 *(tables.time_cell(row) for row in cells if row is not None),
-                interval(sweep.speedup("spectral", NAIVE, n)),
-                interval(sweep.speedup("spectral", FUSED, n)),
+                *(tables.speed_cell(cells[0], base) for base in cells[1:] if cells[0]),
                 f"{n / max(1.0, math.log2(n)):.0f}x",
             ]
         )
@@ -283,14 +298,13 @@ def _block_section(rows: Sequence[Row]) -> Section:
         base = next(
             (r for r in blocks if r["label"] == FUSED and r["direction"] == row["direction"]), None
         )
-        against = time_ratio(base, row) if base else None
         body.append(
             [
                 row["label"],
                 row["direction"].replace("_", " + "),
                 tables.time_cell(row),
-                "1x" if row is base else interval(against),
-                f"{row['params']:,}",
+                tables.speed_cell(row, base),
+                tables.params_cell(row),
             ]
         )
     return Section(
@@ -309,16 +323,16 @@ def swap_sections(rows: Sequence[Row]) -> list[Section]:
             for label in sweep.labels:
                 row = sweep.row(label, n)
                 if row is None or row["status"] != "ok":
-                    body.append([label, tables.status_cell(row) or "-", "-", "-", "-", "-"])
+                    body.append([label, tables.status_cell(row), "-", "-", "-", "-"])
                     continue
                 body.append(
                     [
                         label,
                         tables.time_cell(row),
-                        "1x" if label == NAIVE else interval(sweep.speedup(label, NAIVE, n)),
-                        "1x" if label == FUSED else interval(sweep.speedup(label, FUSED, n)),
-                        number(row["peak_mb"]),
-                        f"{row['params']:,}",
+                        tables.speed_cell(row, sweep.row(NAIVE, n)),
+                        tables.speed_cell(row, sweep.row(FUSED, n)),
+                        tables.memory_cell(row),
+                        tables.params_cell(row),
                     ]
                 )
             if body:
@@ -347,7 +361,10 @@ def _kernel_section(op: str, direction: str, rows: Sequence[Row]) -> Section:
     body = []
     for key, cells in groups.items():
         copy = cells.get(COPY)
-        line = [_shape(key), number(copy["median_ms"]) if copy and copy["status"] == "ok" else "-"]
+        line = [
+            _shape(key),
+            Cell(number(copy["median_ms"]), copy) if copy and copy["status"] == "ok" else "-",
+        ]
         body.append(line + [_against_floor(cells.get(label)) for label in labels])
     text = ["Medians, and multiples of the time to copy the input once (twice with the backward)."]
     if any("host_ms" in row for row in rows):
@@ -362,11 +379,11 @@ def _kernel_section(op: str, direction: str, rows: Sequence[Row]) -> Section:
 def _against_floor(row: Row | None) -> str:
     """Median, and how many times the copy it takes; on a GPU also the time to issue the call."""
     if row is None or row["status"] != "ok":
-        return tables.status_cell(row) or "-"
+        return tables.status_cell(row)
     floor = row.get("floor_ms")
     multiple = f" ({number(row['median_ms'] / floor)}x copy)" if floor else ""
     issue = f", issue {number(row['host_ms'])}" if "host_ms" in row else ""
-    return f"{number(row['median_ms'])}{multiple}{issue}"
+    return Cell(f"{number(row['median_ms'])}{multiple}{issue}", row)
 
 
 def _shape(key: tuple[object, ...]) -> str:

@@ -9,7 +9,27 @@ from statistics import median
 
 from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
-from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Crossover, Sweep, Training
+from flashmix.report.analysis import (
+    DIRECTIONS,
+    FUSED,
+    NAIVE,
+    Crossover,
+    Sweep,
+    Training,
+    time_ratio,
+)
+
+
+class Cell(str):
+    """A cell's text that knows the rows it was computed from."""
+
+    rows: tuple[Row, ...]
+
+    def __new__(cls, text: str, *rows: Row) -> Cell:
+        """``text``, computed from ``rows``."""
+        cell = super().__new__(cls, text)
+        cell.rows = rows
+        return cell
 
 
 @dataclass(frozen=True)
@@ -56,11 +76,9 @@ def crossover(value: Crossover) -> str:
     }[value.kind]
 
 
-def status_cell(row: Row | None) -> str | None:
-    """What stands in a cell without a measurement, or None where there is one."""
-    if row is None:
-        return "-"
-    return None if row["status"] == "ok" else row["status"].upper()
+def status_cell(row: Row | None) -> str:
+    """What stands in the cell of a case that was not measured."""
+    return "-" if row is None else Cell(str(row["status"]).upper(), row)
 
 
 def _by_length(sweep: Sweep, cell: str, first: str) -> Table:
@@ -70,9 +88,9 @@ def _by_length(sweep: Sweep, cell: str, first: str) -> Table:
         for n in sweep.seq_lens:
             row = sweep.row(label, n)
             if row is None or row["status"] != "ok":
-                line.append(status_cell(row) or "-")
+                line.append(status_cell(row))
             else:
-                line.append(time_cell(row) if cell == "time" else number(row["peak_mb"]))
+                line.append(time_cell(row) if cell == "time" else memory_cell(row))
         rows.append(line)
     return Table([first, *(f"N = {n:,}" for n in sweep.seq_lens)], rows)
 
@@ -80,9 +98,28 @@ def _by_length(sweep: Sweep, cell: str, first: str) -> Table:
 def time_cell(row: Row) -> str:
     """Median with quartiles, marked where noisy, or the status of what was not measured."""
     if row["status"] != "ok":
-        return str(row["status"]).upper()
+        return status_cell(row)
     spread = f" ({number(row['q1_ms'])} to {number(row['q3_ms'])})"
-    return number(row["median_ms"]) + spread + (" ~" if row["noisy"] else "")
+    return Cell(number(row["median_ms"]) + spread + (" ~" if row["noisy"] else ""), row)
+
+
+def memory_cell(row: Row) -> str:
+    """Peak memory in MB."""
+    return Cell(number(row["peak_mb"]), row)
+
+
+def params_cell(row: Row) -> str:
+    """Number of parameters."""
+    return Cell(f"{row['params']:,}", row)
+
+
+def speed_cell(row: Row, baseline: Row | None) -> str:
+    """How many times faster than ``baseline``, with the interval; "1x" for itself."""
+    if baseline is None or row["status"] != "ok" or baseline["status"] != "ok":
+        return "-"
+    if row is baseline:
+        return "1x"
+    return Cell(interval(time_ratio(baseline, row)), row, baseline)
 
 
 def time_section(sweep: Sweep) -> Section:
@@ -109,7 +146,8 @@ def issue_section(sweep: Sweep) -> Section:
         paced = [row["seq_len"] for row in rows if row["median_ms"] < row["host_ms"]]
         longer = [row["seq_len"] for row in rows if row["seq_len"] > max(paced, default=0)]
         start = f"N = {longer[0]:,}" if longer else "not in range"
-        body.append([label, number(median(row["host_ms"] for row in rows)), start])
+        issue = Cell(number(median(row["host_ms"] for row in rows)), *rows)
+        body.append([label, issue, Cell(start, *rows)])
     return Section(
         f"Python's time to issue a call, {DIRECTIONS[sweep.direction]}",
         [
@@ -139,7 +177,7 @@ def memory_section(sweep: Sweep) -> Section:
 def speedup_section(sweep: Sweep, baseline: str) -> Section:
     """How many times faster than a baseline, with intervals."""
     rows = [
-        [label, *(interval(sweep.speedup(label, baseline, n)) for n in sweep.seq_lens)]
+        [label, *(_speed(sweep, label, baseline, n) for n in sweep.seq_lens)]
         for label in sweep.labels
         if label != baseline
     ]
@@ -150,14 +188,24 @@ def speedup_section(sweep: Sweep, baseline: str) -> Section:
     )
 
 
+def _speed(sweep: Sweep, label: str, baseline: str, seq_len: int) -> str:
+    ours = sweep.row(label, seq_len)
+    return "-" if ours is None else speed_cell(ours, sweep.row(baseline, seq_len))
+
+
+def _all(sweep: Sweep, *labels: str) -> list[Row]:
+    """Every row of some labels, by length."""
+    return [row for label in labels for row in sweep.cells.get(label, {}).values()]
+
+
 def crossover_section(sweep: Sweep) -> Section:
     """From which N each mixer is faster, and smaller, than each baseline."""
     rows = [
         [
             label,
-            crossover(sweep.crossover(label, FUSED)),
-            crossover(sweep.crossover(label, NAIVE)),
-            crossover(sweep.memory_crossover(label, FUSED)),
+            Cell(crossover(sweep.crossover(label, FUSED)), *_all(sweep, label, FUSED)),
+            Cell(crossover(sweep.crossover(label, NAIVE)), *_all(sweep, label, NAIVE)),
+            Cell(crossover(sweep.memory_crossover(label, FUSED)), *_all(sweep, label, FUSED)),
         ]
         for label in sweep.labels
         if label not in (NAIVE, FUSED)
@@ -174,9 +222,15 @@ def growth_section(sweep: Sweep) -> Section:
     doublings = [n for n in sweep.seq_lens if n // 2 in sweep.seq_lens]
     rows = []
     for label in sweep.labels:
-        growth = dict(sweep.growth(label))
-        cells = [f"{number(growth[n].value)}x" if n in growth else "-" for n in doublings]
-        rows.append([label, *cells, interval(sweep.exponent(label), "")])
+        growth, by_length = dict(sweep.growth(label)), sweep.cells[label]
+        cells = [
+            Cell(f"{number(growth[n].value)}x", by_length[n // 2], by_length[n])
+            if n in growth
+            else "-"
+            for n in doublings
+        ]
+        exponent = Cell(interval(sweep.exponent(label), ""), *by_length.values())
+        rows.append([label, *cells, exponent])
     return Section(
         f"Growth per doubling of N, {DIRECTIONS[sweep.direction]}",
         ["2x is linear, 4x is quadratic. Exponent: slope of log time against log N."],
@@ -189,7 +243,7 @@ def parameter_section(sweep: Sweep) -> Section:
     rows = []
     for label in sweep.labels:
         if measured := sweep.measured(label):
-            rows.append([label, f"{sweep.cells[label][measured[0]]['params']:,}"])
+            rows.append([label, params_cell(sweep.cells[label][measured[0]])])
     dim = next(iter(next(iter(sweep.cells.values())).values()))["dim"]
     return Section("Parameters", [f"At width {dim}."], Table(["mixer", "parameters"], rows))
 
@@ -199,9 +253,9 @@ def training_section(found: Sequence[Training]) -> Section:
     rows = [
         [
             one.mixer,
-            " / ".join(f"{100 * a:.1f} %" for a in one.accuracies) or "-",
-            " / ".join(f"{steps:,}" for steps in one.steps) or "-",
-            f"{one.params:,}" if one.accuracies else "-",
+            Cell(" / ".join(f"{100 * a:.1f} %" for a in one.accuracies) or "-", *one.rows),
+            Cell(" / ".join(f"{steps:,}" for steps in one.steps) or "-", *one.rows),
+            Cell(f"{one.params:,}" if one.accuracies else "-", *one.rows),
             ", ".join(one.failed) or "ok",
         ]
         for one in found

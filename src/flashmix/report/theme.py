@@ -59,11 +59,13 @@ _SPARE = tuple(name for name in MIXERS if not name.startswith("attention"))
 
 
 def family(label: str) -> str:
-    """What gives ``label`` its colour: the mixer's name without options, dtype and repeats."""
+    """What gives ``label`` its colour: the mixer, or the layers' mixers, without options."""
     if label.startswith(("attention (naive)", "attention (fused)")):
         return label[: len("attention (naive)")]
     plain = re.sub(r"\([^)]*\)|\*\d+", "", label)
-    plain = re.sub(r", (checkpointed|b?float\d+)", "", plain).strip()
+    plain = re.sub(r", (checkpointed|b?float\d+)", "", plain).replace(" ", "")
+    layers = list(dict.fromkeys(plain.split(",")))
+    plain = ",".join(layers)
     return _SAME.get(plain, plain)
 
 
