@@ -53,6 +53,19 @@ def _processor(run: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
+def machine_line(run: dict[str, Any]) -> str:
+    """The machine in a line: device, threads, PyTorch, when."""
+    machine = run.get("machine", {})
+    parts = [place(run)]
+    if "gpu" not in machine and "threads" in run:
+        parts.append(f"{run['threads']} threads")
+    if "torch" in machine.get("packages", {}):
+        parts.append(f"PyTorch {machine['packages']['torch']}")
+    if run.get("started"):
+        parts.append(str(run["started"])[:10])
+    return ", ".join(parts)
+
+
 def method_section(run: dict[str, Any], rows: Sequence[Row]) -> Section:
     """How a benchmark measures, how well it repeats, and what its suite notes."""
     notes = run.get("notes") or ()

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from flashmix.bench.case import COPY
+from flashmix.bench.contenders import EVERYDAY
 from flashmix.bench.stats import Interval, ratio, resampled_medians
 from flashmix.bench.store import Row
 
@@ -208,4 +209,31 @@ def trainings(rows: Iterable[Row]) -> list[Training]:
                 rows=tuple(group),
             )
         )
+    return found
+
+
+def kernel_ratios(
+    rows: Iterable[Row],
+) -> dict[tuple[str, str, str], dict[str, list[float]]]:
+    """How many times faster each implementation is than each everyday choice, shape by shape.
+
+    By (op, direction, implementation), then by the everyday choice.
+    """
+    groups: dict[tuple[str, str], dict[tuple[object, ...], dict[str, float]]] = {}
+    for row in rows:
+        if row.get("subject") == "op" and row["status"] == "ok":
+            shape = tuple(row[k] for k in ("batch", "seq_len", "dim", "window", "topk", "modes"))
+            cells = groups.setdefault((row["op"], row["direction"]), {}).setdefault(shape, {})
+            cells[row["label"]] = row["median_ms"]
+    found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
+    for (op, direction), shapes in groups.items():
+        labels = list(dict.fromkeys(label for cells in shapes.values() for label in cells))
+        everyday = [label for label in labels if label in EVERYDAY[op]]
+        for ours in labels:
+            if ours in (COPY, *everyday):
+                continue
+            for theirs in everyday:
+                ratios = [c[theirs] / c[ours] for c in shapes.values() if {ours, theirs} <= set(c)]
+                if ratios:
+                    found.setdefault((op, direction, ours), {})[theirs] = ratios
     return found

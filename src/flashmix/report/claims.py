@@ -8,8 +8,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from flashmix.bench.case import COPY
-from flashmix.bench.contenders import EVERYDAY
 from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
 from flashmix.report.analysis import (
@@ -18,6 +16,7 @@ from flashmix.report.analysis import (
     NAIVE,
     Sweep,
     comparable,
+    kernel_ratios,
     time_ratio,
     trainings,
 )
@@ -186,30 +185,14 @@ def _against_fused(sweep: Sweep, label: str) -> str:
 def _kernels(rows: Sequence[Row]) -> list[str]:
     """Each implementation against each everyday choice, in the geometric mean over shapes."""
     found = []
-    ops = [row for row in rows if row.get("subject") == "op" and row["status"] == "ok"]
-    groups: dict[tuple[str, str], dict[tuple[object, ...], dict[str, float]]] = {}
-    for row in ops:
-        shape = tuple(row[k] for k in ("batch", "seq_len", "dim", "window", "topk", "modes"))
-        cells = groups.setdefault((row["op"], row["direction"]), {}).setdefault(shape, {})
-        cells[row["label"]] = row["median_ms"]
-    for (op, direction), shapes in groups.items():
-        labels = list(dict.fromkeys(label for cells in shapes.values() for label in cells))
-        everyday = [label for label in labels if label in EVERYDAY[op]]
-        for ours in labels:
-            if ours in (COPY, *everyday):
-                continue
-            parts = []
-            for theirs in everyday:
-                ratios = [c[theirs] / c[ours] for c in shapes.values() if {ours, theirs} <= set(c)]
-                if ratios:
-                    mean = math.exp(statistics.fmean(map(math.log, ratios)))
-                    parts.append(
-                        f"{number(mean)}x {theirs} ({number(min(ratios))} to {number(max(ratios))} "
-                        f"over {len(ratios)} shapes)"
-                    )
-            if parts:
-                name = DIRECTIONS.get(direction, direction)
-                found.append(f"{op}, {ours}, {name}: speed against {', '.join(parts)}.")
+    for (op, direction, ours), against in kernel_ratios(rows).items():
+        parts = [
+            f"{number(math.exp(statistics.fmean(map(math.log, ratios))))}x {theirs} "
+            f"({number(min(ratios))} to {number(max(ratios))} over {len(ratios)} shapes)"
+            for theirs, ratios in against.items()
+        ]
+        name = DIRECTIONS.get(direction, direction)
+        found.append(f"{op}, {ours}, {name}: speed against {', '.join(parts)}.")
     return found
 
 

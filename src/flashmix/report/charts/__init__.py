@@ -10,10 +10,11 @@ from flashmix.report.analysis import Sweep
 from flashmix.report.charts.base import Chart
 from flashmix.report.charts.dots import floor_chart, parameter_chart, single_charts
 from flashmix.report.charts.learning import digits_chart, finetuning_charts
+from flashmix.report.charts.lines import align
 from flashmix.report.charts.sweeps import sweep_charts
 from flashmix.report.finetuning import is_finetuning
 
-__all__ = ["Chart", "charts"]
+__all__ = ["Chart", "align", "charts"]
 
 DIRECTIONS = ("forward", "forward_backward", "backward", "train_step")
 SUBJECTS = ("mixer", "encoder")

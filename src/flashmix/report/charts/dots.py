@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from flashmix.bench.case import COPY
-from flashmix.bench.stats import ratio
 from flashmix.bench.store import Row
 from flashmix.report import theme
-from flashmix.report.analysis import FUSED, NAIVE
+from flashmix.report.analysis import FUSED, NAIVE, time_ratio
 from flashmix.report.charts.base import (
     SHOWN,
     WIDTH,
@@ -66,7 +65,7 @@ def bars(name: str, title: str, text: str, unit: str, points: Sequence[Point]) -
     alt = altair()
     base = alt.Chart(alt.InlineData(values=[*points])).transform_filter(SHOWN).encode(_y(points))
     top = max(point["x"] for point in points) or 1
-    axis = alt.Axis(format=",", tickCount=5)
+    axis = alt.Axis(format=",.0f", tickCount=4)
     x = alt.X("x:Q", title=unit, axis=axis, scale=alt.Scale(domain=[0, 1.18 * top], nice=False))
     bar = base.mark_bar(size=13, cornerRadiusEnd=3).encode(
         x, _colour(points), tooltip=_tooltip(unit)
@@ -161,11 +160,7 @@ def single_charts(rows: Sequence[Row], direction: str, where: str) -> list[Chart
     found = [dots(f"time-{stem}", f"Time, {name}", text, "time of one call (ms)", times)]
     for baseline, kind in ((FUSED, "fused"), (NAIVE, "naive")):
         base = next((row for row in ok if row["label"] == baseline), None)
-        against = (
-            [(row, ratio(base["samples_ms"], row["samples_ms"])) for row in ok if row is not base]
-            if base
-            else []
-        )
+        against = [(row, time_ratio(base, row)) for row in ok if row is not base] if base else []
         points = [
             {
                 "label": row["label"],

@@ -184,9 +184,9 @@ def _scatter(
         base(seeds).mark_point(size=28, opacity=0.5).encode(x, y, colour, tooltip=tooltip),
         base(means).mark_point(size=130).encode(x, y, colour, tooltip=tooltip),
         base(names)
-        .mark_text(align="left", dx=10)
+        .mark_text(align="left", dx=10, dy=-2)
         .encode(x, y, colour, text="label:N")
-        .properties(name="keep"),
+        .properties(name="names"),
     ]
     chart = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
     return dict(chart.add_params(shown_parameter(labels)).to_dict())

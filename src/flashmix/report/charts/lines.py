@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flashmix.report import theme
@@ -12,7 +12,9 @@ from flashmix.report.charts.base import (
     HEIGHT,
     SHOWN,
     WIDTH,
+    Chart,
     altair,
+    haloed,
     log_domain,
     log_labels,
     log_ticks,
@@ -38,6 +40,7 @@ class Lines:
         levels: values of y to draw a line at, with a name.
         crossings: ``label``, ``n``, ``y``, ``low``, ``high``, ``against``, ``rows``.
         suffix: after the numbers of the y axis.
+        y_domain, lengths: bounds of y and the N on the x axis, where not those of the points.
     """
 
     points: Sequence[Point]
@@ -51,11 +54,17 @@ class Lines:
     crossings: Sequence[Point] = ()
     suffix: str = ""
     y_domain: tuple[float, float] | None = None
+    lengths: Sequence[int] = ()
 
     @property
     def labels(self) -> tuple[str, ...]:
         """The series, in the order of their points."""
         return tuple(dict.fromkeys(point["label"] for point in (*self.points, *self.failed)))
+
+    @property
+    def own_lengths(self) -> list[int]:
+        """The N of the points, ascending."""
+        return sorted({point["n"] for point in (*self.points, *self.failed)})
 
     @property
     def domain(self) -> tuple[float, float]:
@@ -66,14 +75,14 @@ class Lines:
     def spec(self) -> dict[str, Any]:
         """The chart in Vega-Lite."""
         alt = altair()
-        layers = [*self._levels(), *self._guides(), self._lines(), *self._crossings()]
-        layers += [*self._intervals(), self._points(), *self._failed(), self._names()]
+        layers = [*self._guides(), self._lines(), *self._intervals(), *self._levels()]
+        layers += [*self._crossings(), self._points(), *self._failed(), self._names()]
         chart = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
         return dict(chart.add_params(shown_parameter(self.labels)).to_dict())
 
     def _x(self, name: str = "n") -> Any:
         alt = altair()
-        lengths = sorted({point["n"] for point in (*self.points, *self.failed)})
+        lengths = self.lengths or self.own_lengths
         return alt.X(
             f"{name}:Q",
             title=self.x_title,
@@ -159,7 +168,7 @@ class Lines:
             color=theme.LINE.light, strokeWidth=1, strokeDash=[2, 3], aria=False
         )
         name = self._base(ends, every=True).mark_text(
-            align="right", dx=-4, dy=-5, color=theme.MUTED.light, fontSize=11, fontStyle="italic"
+            align="right", dx=-2, dy=-6, color=theme.MUTED.light, fontSize=11, fontStyle="italic"
         )
         return [
             line.encode(self._x(), self._y(), detail="label:N"),
@@ -173,11 +182,11 @@ class Lines:
         rule = self._base(values, every=True).mark_rule(
             color=theme.MUTED.light, strokeDash=[4, 3], aria=False
         )
-        name = self._base(values, every=True).mark_text(
-            align="left", baseline="bottom", dx=4, dy=-3, color=theme.MUTED.light, fontSize=11
-        )
         alt = altair()
-        return [rule.encode(self._y()), name.encode(self._y(), x=alt.value(0), text="label:N")]
+        name = self._base(values, every=True).encode(self._y(), x=alt.value(0), text="label:N")
+        style = {"align": "left", "baseline": "bottom", "dx": 4, "dy": -3, "fontSize": 11}
+        names = haloed(name, color=theme.MUTED.light, **style)
+        return [rule.encode(self._y()), *names]
 
     def _crossings(self) -> list[Any]:
         if not self.crossings:
@@ -200,7 +209,7 @@ class Lines:
     def _names(self) -> Any:
         alt = altair()
         ends = {point["label"]: (point["n"], point["y"]) for point in self.points}
-        last = max((n for n, _ in ends.values()), default=1)
+        last = max((*self.lengths, *(n for n, _ in ends.values())), default=1)
         ends = {label: (last, y) for label, (_, y) in ends.items()}
         values = [
             {**one, "text": self.names.get(one["label"], one["label"])}
@@ -212,6 +221,37 @@ class Lines:
             .encode(self._x(), self._y("at"), self._colour(), text=alt.Text("text:N"))
             .properties(name="names")
         )
+
+
+@dataclass(frozen=True)
+class LineChart(Chart):
+    """A chart of lines, which can share its axes with those of other runs."""
+
+    lines: Lines | None = None
+
+
+def align(runs: Sequence[Sequence[Chart]]) -> list[list[Chart]]:
+    """The charts of several runs; of one name, those of all runs have their axes in common."""
+    found = [list(charts) for charts in runs]
+    groups: dict[str, list[tuple[int, int]]] = {}
+    for i, charts in enumerate(found):
+        for j, chart in enumerate(charts):
+            groups.setdefault(chart.name, []).append((i, j))
+    for places in groups.values():
+        group = [found[i][j] for i, j in places]
+        drawings = [one.lines for one in group if isinstance(one, LineChart) and one.lines]
+        if len(places) > 1 and len(drawings) == len(places):
+            for (i, j), chart, lines in zip(places, group, _aligned(drawings), strict=True):
+                found[i][j] = replace(chart, spec=lines.spec())
+    return found
+
+
+def _aligned(drawings: Sequence[Lines]) -> list[Lines]:
+    """The same charts of several runs with axes in common."""
+    low = min(one.domain[0] for one in drawings)
+    high = max(one.domain[1] for one in drawings)
+    lengths = sorted({n for one in drawings for n in one.own_lengths})
+    return [replace(one, y_domain=(low, high), lengths=lengths) for one in drawings]
 
 
 def guides(lengths: Sequence[int], start: float, names: Sequence[str]) -> list[Point]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from flashmix.bench.case import COPY
@@ -10,7 +11,7 @@ from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
 from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep
 from flashmix.report.charts.base import Chart, source
-from flashmix.report.charts.lines import Lines, Point, guides
+from flashmix.report.charts.lines import LineChart, Lines, Point, guides
 from flashmix.report.tables import crossover, interval, number
 
 MIXER = {"label": "mixer", "N": "N"}
@@ -33,9 +34,8 @@ def _chart(kind: str, sweep: Sweep, lines: Lines, title: str, text: str) -> Char
     if not lines.points:
         return None
     name = f"{kind}-{sweep.direction.replace('_', '-')}"
-    return Chart(
-        name, f"{title}, {direction_name(sweep.direction)}", text, lines.spec(), lines.labels
-    )
+    title = f"{title}, {direction_name(sweep.direction)}"
+    return LineChart(name, title, text, lines.spec(), lines.labels, lines)
 
 
 def _point(label: str, n: int, y: float, *rows: Row, **rest: Any) -> Point:
@@ -77,14 +77,22 @@ def _time(sweep: Sweep, where: str) -> Chart | None:
         failed=_failed(sweep),
         crossings=crossings,
     )
-    if points and len(sweep.seq_lens) > 2:
-        low, high = lines.domain
-        lines.guides = guides(sweep.seq_lens, low * (high / low) ** 0.04, ("n", "n log n", "n²"))
+    lines.guides = _guides(sweep.seq_lens, points, ("n", "n log n", "n²"))
     text = f"{where}. Medians; bars are quartiles. After each name the fitted slope of log time "
     text += "against log N over the range; dotted guides show n, n log n and n²."
     if crossings:
         text += " A diamond marks where a mixer overtakes fused attention for good."
     return _chart("time", sweep, lines, "Time against N", text)
+
+
+def _guides(lengths: Sequence[int], points: Sequence[Point], names: Sequence[str]) -> list[Point]:
+    """Guides that begin between the copy and the lowest mixer, where there is room for them."""
+    first = [point for point in points if point["n"] == lengths[0]]
+    lowest = min((point["y"] for point in first if point["label"] != COPY), default=None)
+    if lowest is None or len(lengths) < 3:
+        return []
+    copy = next((point["y"] for point in first if point["label"] == COPY), lowest)
+    return guides(lengths, math.sqrt(copy * lowest), names)
 
 
 def _between(sweep: Sweep, label: str, n: float) -> float:
@@ -124,9 +132,7 @@ def _memory(sweep: Sweep, where: str) -> Chart | None:
         tooltip={**MIXER, "text": "peak (MB)"},
         failed=_failed(sweep),
     )
-    if points and len(sweep.seq_lens) > 2:
-        low, high = lines.domain
-        lines.guides = guides(sweep.seq_lens, low * (high / low) ** 0.04, ("n", "n²"))
+    lines.guides = _guides(sweep.seq_lens, points, ("n", "n²"))
     text = f"{where}. Tensors allocated during one call, beyond inputs and weights."
     return _chart("memory", sweep, lines, "Peak memory against N", text)
 

@@ -1,0 +1,61 @@
+"""HTML from data: whatever is not made here is text, and is escaped."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable
+from typing import Any
+
+
+class Markup(str):
+    """Text that is HTML already."""
+
+
+Child = str | Iterable["Child"] | None
+
+VOID = frozenset({"meta", "input", "link", "br"})
+
+
+def text(value: object) -> Markup:
+    """``value`` as text of a page, escaped unless it is markup."""
+    return value if isinstance(value, Markup) else Markup(html.escape(str(value), quote=False))
+
+
+def words(sentence: str) -> Markup:
+    """A sentence in which what stands between backticks is code."""
+    parts = sentence.split("`")
+    if len(parts) % 2 == 0:
+        return text(sentence)
+    return join(tag("code", part) if i % 2 else part for i, part in enumerate(parts))
+
+
+def join(children: Iterable[Child]) -> Markup:
+    """Children one after the other; None gives nothing."""
+    parts = []
+    for child in children:
+        if child is None:
+            continue
+        parts.append(text(child) if isinstance(child, str) else join(child))
+    return Markup("".join(parts))
+
+
+def tag(name: str, /, *children: Child, **attributes: Any) -> Markup:
+    """An element. ``class_`` stands for class, ``data_rows`` for data-rows; False and None go."""
+    shown = "".join(
+        f" {key.rstrip('_').replace('_', '-')}"
+        + ("" if value is True else f'="{html.escape(str(value), quote=True)}"')
+        for key, value in attributes.items()
+        if value is not None and value is not False
+    )
+    if name in VOID:
+        return Markup(f"<{name}{shown}>")
+    return Markup(f"<{name}{shown}>{join(children)}</{name}>")
+
+
+def data(identity: str, value: Any) -> Markup:
+    """A block of JSON for the page's script; nothing in it can end the block."""
+    encoded = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    for character in "<>&\u2028\u2029":
+        encoded = encoded.replace(character, f"\\u{ord(character):04x}")
+    return Markup(f'<script type="application/json" id="{identity}">{encoded}</script>')
