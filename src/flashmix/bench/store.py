@@ -27,12 +27,12 @@ RESULTS_FILE = "results.jsonl"
 REPEATS_FILE = "repeats.jsonl"
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace ``path`` by ``text``, so that a reader or a crash never sees half of it."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace ``path`` by ``content``, so that a reader or a crash never sees half of it."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).chmod(0o644)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 A run's folder holds run.json (machine, versions, command), results.jsonl (a row a line, written as
-they come) and report.md. After Ctrl-C or a kill, --resume FOLDER goes on and repeats nothing.
+they come) and report.md; with pip install 'flashmix[report]' also report.html, one page that needs
+no network, and figures/. After Ctrl-C or a kill, --resume FOLDER goes on and repeats nothing.
 
 examples:
   flashmix bench quick
@@ -233,8 +234,7 @@ def _run_one(console: Console, arguments: argparse.Namespace, name: str | None, 
     """Run or resume one suite into ``out``, print its summary and write its report."""
     from flashmix.bench import run_suite
     from flashmix.bench.store import RUN_FILE
-    from flashmix.cli.report import print_summary
-    from flashmix.report import write_report
+    from flashmix.cli.report import print_summary, write_all
 
     begun = (out / RUN_FILE).exists()
     with progress_listener(console) as listener:
@@ -248,7 +248,7 @@ def _run_one(console: Console, arguments: argparse.Namespace, name: str | None, 
             listener=listener,
         )
     print_summary(console, out)
-    console.print(f"\nreport: {write_report(out)}", soft_wrap=True, markup=False)
+    write_all(console, out)
 
 
 def _device(choice: str) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from flashmix._version import __version__
-from flashmix.cli import advise, bench, compare, doctor, listing, query, report, swap
+from flashmix.cli import advise, bench, compare, doctor, listing, query, report, serve, swap
 from flashmix.errors import ArgumentError, FlashmixError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -18,6 +18,7 @@ examples:
   flashmix bench quick --mixers fnet,local --seq-lens 512,4096
   flashmix bench quick --resume runs/quick-20260101-120000
   flashmix report runs/quick-20260101-120000
+  flashmix serve runs                      every run of a folder in the browser
   flashmix compare runs/before runs/after --fail-above 10%
   flashmix advise --dim 768 --seq-len 4096 --direction train
   flashmix swap bert --mixers 'fnet*10,attention*2' --out bert-fnet
@@ -39,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flashmix {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for module in (bench, report, compare, advise, query, swap, listing, doctor):
+    for module in (bench, report, serve, compare, advise, query, swap, listing, doctor):
         module.add_command(commands)
     return parser
 

@@ -1,8 +1,9 @@
-"""``flashmix report``: rebuild a run's report."""
+"""``flashmix report``: rebuild a run's report, or show several runs side by side."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +11,14 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 EPILOG = """\
-example:
+In each run's folder: report.md; report.html, one page that needs no network; figures/, each chart
+as SVG (light and dark) and PNG. The last two need pip install 'flashmix[report]'. Several runs also
+give side-by-side.html, in the folder that holds them all or where --out says.
+
+examples:
   flashmix report runs/quick-20260101-120000
+  flashmix report runs/cpu runs/gpu                        two machines side by side
+  flashmix report runs/before runs/after --out change.html
 """
 
 
@@ -19,12 +26,17 @@ def add_command(commands: Any) -> None:
     """Add ``report`` to the command line."""
     parser = commands.add_parser(
         "report",
-        help="rebuild the report of a run",
-        description="Write report.md of runs anew from their rows, and print the summary.",
+        help="rebuild the report of a run, or show several side by side",
+        description="Write report.md, report.html and figures/ of runs anew from their rows, and "
+        "print the summary.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="folder of a run")
+    parser.add_argument(
+        "--out", type=Path, metavar="PAGE", help="where the page of several runs goes"
+    )
+    parser.add_argument("--no-figures", action="store_true", help="leave the pictures away")
     parser.set_defaults(run=run)
 
 
@@ -32,14 +44,54 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from rich.console import Console
 
-    from flashmix.report import write_report
+    from flashmix.bench import read_run
+    from flashmix.errors import ArgumentError
 
     console = Console()
+    if arguments.out is not None and len(arguments.runs) == 1:
+        raise ArgumentError("--out is for several runs; the page of one is its own report.html")
     for folder in arguments.runs:
-        path = write_report(folder)
+        read_run(folder)
+    for folder in arguments.runs:
         print_summary(console, folder)
-        console.print(f"\nreport: {path}", highlight=False, soft_wrap=True, markup=False)
+        write_all(console, folder, figures=not arguments.no_figures)
+    if len(arguments.runs) > 1:
+        _write_beside(console, arguments.runs, arguments.out)
     return 0
+
+
+def write_all(console: Console, folder: Path, *, figures: bool = True) -> None:
+    """Write everything that the installed packages allow, and say where it is."""
+    from flashmix.report import write_figures, write_page, write_report
+
+    _say(console, f"\nreport: {write_report(folder)}")
+
+    def page() -> None:
+        _say(console, f"page: {write_page([folder])}")
+        if figures and (pictures := write_figures(folder)):
+            _say(console, f"figures: {len(pictures)} in {pictures[0].parent}")
+
+    _if_installed(console, page)
+
+
+def _write_beside(console: Console, folders: Sequence[Path], out: Path | None) -> None:
+    from flashmix.report import write_page
+
+    _if_installed(console, lambda: _say(console, f"\nside by side: {write_page(folders, out)}"))
+
+
+def _if_installed(console: Console, write: Callable[[], None]) -> None:
+    """Do what needs optional packages, or say in one sentence how to get them."""
+    from flashmix.errors import MissingDependencyError
+
+    try:
+        write()
+    except MissingDependencyError as error:
+        _say(console, f"no page: {error}")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, soft_wrap=True, markup=False)
 
 
 def print_summary(console: Console, folder: Path) -> None:

@@ -4,7 +4,7 @@ from flashmix.report.build import sections
 from flashmix.report.claims import statements
 from flashmix.report.markdown import markdown, markdown_table
 from flashmix.report.summary import summary, summary_section
-from flashmix.report.write import write_report
+from flashmix.report.write import write_figures, write_page, write_report
 
 __all__ = [
     "markdown",
@@ -13,5 +13,7 @@ __all__ = [
     "statements",
     "summary",
     "summary_section",
+    "write_figures",
+    "write_page",
     "write_report",
 ]

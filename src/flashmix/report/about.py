@@ -54,9 +54,9 @@ def _processor(run: dict[str, Any]) -> str:
 
 
 def machine_line(run: dict[str, Any]) -> str:
-    """The machine in a line: device, threads, PyTorch, when."""
+    """What a run had beside its device: threads, PyTorch, the day."""
     machine = run.get("machine", {})
-    parts = [place(run)]
+    parts = []
     if "gpu" not in machine and "threads" in run:
         parts.append(f"{run['threads']} threads")
     if "torch" in machine.get("packages", {}):

@@ -15,7 +15,7 @@ Run = tuple[str, Sequence[Row]]
 
 def beside_sections(runs: Sequence[Run]) -> list[Section]:
     """What ``runs``, as (name, rows), have in common; changes where two hold the same cases."""
-    found = []
+    found: list[Section | None] = []
     cases = [(name, [row for row in rows if not is_finetuning(row)]) for name, rows in runs]
     if len(cases) == 2:
         comparison = compare(cases[0][1], cases[1][1])

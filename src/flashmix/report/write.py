@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from flashmix.bench import read_rows, read_run
 from flashmix.bench.store import write_whole
+from flashmix.report.figures import write_figures
 from flashmix.report.markdown import markdown
+
+__all__ = ["write_figures", "write_page", "write_report"]
 
 REPORT_FILE = "report.md"
 PAGE_FILE = "report.html"
+BESIDE_FILE = "side-by-side.html"
 
 
 def write_report(folder: Path) -> Path:
@@ -23,7 +28,8 @@ def write_report(folder: Path) -> Path:
 def write_page(folders: Sequence[Path], path: Path | None = None) -> Path:
     """Write the page of one run, or of several side by side, and return its path.
 
-    ``path`` is ``report.html`` in the folder of the only run by default.
+    ``path`` is by default ``report.html`` in the folder of the only run, or ``side-by-side.html``
+    in the folder that holds all of them.
 
     Raises:
         ArgumentError: a folder holds no run.
@@ -31,6 +37,8 @@ def write_page(folders: Sequence[Path], path: Path | None = None) -> Path:
     """
     from flashmix.report.page import PageRun, page
 
-    path = path or folders[0] / PAGE_FILE
+    if path is None:
+        parent = Path(os.path.commonpath([folder.resolve().parent for folder in folders]))
+        path = folders[0] / PAGE_FILE if len(folders) == 1 else parent / BESIDE_FILE
     write_whole(path, page([PageRun.read(folder) for folder in folders]))
     return path

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from flashmix.bench.store import Row
 from flashmix.errors import missing_extra
-from flashmix.report import theme
 
 if TYPE_CHECKING:
     import altair as alt
@@ -116,12 +115,6 @@ def shown_parameter(labels: Sequence[str]) -> alt.Parameter:
     """The parameter by which a page hides and shows series."""
     parameter: alt.Parameter = altair().param(name="shown", value=list(labels))
     return parameter
-
-
-def haloed(chart: Any, **mark: Any) -> list[Any]:
-    """Text with a halo in the page's colour, so that it can be read across lines."""
-    halo = {"stroke": theme.PAPER.light, "strokeWidth": 4, "strokeJoin": "round", "aria": False}
-    return [chart.mark_text(**mark, **halo), chart.mark_text(**mark)]
 
 
 SHOWN = "indexof(shown, datum.label) >= 0"

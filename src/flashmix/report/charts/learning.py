@@ -56,7 +56,7 @@ def finetuning_charts(rows: Sequence[Row]) -> list[Chart]:
                     where,
                     unit,
                     {one.mixers: one.ok for one in group},
-                    lambda row, get=get: row.get(get),
+                    _reader(get),
                     accuracy,
                 )
             )
@@ -73,6 +73,10 @@ def finetuning_charts(rows: Sequence[Row]) -> list[Chart]:
             )
         )
     return [chart for chart in found if chart is not None]
+
+
+def _reader(name: str) -> Measure:
+    return lambda row: row.get(name)
 
 
 def digits_chart(rows: Iterable[Row]) -> Chart | None:
@@ -109,14 +113,18 @@ def accuracy_chart(
     seeds: list[Point] = []
     means: list[Point] = []
     for label, rows in groups.items():
-        pairs = [(cost(row), gain(row), row) for row in rows]
-        pairs = [one for one in pairs if one[0] is not None and one[1] is not None]
+        pairs = [
+            (x, y, row)
+            for row in rows
+            if (x := cost(row)) is not None and (y := gain(row)) is not None
+        ]
         if not pairs:
             continue
         for x, y, row in pairs:
             seeds.append(_dot(label, x, y, f"seed {row.get('seed', '-')}", row))
-        x, y = (statistics.fmean(one[i] for one in pairs) for i in (0, 1))
-        means.append(_dot(label, x, y, f"mean of {len(pairs)}", *(one[2] for one in pairs)))
+        x = statistics.fmean(pair[0] for pair in pairs)
+        y = statistics.fmean(pair[1] for pair in pairs)
+        means.append(_dot(label, x, y, f"mean of {len(pairs)}", *(pair[2] for pair in pairs)))
     if len(means) < 2:
         return None
     front = [means[i] for i in pareto([(one["x"], one["y"]) for one in means])]
@@ -133,15 +141,15 @@ def accuracy_chart(
     )
 
 
-def _dot(label: str, x: Any, y: Any, what: str, *rows: Row) -> Point:
-    percent = 100 * float(y)
+def _dot(label: str, x: float, y: float, what: str, *rows: Row) -> Point:
+    percent = 100 * y
     return {
         "label": label,
-        "x": float(x),
+        "x": x,
         "y": percent,
         "what": what,
         "text": f"{percent:.1f} %",
-        "cost": number(float(x)),
+        "cost": number(x),
         "rows": source(*rows),
     }
 

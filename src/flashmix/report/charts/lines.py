@@ -14,7 +14,6 @@ from flashmix.report.charts.base import (
     WIDTH,
     Chart,
     altair,
-    haloed,
     log_domain,
     log_labels,
     log_ticks,
@@ -69,14 +68,16 @@ class Lines:
     @property
     def domain(self) -> tuple[float, float]:
         """The bounds of y."""
-        bounds = [point.get(name, point["y"]) for point in self.points for name in ("low", "high")]
+        bounds = [
+            point[name] for point in self.points for name in ("y", "low", "high") if name in point
+        ]
         return self.y_domain or log_domain([*bounds, *self.levels])
 
     def spec(self) -> dict[str, Any]:
         """The chart in Vega-Lite."""
         alt = altair()
         layers = [*self._guides(), self._lines(), *self._intervals(), *self._levels()]
-        layers += [*self._crossings(), self._points(), *self._failed(), self._names()]
+        layers += [*self._crossings(), self._points(), *self._failed(), *self._names()]
         chart = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
         return dict(chart.add_params(shown_parameter(self.labels)).to_dict())
 
@@ -182,11 +183,7 @@ class Lines:
         rule = self._base(values, every=True).mark_rule(
             color=theme.MUTED.light, strokeDash=[4, 3], aria=False
         )
-        alt = altair()
-        name = self._base(values, every=True).encode(self._y(), x=alt.value(0), text="label:N")
-        style = {"align": "left", "baseline": "bottom", "dx": 4, "dy": -3, "fontSize": 11}
-        names = haloed(name, color=theme.MUTED.light, **style)
-        return [rule.encode(self._y()), *names]
+        return [rule.encode(self._y())]
 
     def _crossings(self) -> list[Any]:
         if not self.crossings:
@@ -206,21 +203,24 @@ class Lines:
             ring.encode(self._x(), self._y(), self._colour(), tooltip=tooltip),
         ]
 
-    def _names(self) -> Any:
+    def _names(self) -> list[Any]:
+        """The name of each line, and of each level, where it ends."""
         alt = altair()
-        ends = {point["label"]: (point["n"], point["y"]) for point in self.points}
-        last = max((*self.lengths, *(n for n, _ in ends.values())), default=1)
-        ends = {label: (last, y) for label, (_, y) in ends.items()}
-        values = [
-            {**one, "text": self.names.get(one["label"], one["label"])}
-            for one in log_labels(ends, self.domain)
-        ]
-        return (
-            self._base(values)
-            .mark_text(align="left", dx=12, fontSize=12)
-            .encode(self._x(), self._y("at"), self._colour(), text=alt.Text("text:N"))
-            .properties(name="names")
-        )
+        ends = {point["label"]: point["y"] for point in self.points}
+        last = max((*self.lengths, *self.own_lengths), default=1)
+        every = {**ends, **{name: y for y, name in self.levels.items()}}
+        placed = log_labels({name: (last, y) for name, y in every.items()}, self.domain)
+        values = [{**one, "text": self.names.get(one["label"], one["label"])} for one in placed]
+        series = [one for one in values if one["label"] in ends]
+        levels = [one for one in values if one["label"] not in ends]
+        style = {"align": "left", "dx": 12, "fontSize": 12}
+        text = {"x": self._x(), "y": self._y("at"), "text": alt.Text("text:N")}
+        names = self._base(series).mark_text(**style).encode(**text, color=self._colour())
+        found = [names.properties(name="names")]
+        if levels:
+            plain = self._base(levels, every=True).mark_text(**style, color=theme.MUTED.light)
+            found.append(plain.encode(**text).properties(name="names-of-levels"))
+        return found
 
 
 @dataclass(frozen=True)

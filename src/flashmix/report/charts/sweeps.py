@@ -150,7 +150,7 @@ def _speedup(sweep: Sweep, baseline: str, where: str) -> Chart | None:
         points=points,
         y_title="times as fast",
         tooltip={**MIXER, "text": f"against {baseline}"},
-        levels={1.0: f"as fast as {baseline}"},
+        levels={1.0: baseline},
         crossings=_crossings(sweep, baseline),
         suffix="x",
     )
@@ -180,7 +180,7 @@ def _growth(sweep: Sweep, where: str) -> Chart | None:
         x_title="N, after the doubling (tokens)",
         y_title="time at N over time at N / 2",
         tooltip={**MIXER, "text": "growth"},
-        levels={2.0: "linear: 2x", 4.0: "quadratic: 4x"},
+        levels={2.0: "linear", 4.0: "quadratic"},
         suffix="x",
     )
     text = f"{where}. How much longer one call takes when N doubles; bars: 95 % intervals."
@@ -200,10 +200,11 @@ def _floor(sweep: Sweep, where: str) -> Chart | None:
         points=points,
         y_title="multiples of the copy",
         tooltip={**MIXER, "text": "of the copy's time"},
-        levels={1.0: "the copy: no mixer can be faster"},
+        levels={1.0: COPY},
         suffix="x",
     )
     text = (
-        f"{where}. Time over the time to read and write [B, N, D] once (twice with the backward)."
+        f"{where}. Time over the time to read and write [B, N, D] once (twice with the backward): "
+        "no mixer can be faster."
     )
     return _chart("floor", sweep, lines, "Distance to the copy floor", text)

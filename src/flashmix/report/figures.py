@@ -1,0 +1,53 @@
+"""Charts as pictures, without a browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+from flashmix.bench import read_rows
+from flashmix.bench.store import write_whole
+from flashmix.errors import missing_extra
+from flashmix.report import theme
+from flashmix.report.charts import Chart, charts
+
+FIGURES_FOLDER = "figures"
+PNG_SCALE = 2.0
+
+
+def picture_spec(chart: Chart, mode: theme.Mode) -> dict[str, Any]:
+    """The chart as a picture of its own: with its title and configuration, in a mode's colours."""
+    where = chart.text.partition(". ")[0].removesuffix(".")
+    title = {"text": chart.title, "subtitle": where}
+    spec = {**chart.spec, "title": title, "config": theme.config()}
+    coloured: dict[str, Any] = theme.in_mode(spec, mode)
+    return coloured
+
+
+def write_figures(folder: Path) -> list[Path]:
+    """Write each chart of the run in ``folder`` as SVG, in light and dark, and as PNG, in light.
+
+    They go to ``figures/NAME.svg``, ``NAME-dark.svg`` and ``NAME.png``.
+
+    Raises:
+        MissingDependencyError: altair or vl-convert-python is not installed.
+    """
+    drawn = charts(read_rows(folder))
+    return [path for chart in drawn for path in _write(chart, folder / FIGURES_FOLDER)]
+
+
+def _write(chart: Chart, folder: Path) -> Iterator[Path]:
+    try:
+        import vl_convert
+    except ImportError:
+        raise missing_extra("vl-convert-python", "report", "figures/") from None
+    folder.mkdir(exist_ok=True)
+    light, dark = (picture_spec(chart, mode) for mode in get_args(theme.Mode))
+    for name, picture in (
+        (f"{chart.name}.svg", vl_convert.vegalite_to_svg(light)),
+        (f"{chart.name}-dark.svg", vl_convert.vegalite_to_svg(dark)),
+        (f"{chart.name}.png", vl_convert.vegalite_to_png(light, scale=PNG_SCALE)),
+    ):
+        write_whole(folder / name, picture)
+        yield folder / name
