@@ -21,7 +21,7 @@ from flashmix.report.analysis import (
     trainings,
 )
 from flashmix.report.finetuning import finetuning_statements, is_finetuning
-from flashmix.report.tables import crossover, interval, number
+from flashmix.report.tables import Cell, crossover, interval, number
 
 Verdict = Literal["supported", "not supported", "not tested"]
 
@@ -82,7 +82,7 @@ class Published:
         verdict: Verdict = "not supported"
         if measured.high >= self.times and measured.low > 1:
             verdict = "supported"
-        return verdict, f"{interval(measured)} against {baseline}"
+        return verdict, Cell(f"{interval(measured)} against {baseline}", ours, theirs)
 
 
 def _spectral(seq_len: int, times: float, **rest: Any) -> Published:

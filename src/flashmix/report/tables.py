@@ -166,7 +166,7 @@ def memory_section(sweep: Sweep) -> Section:
     for n in sweep.seq_lens:
         row = next(cells[n] for cells in sweep.cells.values() if n in cells)
         size = 8 if row["dtype"] == "float64" else 4 if row["dtype"] == "float32" else 2
-        line.append(number(row["batch"] * row["num_heads"] * n * n * size / 1e6))
+        line.append(Cell(number(row["batch"] * row["num_heads"] * n * n * size / 1e6), row))
     return Section(
         f"Peak memory, {DIRECTIONS[sweep.direction]} (MB)",
         ["Tensors allocated beyond inputs and weights; last row: what the attention matrix takes."],

@@ -56,11 +56,13 @@ def source(*rows: Row) -> str:
     return ", ".join(str(row["line"]) for row in rows if "line" in row)
 
 
-def log_domain(values: Iterable[float], margin: float = 0.06) -> tuple[float, float]:
-    """Bounds around positive values with a margin, as a share of their logarithmic span."""
+def log_domain(
+    values: Iterable[float], margin: float = 0.06, least: float = 0.1
+) -> tuple[float, float]:
+    """Bounds around positive values with a margin: a share of their logarithmic span, or more."""
     found = [math.log(value) for value in values if value > 0]
     low, high = min(found, default=0.0), max(found, default=1.0)
-    extra = max(margin * (high - low), 0.1)
+    extra = max(margin * (high - low), least)
     return math.exp(low - extra), math.exp(high + extra)
 
 

@@ -124,7 +124,8 @@ def dots(
 
 def parameter_chart(rows: Sequence[Row]) -> Chart | None:
     """Parameters of each mixer at the width of ``rows``."""
-    first = {row["label"]: row for row in reversed(rows) if row["label"] != COPY}
+    plain = [row for row in rows if row.get("autocast") is None and not row.get("checkpoint")]
+    first = {row["label"]: row for row in reversed(plain) if row["label"] != COPY}
     points = [
         {"label": label, "x": row["params"], "text": f"{row['params']:,}", "rows": source(row)}
         for label, row in reversed(first.items())

@@ -87,7 +87,7 @@ class Lines:
         return alt.X(
             f"{name}:Q",
             title=self.x_title,
-            scale=alt.Scale(type="log", domain=log_domain(lengths, 0.02), nice=False),
+            scale=alt.Scale(type="log", domain=log_domain(lengths, 0.018, 0.02), nice=False),
             axis=alt.Axis(values=lengths, format=",", grid=False, labelOverlap="greedy"),
         )
 
@@ -197,11 +197,11 @@ class Lines:
         ring = self._base(self.crossings).mark_point(
             shape="diamond", size=130, filled=False, strokeWidth=2
         )
-        span = self._base(self.crossings).mark_rule(strokeWidth=5, opacity=0.3, aria=False)
-        return [
-            span.encode(self._x("low"), self._y(), self._colour(), x2="high:Q"),
-            ring.encode(self._x(), self._y(), self._colour(), tooltip=tooltip),
-        ]
+        found = [ring.encode(self._x(), self._y(), self._colour(), tooltip=tooltip)]
+        if wide := [one for one in self.crossings if "low" in one]:
+            span = self._base(wide).mark_rule(strokeWidth=5, opacity=0.3, aria=False)
+            found.insert(0, span.encode(self._x("low"), self._y(), self._colour(), x2="high:Q"))
+        return found
 
     def _names(self) -> list[Any]:
         """The name of each line, and of each level, where it ends."""

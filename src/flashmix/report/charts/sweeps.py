@@ -67,7 +67,7 @@ def _time(sweep: Sweep, where: str) -> Chart | None:
     names = {label: f"{label} · {one.value:.2f}" for label, one in slopes.items() if one}
     crossings = [
         {**point, "y": _between(sweep, point["label"], point["n"])}
-        for point in _crossings(sweep, FUSED)
+        for point in _crossings(sweep, FUSED, spans=False)
     ]
     lines = Lines(
         points=points,
@@ -91,8 +91,8 @@ def _guides(lengths: Sequence[int], points: Sequence[Point], names: Sequence[str
     lowest = min((point["y"] for point in first if point["label"] != COPY), default=None)
     if lowest is None or len(lengths) < 3:
         return []
-    copy = next((point["y"] for point in first if point["label"] == COPY), lowest)
-    return guides(lengths, math.sqrt(copy * lowest), names)
+    copy = next((point["y"] for point in first if point["label"] == COPY), lowest / 2)
+    return guides(lengths, max(math.sqrt(copy * lowest), 0.1 * lowest), names)
 
 
 def _between(sweep: Sweep, label: str, n: float) -> float:
@@ -105,7 +105,7 @@ def _between(sweep: Sweep, label: str, n: float) -> float:
     return math.exp(y0 + (y1 - y0) * math.log(n / a) / math.log(b / a))
 
 
-def _crossings(sweep: Sweep, baseline: str) -> list[Point]:
+def _crossings(sweep: Sweep, baseline: str, *, spans: bool = True) -> list[Point]:
     found = []
     for label in sweep.labels:
         if label in (NAIVE, FUSED):
@@ -114,7 +114,7 @@ def _crossings(sweep: Sweep, baseline: str) -> list[Point]:
         if crossing.kind == "from" and crossing.at is not None:
             rows = [row for one in (label, baseline) for row in sweep.cells[one].values()]
             sentence = f"faster than {baseline} from {crossover(crossing)}"
-            at = {"n": crossing.at.value, **_bounds(crossing.at), "y": 1.0}
+            at = {"n": crossing.at.value, "y": 1.0, **(_bounds(crossing.at) if spans else {})}
             found.append({"label": label, **at, "sentence": sentence, "rows": source(*rows)})
     return found
 

@@ -25,7 +25,7 @@ def vega_bundle() -> str:
         import vl_convert
     except ImportError:
         raise missing_extra("vl-convert-python", "report", "report.html") from None
-    return str(vl_convert.javascript_bundle(None))
+    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
 
 
 def asset(name: str) -> str:

@@ -1,0 +1,122 @@
+"""What is said of fine-tuned models comes from their rows, however few fields those have."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench_helpers import make_run
+from flashmix.report import markdown, statements
+from flashmix.report.charts import charts
+from flashmix.report.charts.learning import pareto
+from flashmix.report.findings import findings
+from flashmix.report.finetuning import finetuning_sections, outcomes
+from report_helpers import finetuned_run, make_finetuned, whole_run
+
+
+def drawn(rows):
+    return {chart.name: chart for chart in charts(rows)}
+
+
+def values(chart):
+    return [one for data in chart.spec["datasets"].values() for one in data]
+
+
+@pytest.mark.parametrize(
+    ("points", "front"),
+    [
+        ([(1, 1), (2, 2), (3, 3)], [0, 1, 2]),
+        ([(1, 3), (2, 2), (3, 1)], [0]),
+        ([(1, 1), (2, 1), (3, 2)], [0, 2]),
+        ([(1, 1), (1, 2)], [1]),
+        ([(3, 5), (1, 1), (2, 0.5)], [1, 0]),
+        ([], []),
+    ],
+)
+def test_the_front_holds_what_nothing_beats_in_both(points, front):
+    assert pareto(points) == front
+
+
+def test_seeds_of_one_model_are_one_outcome():
+    found = {one.mixers: one for one in outcomes(finetuned_run())}
+    assert len(found["attention"].ok) == 2
+    assert found["attention"].mean("infer_ms") == pytest.approx(4.05)
+    assert [row["status"] for row in found["fourier"].failed] == ["oom"]
+
+
+def test_mixers_as_a_list_are_the_same_as_text():
+    rows = [make_finetuned("fnet,attention", 0.8), make_finetuned("x", 0.8, 1)]
+    rows[1]["mixers"] = ["fnet", "attention"]
+    assert [len(one.ok) for one in outcomes(rows)] == [2]
+
+
+def test_the_table_tells_means_and_spread_and_failures():
+    (section,) = (one for one in finetuning_sections(finetuned_run()) if "tiny" in one.title)
+    lines = {line[0]: line for line in section.table.rows}
+    assert lines["attention"][1] == "85.5 (85.0 to 86.0)"
+    assert lines["attention"][-1] == "2 ok"
+    assert {row["seed"] for row in lines["attention"][1].rows} == {0, 1}
+
+
+def test_statements_part_only_what_every_seed_parts():
+    found = " ".join(statements(finetuned_run()))
+    assert "fnet is below attention" in found
+    assert "spectral,attention is above attention" in found
+    assert "inference 2.02x as fast" in found
+    rows = [make_finetuned("attention", a, i) for i, a in enumerate((0.8, 0.9))]
+    rows += [make_finetuned("fnet", a, i) for i, a in enumerate((0.85, 0.95))]
+    assert "fnet is not parted from attention" in " ".join(statements(rows))
+
+
+def test_findings_name_the_most_accurate_and_the_fastest():
+    found = findings(finetuned_run())
+    assert [one.figure for one in found] == ["89.0 %", "2.02x", "1.50x"]
+    assert "spectral,attention" in found[0].text
+    assert "fnet, with 93.0 % of its accuracy" in found[1].text
+
+
+def test_every_chart_of_fine_tuning_is_drawn():
+    assert {"accuracy-infer", "accuracy-train", "curves-loss", "curves-val-accuracy"} <= set(
+        drawn(finetuned_run())
+    )
+
+
+def test_the_caption_names_the_front():
+    text = drawn(finetuned_run())["accuracy-infer"].text
+    assert text.endswith("(Pareto front): fnet, spectral,attention.")
+
+
+def test_the_best_epoch_is_ringed_once_for_each_seed():
+    spec = drawn(finetuned_run())["curves-val-accuracy"].spec
+    (ring,) = (one for one in spec["layer"] if one["mark"].get("filled") is False)
+    best = spec["datasets"][ring["data"]["name"]]
+    assert len(best) == 8
+    assert {point["x"] for point in best} == {2}
+
+
+@pytest.mark.parametrize("absent", ["history", "infer_ms", "train_seconds", "best_epoch", "f1",
+                                    "test_accuracy", "peak_memory_mb", "params", "model", "seed",
+                                    "status", "val_accuracy"])  # fmt: skip
+def test_an_absent_field_breaks_nothing(absent):
+    rows = [{k: v for k, v in row.items() if k != absent} for row in finetuned_run()]
+    text = markdown(make_run(suite="finetune"), rows)
+    assert "attention" in text
+    assert findings(rows)
+    drawn(rows)
+
+
+def test_a_run_without_a_bench_machine_is_reported():
+    text = markdown({"command": "flashmix finetune", "machine": {"gpu": "a GPU"}}, finetuned_run())
+    assert "a GPU" in text
+    assert "it was oom" in text
+
+
+def test_fine_tuned_and_timed_rows_may_share_a_run():
+    rows = [*whole_run(), *finetuned_run()]
+    names = drawn(rows)
+    assert {"accuracy-infer", "time-forward", "accuracy-digits"} <= set(names)
+    assert markdown(make_run(), rows)
+
+
+def test_no_point_is_drawn_of_what_failed():
+    rows = finetuned_run()
+    assert not [v for v in values(drawn(rows)["accuracy-infer"]) if v.get("label") == "fourier"]
