@@ -9,6 +9,8 @@ EXTRAS = {
     "scikit-learn": ("tasks", "the digits task of flashmix bench quick"),
     "transformers": ("hf", "flashmix.swap and flashmix swap"),
     "duckdb": ("query", "flashmix query"),
+    "altair": ("report", "report.html, figures/ and flashmix serve"),
+    "vl-convert-python": ("report", "report.html, figures/ and flashmix serve"),
     "triton": ("triton", "GPU kernels of flashmix's own"),
 }
 
@@ -56,11 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         console.print("GPU       none that PyTorch sees")
     for name in ("torch", "numpy", "rich"):
-        console.print(f"  {name:<14}{machine.installed(name)}")
+        console.print(f"  {name:<18}{machine.installed(name)}")
     for name, (extra, purpose) in EXTRAS.items():
         version = machine.installed(name)
         missing = f"missing; for {purpose}: pip install 'flashmix\\[{extra}]'"
-        console.print(f"  {name:<14}{version or missing}")
+        console.print(f"  {name:<18}{version or missing}")
     console.print("what impl='auto' runs here (float32):")
     for name, operator in OPERATORS.items():
         shape = (2, 512, 256) if operator.axes == "B, N, D" else (2, 4, 512, 64)

@@ -50,8 +50,9 @@ def run(arguments: argparse.Namespace) -> int:
     altair()
     vega_bundle()
     with Server(arguments.folder, arguments.port) as server:
-        runs = len(find_runs(arguments.folder))
-        print(f"{runs} runs of {arguments.folder} at {server.url} (Ctrl-C ends)", flush=True)
+        count = len(find_runs(arguments.folder))
+        runs = "1 run" if count == 1 else f"{count} runs"
+        print(f"{runs} of {arguments.folder} at {server.url} (Ctrl-C ends)", flush=True)
         if arguments.open:
             webbrowser.open(server.url)
         try:

@@ -58,7 +58,7 @@ def machine_line(run: dict[str, Any]) -> str:
     machine = run.get("machine", {})
     parts = []
     if "gpu" not in machine and "threads" in run:
-        parts.append(f"{run['threads']} threads")
+        parts.append(f"{run['threads']} thread{'' if run['threads'] == 1 else 's'}")
     if "torch" in machine.get("packages", {}):
         parts.append(f"PyTorch {machine['packages']['torch']}")
     if run.get("started"):

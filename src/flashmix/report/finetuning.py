@@ -77,13 +77,15 @@ def settings(found: Sequence[Outcome]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((one.task, one.model) for one in found))
 
 
-def _spread(values: Sequence[float], scale: float = 1.0, unit: str = "") -> str:
-    """Mean and, over several seeds, the lowest and the highest."""
+def _spread(values: Sequence[float], scale: float = 1.0) -> str:
+    """Mean and, where seeds differ, the lowest and the highest; whole numbers in full."""
     if not values:
         return "-"
-    scaled = [scale * value for value in values]
-    text = f"{number(statistics.fmean(scaled))}{unit}"
-    return text if len(scaled) < 2 else f"{text} ({number(min(scaled))} to {number(max(scaled))})"
+    if len(set(values)) == 1 and scale == 1 and float(values[0]).is_integer():
+        return f"{values[0]:,.0f}"
+    found = [scale * value for value in (statistics.fmean(values), min(values), max(values))]
+    mean, low, high = map(number, found)
+    return mean if low == high else f"{mean} ({low} to {high})"
 
 
 def finetuning_sections(rows: Sequence[Row]) -> list[Section]:

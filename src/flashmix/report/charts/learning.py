@@ -164,8 +164,14 @@ def _scatter(
     margin = max(0.08 * (max(ys) - min(ys)), 0.5)
     x_domain, y_domain = (0.0, 1.1 * right), (min(ys) - margin, min(max(ys) + margin, 100.5))
     domain, colours = theme.colours(labels)
-    x = alt.X("x:Q", title=unit, scale=alt.Scale(domain=x_domain, nice=False))
-    y = alt.Y("y:Q", title="accuracy (%)", scale=alt.Scale(domain=y_domain, nice=False))
+    axis = alt.Axis(tickCount=6, grid=False)
+    x = alt.X("x:Q", title=unit, axis=axis, scale=alt.Scale(domain=x_domain, nice=False))
+    y = alt.Y(
+        "y:Q",
+        title="accuracy (%)",
+        axis=alt.Axis(tickCount=6),
+        scale=alt.Scale(domain=y_domain, nice=False),
+    )
     colour = alt.Color("label:N", scale=alt.Scale(domain=domain, range=colours), legend=None)
     tooltip = [
         alt.Tooltip("label:N", title="mixer"),
@@ -249,7 +255,7 @@ def _curve_spec(points: Sequence[Point], best: Sequence[Point], unit: str) -> di
         "x:Q",
         title="epoch",
         scale=alt.Scale(domain=[epochs[0], epochs[-1]], nice=False),
-        axis=alt.Axis(values=epochs, grid=False, labelOverlap="greedy"),
+        axis=alt.Axis(values=epochs, format="d", grid=False, labelOverlap="greedy"),
     )
     y = alt.Y("y:Q", title=unit, scale=alt.Scale(domain=y_domain, nice=False))
     colour = alt.Color("label:N", scale=alt.Scale(domain=domain, range=colours), legend=None)

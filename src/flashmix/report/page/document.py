@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -14,7 +14,6 @@ from flashmix.report import theme
 from flashmix.report.page.markup import Markup, data, tag
 
 
-@cache
 def vega_bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script.
 
@@ -25,7 +24,12 @@ def vega_bundle() -> str:
         import vl_convert
     except ImportError:
         raise missing_extra("vl-convert-python", "report", "report.html") from None
-    return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+    return _bundled(vl_convert.javascript_bundle)
+
+
+@cache
+def _bundled(bundle: Callable[[str], str]) -> str:
+    return bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def asset(name: str) -> str:
