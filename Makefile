@@ -36,7 +36,7 @@ unit: $(READY) ## tests, and the GPU kernels' arithmetic in Triton's interpreter
 	$(BIN)/pytest -n 2
 	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 tests/test_triton_*.py
 
-readme: $(READY) ## write the README's tables anew from the committed results
+readme: $(READY) ## write the README's tables and picture anew from the committed results
 	$(BIN)/python scripts/update_readme.py
 
 clean: ## remove the environment and caches

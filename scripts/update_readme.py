@@ -1,6 +1,6 @@
-"""Write the README's tables anew from the committed results: make readme.
+"""Write the README's tables and picture anew from the committed results: make readme.
 
-``--check`` changes nothing and fails where the README is out of date.
+``--check`` changes nothing and fails where the README's tables are out of date.
 """
 
 from __future__ import annotations
@@ -11,10 +11,15 @@ import sys
 from pathlib import Path
 
 from flashmix.bench import read_rows, read_run
+from flashmix.bench.store import write_whole
 from flashmix.report import markdown_table, summary_section
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+IMAGES = ROOT / "docs" / "images"
+PICTURE = ("benchmarks/results/cpu/quick", "speedup-fused-forward")
+"""The run and the chart that the README shows, in light and dark."""
+
 MARKER = re.compile(r"(<!-- results: (?P<run>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
 
 
@@ -31,6 +36,21 @@ def block(folder: Path) -> str:
     )
 
 
+def draw() -> None:
+    """Write the README's picture in both themes."""
+    import vl_convert
+
+    from flashmix.report.charts import charts
+    from flashmix.report.figures import picture_spec
+
+    run, name = PICTURE
+    (chart,) = (one for one in charts(read_rows(ROOT / run)) if one.name == name)
+    IMAGES.mkdir(exist_ok=True)
+    for mode in ("light", "dark"):
+        picture = vl_convert.vegalite_to_svg(picture_spec(chart, mode))
+        write_whole(IMAGES / f"{name}-{mode}.svg", picture)
+
+
 def main() -> int:
     """Update or check the README."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -43,6 +63,7 @@ def main() -> int:
             print("README.md is out of date; run: make readme", file=sys.stderr)
         return int(new != old)
     README.write_text(new)
+    draw()
     return 0
 
 
