@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from flashmix.bench.store import RESULTS_FILE, RUN_FILE
+from flashmix.bench.store import REPEATS_FILE, RESULTS_FILE, RUN_FILE
 from flashmix.errors import ArgumentError
 from flashmix.report.page import PageRun, page
 from flashmix.report.page.listing import listing
 
 LOOPBACK = "127.0.0.1"
+FILES = (RUN_FILE, RESULTS_FILE, REPEATS_FILE)
 NAMES = frozenset({LOOPBACK, "localhost"})
 """What a browser of this machine may call the server: another name is another site's trick."""
 
@@ -29,10 +30,8 @@ def find_runs(folder: Path) -> dict[str, Path]:
     root = folder.resolve()
     found = {}
     for file in sorted(root.rglob(RUN_FILE)):
-        real = file.resolve()
-        if real.is_relative_to(root) and (file.parent / RESULTS_FILE).resolve().is_relative_to(
-            root
-        ):
+        files = (file.parent / name for name in FILES)
+        if all(one.resolve().is_relative_to(root) for one in files):
             found[file.parent.relative_to(root).as_posix()] = file.parent
     return found
 
@@ -44,7 +43,7 @@ def _rendered(runs: tuple[tuple[str, Path, float], ...]) -> str:
 
 
 def _stamped(name: str, path: Path) -> tuple[str, Path, float]:
-    files = (path / RUN_FILE, path / RESULTS_FILE)
+    files = (path / name for name in FILES)
     return name, path, max(file.stat().st_mtime for file in files if file.exists())
 
 

@@ -78,6 +78,8 @@ def _time(sweep: Sweep, where: str) -> Chart | None:
         crossings=crossings,
     )
     lines.guides = _guides(sweep.seq_lens, points, ("n", "n log n", "n²"))
+    alone = any("host_ms" in row for cells in sweep.cells.values() for row in cells.values())
+    where += ", the GPU's time alone" if alone else ""
     text = f"{where}. Medians; bars are quartiles. After each name the fitted slope of log time "
     text += "against log N over the range; dotted guides show n, n log n and n²."
     if crossings:
