@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help bench test lint types unit readme clean
+.PHONY: help bench test lint types unit readme reports clean
 
 help: ## show this help
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -37,6 +37,11 @@ unit: $(READY) ## tests, and the GPU kernels' arithmetic in Triton's interpreter
 	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 tests/test_triton_*.py
 
 readme: $(READY) ## write the README's tables and picture anew from the committed results
+	$(BIN)/python scripts/update_readme.py
+
+reports: $(READY) ## rebuild the reports of the committed runs, then the README
+	for run in benchmarks/results/*/*/; do \
+		$(BIN)/flashmix report --no-figures $$run > /dev/null || exit 1; done
 	$(BIN)/python scripts/update_readme.py
 
 clean: ## remove the environment and caches

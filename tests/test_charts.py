@@ -7,6 +7,7 @@ import json
 import re
 import sys
 
+import altair
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -93,6 +94,7 @@ def test_a_whole_run_of_every_suite_is_drawn(suite):
     found = drawn(whole_suite(suite))
     assert found
     for chart in found.values():
+        altair.LayerChart.from_dict(dict(chart.spec)).to_dict(validate=True)
         assert "(" in json.dumps([chart.title, chart.spec]), "an axis without a unit"
         for point in points(chart):
             assert point["rows"], chart.name

@@ -67,6 +67,17 @@ def test_statements_part_only_what_every_seed_parts():
     assert "fnet is not parted from attention" in " ".join(statements(rows))
 
 
+def test_one_seed_parts_nothing():
+    rows = [make_finetuned("attention", 0.8), make_finetuned("fnet", 0.9)]
+    (found,) = statements(rows)
+    assert "is, by one seed alone, not parted from attention" in found
+
+
+def test_equal_training_times_are_no_finding():
+    rows = [make_finetuned("attention", 0.8), make_finetuned("fnet", 0.9, infer_ms=1.0)]
+    assert [one.figure for one in findings(rows)] == ["89.0 %", "3.00x"]
+
+
 def test_findings_name_the_most_accurate_and_the_fastest():
     found = findings(finetuned_run())
     assert [one.figure for one in found] == ["89.0 %", "2.02x", "1.50x"]

@@ -7,6 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
+from flashmix.bench.contenders import EVERYDAY
+from flashmix.ops import OPERATORS
 from flashmix.report import theme
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
@@ -118,3 +120,10 @@ def test_every_colour_of_a_chart_has_a_dark_counterpart():
     assert dark["title"] == "fnet"
     assert spec["config"]["background"] == theme.PAPER.light
     assert theme.in_mode(spec, "light") == spec
+
+
+@pytest.mark.parametrize("op", EVERYDAY)
+def test_what_a_chart_of_an_op_compares_is_told_apart(op):
+    names = [*EVERYDAY[op], *(one.name for one in OPERATORS[op].implementations)]
+    tones = [theme.tone(name) for name in names if name != "reference"]
+    assert len(set(tones)) == len(tones)

@@ -21,6 +21,8 @@ from flashmix.report.finetuning import Outcome, accuracy, is_finetuning, outcome
 from flashmix.report.tables import crossover, interval, number
 
 MANY = 3
+LEAST_LEAD = 0.02
+"""Where all train for the same time, the fastest is no finding."""
 
 
 @dataclass(frozen=True)
@@ -193,13 +195,16 @@ def _finetuned(found: Sequence[Outcome]) -> list[Finding]:
         timed = [one for one in scored if one.mean(name)]
         if base is None or base not in timed or len(timed) < 2:
             continue
-        fastest = min(timed, key=lambda one: one.mean(name) or math.inf)
+        others = [one for one in timed if one is not base]
+        fastest = min(others, key=lambda one: one.mean(name) or math.inf)
         times = (base.mean(name) or 0.0) / (fastest.mean(name) or math.inf)
+        if abs(times - 1) < LEAST_LEAD:
+            continue
         kept = 100 * score[id(fastest)] / score[id(base)]
-        if fastest is base:
-            text = f"No mixer is faster in {what} than attention on {task}."
-        else:
-            text = f"as fast in {what} as attention on {task}: {fastest.mixers}, with "
-            text += f"{kept:.1f} % of its accuracy."
+        text = f"as fast in {what} as attention on {task}: {fastest.mixers}, with "
+        text += f"{kept:.1f} % of its accuracy."
+        if times < 1:
+            text = f"is the most that a mixer reaches of attention's speed in {what} on {task}: "
+            text += f"{fastest.mixers}, with {kept:.1f} % of its accuracy."
         result.append(Finding(f"{number(times)}x", text, (*fastest.ok, *base.ok)))
     return result

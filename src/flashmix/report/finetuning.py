@@ -161,12 +161,14 @@ def _against(one: Outcome, base: Outcome) -> str:
         verdict = "is above"
     if max(ours) < min(theirs):
         verdict = "is below"
+    seeds = min(len(ours), len(theirs))
+    if seeds == 1:
+        verdict = "is, by one seed alone, not parted from"
     costs = []
     for name, what in (("infer_ms", "inference"), ("train_seconds", "training")):
         mine, base_value = one.mean(name), base.mean(name)
         if mine and base_value:
             costs.append(f"{what} {number(base_value / mine)}x as fast")
-    seeds = min(len(ours), len(theirs))
     return (
         f"{one.task}, {one.model}: {one.mixers} {verdict} attention in accuracy, "
         f"{number(100 * statistics.fmean(ours))} % against "

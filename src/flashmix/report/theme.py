@@ -54,6 +54,14 @@ _SAME = {
     "triton": "fnet",
     "torch": "local",
     "reference": "attention (naive)",
+    "fftn": "topk",
+    "fft-fft": "fourier",
+    "rfft-filter-irfft": "fourier",
+    "sdpa-mask": "attention (naive)",
+    "flex": "spectral",
+    "topk-scatter": "topk",
+    "local-attention": "fourier",
+    "x-transformers": "hybrid",
 }
 _SPARE = tuple(name for name in MIXERS if not name.startswith("attention"))
 

@@ -57,7 +57,7 @@ def _tooltip(title: str) -> list[Any]:
 def _finished(layers: Sequence[Any], points: Sequence[Point], rows: int) -> dict[str, Any]:
     alt = altair()
     chart = alt.layer(*layers).properties(width=WIDTH, height=ROW_HEIGHT * rows)
-    return dict(chart.add_params(shown_parameter(_labels(points))).to_dict())
+    return dict(chart.add_params(shown_parameter(_labels(points))).to_dict(validate=False))
 
 
 def bars(name: str, title: str, text: str, unit: str, points: Sequence[Point]) -> Chart:

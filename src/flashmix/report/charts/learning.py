@@ -203,7 +203,7 @@ def _scatter(
         .properties(name="names"),
     ]
     chart = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
-    return dict(chart.add_params(shown_parameter(labels)).to_dict())
+    return dict(chart.add_params(shown_parameter(labels)).to_dict(validate=False))
 
 
 def _curves(
@@ -305,4 +305,4 @@ def _curve_spec(points: Sequence[Point], best: Sequence[Point], unit: str) -> di
         .properties(name="names"),
     ]
     chart = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
-    return dict(chart.add_params(shown_parameter(labels)).to_dict())
+    return dict(chart.add_params(shown_parameter(labels)).to_dict(validate=False))

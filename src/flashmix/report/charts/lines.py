@@ -79,7 +79,7 @@ class Lines:
         layers = [*self._guides(), self._lines(), *self._intervals(), *self._levels()]
         layers += [*self._crossings(), self._points(), *self._failed(), *self._names()]
         chart = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
-        return dict(chart.add_params(shown_parameter(self.labels)).to_dict())
+        return dict(chart.add_params(shown_parameter(self.labels)).to_dict(validate=False))
 
     def _x(self, name: str = "n") -> Any:
         alt = altair()

@@ -129,7 +129,8 @@ def _run_sections(one: PlacedRun) -> list[Section]:
 
 def _methods(runs: Sequence[PlacedRun]) -> list[Markup]:
     """How it was measured; said once where all runs say the same."""
-    texts = [tuple(method_section(one.run, one.rows).text) for one in runs]
+    silent = ("The run notes nothing on its method; its command is above.",)
+    texts = [tuple(method_section(one.run, one.rows).text) or silent for one in runs]
     if len(set(texts)) == 1:
         return sentences(texts[0])
     found: list[Markup] = []

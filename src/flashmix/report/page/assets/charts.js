@@ -40,7 +40,7 @@ async function draw(plot) {
   const result = await vegaEmbed(plot, coloured(spec), {
     actions: false,
     ast: true,
-    config: coloured({ ...look.config, background: "transparent" }),
+    config: coloured({ ...look.config, background: "transparent", legend: { disable: true } }),
     defaultStyle: false,
     renderer: "svg",
     tooltip: { disableDefaultStyle: true },
