@@ -65,6 +65,34 @@ def train_digits(
     device: str = "cpu",
     on_step: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
+    """What :func:`fit_digits` reached, without the model; its arguments."""
+    return fit_digits(
+        mixers,
+        seconds=seconds,
+        steps=steps,
+        seed=seed,
+        dim=dim,
+        depth=depth,
+        num_heads=num_heads,
+        batch_size=batch_size,
+        device=device,
+        on_step=on_step,
+    )[1]
+
+
+def fit_digits(
+    mixers: str,
+    *,
+    seconds: float | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    dim: int = 64,
+    depth: int = 2,
+    num_heads: int | None = 4,
+    batch_size: int = 32,
+    device: str = "cpu",
+    on_step: Callable[[], object] = lambda: None,
+) -> tuple[SequenceClassifier, dict[str, Any]]:
     """Train a small encoder for a fixed time, or number of steps, and test it on held-out digits.
 
     In a fixed time a cheaper mixer takes more steps. On the CPU the time is the processor's, over
@@ -81,8 +109,8 @@ def train_digits(
         on_step: called after every step.
 
     Returns:
-        accuracy (0..1, on the 360 held-out images), train_loss (mean of the last epoch's steps),
-        steps, epochs, train_seconds, params.
+        The model, and accuracy (0..1, on the 360 held-out images), train_loss (mean of the last
+        epoch's steps), steps, epochs, train_seconds, params.
 
     Raises:
         ArgumentError: not exactly one budget, or a budget of nothing.
@@ -90,7 +118,7 @@ def train_digits(
     """
     if (seconds is None) == (steps is None) or (seconds or steps or 0) <= 0:
         raise ArgumentError(
-            f"train_digits: give either seconds or steps, above zero, got {seconds} and {steps}"
+            f"fit_digits: give either seconds or steps, above zero, got {seconds} and {steps}"
         )
     clock = time.process_time if device == "cpu" else time.perf_counter
     digits = load_digits(device)
@@ -123,7 +151,7 @@ def train_digits(
     model.eval()
     with torch.no_grad():
         right = (model(digits.test_x).argmax(1) == digits.test_y).float().mean().item()
-    return {
+    reached = {
         "accuracy": right,
         "train_loss": sum(losses[-per_epoch:]) / len(losses[-per_epoch:]),
         "steps": len(losses),
@@ -131,6 +159,7 @@ def train_digits(
         "train_seconds": trained,
         "params": sum(p.numel() for p in model.parameters()),
     }
+    return model, reached
 
 
 def _schedule(progress: float) -> float:
