@@ -7,7 +7,18 @@ import sys
 from collections.abc import Sequence
 
 from flashmix._version import __version__
-from flashmix.cli import advise, bench, compare, doctor, listing, query, report, serve, swap
+from flashmix.cli import (
+    advise,
+    bench,
+    compare,
+    doctor,
+    listing,
+    query,
+    report,
+    serve,
+    show,
+    swap,
+)
 from flashmix.errors import ArgumentError, FlashmixError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -21,6 +32,7 @@ examples:
   flashmix serve runs                      every run of a folder in the browser
   flashmix compare runs/before runs/after --fail-above 10%
   flashmix advise --dim 768 --seq-len 4096 --direction train
+  flashmix show "local(window=16)"         pictures of what a mixer does
   flashmix swap bert --mixers 'fnet*10,attention*2' --out bert-fnet
   flashmix list                            mixers, their options and cost
   flashmix doctor                          what is installed, what is missing, this machine's limits
@@ -40,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flashmix {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for module in (bench, report, serve, compare, advise, query, swap, listing, doctor):
+    for module in (bench, report, serve, compare, advise, show, query, swap, listing, doctor):
         module.add_command(commands)
     return parser
 

@@ -16,7 +16,7 @@ from flashmix.mixers.fnet import FNet
 from flashmix.mixers.fourier import FourierAttention
 from flashmix.mixers.hybrid import Hybrid
 from flashmix.mixers.local import LocalAttention
-from flashmix.mixers.spec import MixerSpec, parse_mixer, parse_pattern
+from flashmix.mixers.spec import MixerSpec, parse_layers, parse_mixer, parse_pattern
 from flashmix.mixers.spectral import Spectral
 from flashmix.mixers.topk import TopKAttention
 
@@ -33,6 +33,7 @@ __all__ = [
     "TopKAttention",
     "create_mixer",
     "list_mixers",
+    "parse_layers",
     "parse_mixer",
     "parse_pattern",
 ]

@@ -26,10 +26,11 @@ class MixerSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, dim: int, *, num_heads: int | None = None, impl: str = "auto") -> Mixer:
-        """Create the mixer; its own options win over ``impl``."""
+        """Create the mixer; its own options win over ``num_heads`` and ``impl``."""
         from flashmix.mixers import create_mixer
 
-        return create_mixer(self.name, dim, num_heads=num_heads, **{"impl": impl, **self.options})
+        options = {"num_heads": num_heads, "impl": impl, **self.options}
+        return create_mixer(self.name, dim, **options)
 
     def __str__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.options.items())
@@ -87,13 +88,11 @@ def parse_mixer(text: str) -> MixerSpec:
     return MixerSpec(name.strip(), options)
 
 
-def parse_pattern(text: str, depth: int) -> list[MixerSpec]:
-    """One mixer for each of ``depth`` layers: "fnet*10,attention*2", or "local,spectral" repeated.
-
-    A pattern shorter than ``depth`` repeats; its length must divide ``depth``.
+def parse_layers(text: str) -> list[MixerSpec]:
+    """The layers that a pattern names: "fnet*2,attention" names three.
 
     Raises:
-        ArgumentError: the text does not follow the grammar, or does not fit ``depth``.
+        ArgumentError: the text does not follow the grammar.
     """
     if not isinstance(text, str) or not text.strip():
         raise ArgumentError(f"a pattern must be text such as 'fnet*10,attention*2', got {text!r}")
@@ -108,6 +107,18 @@ def parse_pattern(text: str, depth: int) -> list[MixerSpec]:
                 "to 999999"
             )
         layers += [parse_mixer(mixer)] * (int(counts[0]) if counts else 1)
+    return layers
+
+
+def parse_pattern(text: str, depth: int) -> list[MixerSpec]:
+    """One mixer for each of ``depth`` layers: "fnet*10,attention*2", or "local,spectral" repeated.
+
+    A pattern shorter than ``depth`` repeats; its length must divide ``depth``.
+
+    Raises:
+        ArgumentError: the text does not follow the grammar, or does not fit ``depth``.
+    """
+    layers = parse_layers(text)
     if depth % len(layers):
         raise ArgumentError(
             f"pattern {text!r} names {len(layers)} layers, which does not divide depth {depth}; "
