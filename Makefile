@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help bench test lint types unit readme reports clean
+.PHONY: help bench test lint types unit readme reports notebook pictures clean
 
 help: ## show this help
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -43,6 +43,12 @@ reports: $(READY) ## rebuild the reports of the committed runs, then the README
 	for run in benchmarks/results/*/*/; do \
 		$(BIN)/flashmix report --no-figures $$run > /dev/null || exit 1; done
 	$(BIN)/python scripts/update_readme.py
+
+notebook: $(READY) ## execute the notebook and keep its outputs, in about a minute
+	$(BIN)/python scripts/run_notebook.py notebooks/main_benchmark.ipynb
+
+pictures: $(READY) ## draw the pictures of docs/show.md anew
+	$(BIN)/python scripts/draw_pictures.py
 
 clean: ## remove the environment and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,6 +1,7 @@
 """Measurements: suites as data, isolated workers, statistics, and a store that loses nothing."""
 
 from flashmix.bench.case import Case, Suite
+from flashmix.bench.measure import Run, measure
 from flashmix.bench.repeat import measured_rows as read_rows
 from flashmix.bench.runner import Progress, run_suite
 from flashmix.bench.store import read_run
@@ -11,8 +12,10 @@ __all__ = [
     "Case",
     "Grid",
     "Progress",
+    "Run",
     "Suite",
     "build_suite",
+    "measure",
     "read_rows",
     "read_run",
     "run_suite",

@@ -33,6 +33,9 @@ class Progress:
     row: Row | None = None
 
 
+COMMANDS = ("flashmix", "__main__.py")
+"""Names under which the command line runs; a notebook's or a script's arguments are its own."""
+
 Listener = Callable[[Progress], None]
 
 
@@ -116,7 +119,7 @@ def _describe(suite: Suite, grid: Grid, threads: int, time_limit: float) -> dict
     dtype = next(case.dtype for case in suite.cases)
     return {
         "suite": suite.name,
-        "command": shlex.join(["flashmix", *sys.argv[1:]]),
+        "command": _command(suite, grid),
         "notes": list(suite.notes),
         "grid": dataclasses.asdict(grid),
         "threads": threads,
@@ -127,6 +130,18 @@ def _describe(suite: Suite, grid: Grid, threads: int, time_limit: float) -> dict
         "machine": machine.describe(grid.device),
         "ceilings": machine.ceilings(grid.device, dtype),
     }
+
+
+def _command(suite: Suite, grid: Grid) -> str:
+    """What was typed, or the call from Python."""
+    if Path(sys.argv[0]).name in COMMANDS:
+        return shlex.join(["flashmix", *sys.argv[1:]])
+    changed = ", ".join(
+        f"{one.name}={value!r}"
+        for one in dataclasses.fields(grid)
+        if (value := getattr(grid, one.name)) != one.default
+    )
+    return f"flashmix.bench.measure({suite.name!r}, Grid({changed}))"
 
 
 def _unfinished(cases: Sequence[Case], rows: Sequence[Row]) -> list[Case]:
