@@ -8,12 +8,11 @@ from typing import Any, get_args
 
 from flashmix.bench import read_rows
 from flashmix.bench.store import write_whole
-from flashmix.errors import missing_extra
 from flashmix.report import theme
 from flashmix.report.charts import Chart, charts
+from flashmix.report.render import to_png, to_svg
 
 FIGURES_FOLDER = "figures"
-PNG_SCALE = 2.0
 
 
 def picture_spec(chart: Chart, mode: theme.Mode) -> dict[str, Any]:
@@ -38,16 +37,12 @@ def write_figures(folder: Path) -> list[Path]:
 
 
 def _write(chart: Chart, folder: Path) -> Iterator[Path]:
-    try:
-        import vl_convert
-    except ImportError:
-        raise missing_extra("vl-convert-python", "report", "figures/") from None
     folder.mkdir(exist_ok=True)
     light, dark = (picture_spec(chart, mode) for mode in get_args(theme.Mode))
     for name, picture in (
-        (f"{chart.name}.svg", vl_convert.vegalite_to_svg(light)),
-        (f"{chart.name}-dark.svg", vl_convert.vegalite_to_svg(dark)),
-        (f"{chart.name}.png", vl_convert.vegalite_to_png(light, scale=PNG_SCALE)),
+        (f"{chart.name}.svg", to_svg(light)),
+        (f"{chart.name}-dark.svg", to_svg(dark)),
+        (f"{chart.name}.png", to_png(light)),
     ):
         write_whole(folder / name, picture)
         yield folder / name
