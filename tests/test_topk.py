@@ -178,3 +178,17 @@ def test_mixer_selects_by_its_options(device):
     for i, one in enumerate(outputs):
         for other in outputs[:i]:
             assert (one - other).norm() > 1e-3 * one.norm()
+
+
+def test_gradients_of_a_single_sequence_whose_heads_lie_side_by_side():
+    """[1, H, N, dh] seen in [1, N, H * dh]: no reshape of it copies."""
+    torch.manual_seed(0)
+    leaf = torch.randn(1, 10, 8, dtype=torch.float64, requires_grad=True)
+    apart = leaf.unflatten(-1, (2, 4)).transpose(1, 2)
+    for x in (apart, apart.contiguous()):
+        ops.topk_attention(x, x, x, topk=3, impl="torch").square().sum().backward(retain_graph=True)
+    once, leaf.grad = leaf.grad, None
+    ops.topk_attention(
+        *3 * [apart.contiguous()], topk=3, impl="reference"
+    ).square().sum().backward()
+    torch.testing.assert_close(once, 2 * leaf.grad)

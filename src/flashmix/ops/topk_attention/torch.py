@@ -145,7 +145,9 @@ def _backward_op(
     wide = weights.dtype
     gs, qs, ks, vs = (x.reshape(-1, n, dh).to(wide) for x in (grad, q, k, v))
     kept_all, share_all = index.view(-1, n, topk), weights.view(-1, n, topk)
-    grad_q, grad_k, grad_v = torch.empty_like(qs), torch.zeros_like(ks), torch.zeros_like(vs)
+    grad_q, grad_k, grad_v = (
+        torch.zeros(x.shape, dtype=wide, device=x.device) for x in (qs, ks, vs)
+    )
     for some, rows in _chunks(len(qs), n, max(topk * dh, n if q.is_cuda else 0), q.device):
         kept, share, g = kept_all[some, rows].long(), share_all[some, rows], gs[some, rows]
         p = kept.shape[0]
