@@ -7,13 +7,21 @@ from typing import Literal
 from torch import Tensor
 
 from flashmix.ops import _checks, block_topk_attention
+from flashmix.ops._cpu import library
 from flashmix.ops._registry import Implementation, Operator
-from flashmix.ops.topk_attention import reference, torch
+from flashmix.ops.topk_attention import cpu, reference, torch
 
 OPERATOR = Operator(
     name="topk_attention",
     axes="B, H, N, dh",
     implementations=(
+        Implementation(
+            name="cpu",
+            run=cpu.topk_attention,
+            summary="native kernels; scores stay in cache, k indices and weights saved to train",
+            devices=library.DEVICES,
+            missing=library.missing,
+        ),
         Implementation(
             name="torch",
             run=torch.topk_attention,
@@ -52,7 +60,7 @@ def topk_attention(
             ``topk`` keys, by the score of the blocks' means; O(N * topk) work.
         mask: bool [B, N], True = a real token. Outputs at padding are zero.
         causal: query i sees keys j <= i only.
-        impl: "auto", "torch" or "reference".
+        impl: "auto", "cpu" (native kernels, exact selection only), "torch" or "reference".
 
     Returns:
         [B, H, N, dh] in the dtype of ``q``.

@@ -1,0 +1,103 @@
+"""Exact top-k attention in native code: scores stay in cache, and only the k kept are stored.
+
+Shapes: B batch, H heads, N tokens, dh width of a head.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashmix.errors import ImplementationError
+from flashmix.ops._cpu.heads import shape_of, strides, widen
+from flashmix.ops._cpu.library import call
+from flashmix.ops._precision import transform_dtype
+from flashmix.ops.attention.torch import attention
+
+MOST_PAIRS = 1 << 31
+"""Kernels count the pairs of a query and a kept key of one head in 32 bits."""
+
+
+def topk_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
+) -> Tensor:
+    """Exact top-k attention, [B, H, N, dh]."""
+    if topk >= q.shape[2]:
+        return attention(q, k, v, mask, causal)
+    if topk * q.shape[2] >= MOST_PAIRS:
+        raise ImplementationError(
+            f"topk_attention: 'cpu' takes N * topk below {MOST_PAIRS}, not {topk * q.shape[2]}; "
+            "use impl='torch'"
+        )
+    grads = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    y: Tensor = _op(q, k, v, mask, topk, causal, grads)[0]
+    return y
+
+
+@torch.library.custom_op("flashmix::topk_attention_cpu", mutates_args=(), device_types="cpu")
+def _op(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, and where ``save`` the kept indices and weights [B, H, N, k]; -1 where fewer."""
+    dtype = q.dtype
+    q, k, v = widen(q, k, v)
+    make = torch.empty if mask is None else torch.zeros
+    y = make(q.shape, dtype=q.dtype)
+    kept = (*q.shape[:3], topk if save else 0)
+    index = torch.full(kept, -1, dtype=torch.int32)
+    weights = make(kept, dtype=q.dtype)
+    shape, _alive = shape_of(q, mask)
+    saved = (index, weights) if save else (None, None)
+    call("topk_forward", q.dtype, shape, topk, causal, q, k, v, strides(q, k, v), y, *saved)
+    return y.to(dtype), index, weights
+
+
+@_op.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    kept = (*q.shape[:3], topk if save else 0)
+    return (
+        q.new_empty(q.shape),
+        q.new_empty(kept, dtype=torch.int32),
+        q.new_empty(kept, dtype=transform_dtype(q.dtype)),
+    )
+
+
+@torch.library.custom_op(
+    "flashmix::topk_attention_cpu_backward", mutates_args=(), device_types="cpu"
+)
+def _backward_op(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, index: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to q, k and v, [B, H, N, dh] each."""
+    dtype = q.dtype
+    grad, q, k, v = wide = widen(grad, q, k, v)
+    grads = [torch.empty(q.shape, dtype=q.dtype) for _ in range(3)]
+    shape, _alive = shape_of(q, None)
+    topk = index.shape[-1]
+    call("topk_backward", q.dtype, shape, topk, *wide, strides(*wide), index, weights, *grads)
+    grad_q, grad_k, grad_v = (x.to(dtype) for x in grads)
+    return grad_q, grad_k, grad_v
+
+
+@_backward_op.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, index: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, index, weights = output
+    ctx.save_for_backward(*inputs[:3], index, weights)
+    ctx.mark_non_differentiable(index, weights)
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    return *_backward_op(grad, *ctx.saved_tensors), None, None, None, None
+
+
+_op.register_autograd(_backward, setup_context=_setup)
