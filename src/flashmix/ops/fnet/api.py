@@ -8,9 +8,10 @@ from torch import Tensor
 
 from flashmix.ops import _checks
 from flashmix.ops._case import Case
+from flashmix.ops._cpu import library
 from flashmix.ops._registry import Implementation, Operator
 from flashmix.ops._triton import availability
-from flashmix.ops.fnet import reference, torch
+from flashmix.ops.fnet import cpu, reference, torch
 from flashmix.ops.fnet.plan import unplanned
 
 
@@ -30,6 +31,13 @@ OPERATOR = Operator(
     name="fnet",
     axes="B, N, D",
     implementations=(
+        Implementation(
+            name="cpu",
+            run=cpu.fnet,
+            summary="native transform of the even part, mirrored; its own backward, nothing saved",
+            devices=library.DEVICES,
+            missing=library.missing,
+        ),
         Implementation(
             name="torch",
             run=torch.fnet,
@@ -66,8 +74,10 @@ def fnet(
         norm: "backward" leaves the sums unnormalised as the paper does, so outputs grow like
             sqrt(N * D) and a nonzero mean like N * D, which can exceed float16's 65,504 (the
             output is then inf); "ortho" divides by sqrt(N * D).
-        impl: "auto", "torch", "triton" or "reference". "triton" takes even N and widths whose
-            factors fit its tiles; of a padded batch, lengths that do not go through the FFT.
+        impl: "auto", "cpu", "torch", "triton" or "reference". "cpu" transforms lengths and widths
+            without prime factors above 13 itself, others by PyTorch's FFT; "triton" takes even N
+            and widths whose factors fit its tiles; of a padded batch, lengths that do not go
+            through the FFT.
 
     Returns:
         [B, N, D] in the dtype of ``x``.

@@ -1,0 +1,212 @@
+// A complex Fourier transform of any smooth length, of as many sequences as a vector has lanes.
+//
+// Decimation in frequency, in place, the halves of the work one after the other so that they fit
+// ever nearer caches. Outputs come in the order of their reversed digits: plan.place[k] is where.
+#pragma once
+
+#include <cmath>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "simd.h"
+
+namespace flashmix {
+
+template <class T>
+struct Complex {
+  typename Lanes<T>::V re, im;
+
+  Complex operator+(const Complex& o) const { return {re + o.re, im + o.im}; }
+  Complex operator-(const Complex& o) const { return {re - o.re, im - o.im}; }
+  Complex operator*(T factor) const { return {re * factor, im * factor}; }
+  Complex by_minus_i() const { return {im, -re}; }
+  Complex times(T wr, T wi) const { return {re * wr - im * wi, re * wi + im * wr}; }
+};
+
+constexpr int64_t LARGEST_PRIME = 13;
+
+template <class T>
+struct Plan {
+  struct Level {
+    int64_t radix, rest;      // the length is radix * rest
+    std::vector<T> twiddles;  // [rest][radix - 1][2]
+  };
+  int64_t n;
+  std::vector<Level> levels;
+  std::vector<int64_t> place;
+
+  explicit Plan(int64_t n) : n(n), place(n, 0) {
+    int64_t length = n;
+    for (int64_t radix : factors(n)) {
+      Level level{radix, length / radix, {}};
+      for (int64_t j = 0; j < level.rest; ++j)
+        for (int64_t s = 1; s < radix; ++s) {
+          double angle = -2 * M_PI * double(j * s % length) / double(length);
+          level.twiddles.push_back(T(std::cos(angle)));
+          level.twiddles.push_back(T(std::sin(angle)));
+        }
+      levels.push_back(std::move(level));
+      length /= radix;
+    }
+    for (int64_t k = 0; k < n; ++k) {
+      int64_t digits = k;
+      for (const Level& level : levels) {
+        place[k] += digits % level.radix * level.rest;
+        digits /= level.radix;
+      }
+    }
+  }
+
+  static std::vector<int64_t> factors(int64_t n) {
+    std::vector<int64_t> found;
+    int64_t twos = __builtin_ctzll(n);
+    n >>= twos;
+    for (; twos % 3 && twos > 1; twos -= 2) found.push_back(4);
+    for (; twos >= 3; twos -= 3) found.insert(found.begin(), 8);
+    if (twos) found.push_back(2);
+    for (int64_t p = 3; p <= LARGEST_PRIME; p += 2)
+      for (; n % p == 0; n /= p) found.push_back(p);
+    return found;
+  }
+
+  // The plan for n, kept for the next call; a few dozen lengths are kept.
+  static std::shared_ptr<const Plan> of(int64_t n) {
+    static std::mutex guard;
+    static std::map<int64_t, std::shared_ptr<const Plan>> kept;
+    std::lock_guard<std::mutex> lock(guard);
+    auto& plan = kept[n];
+    if (plan) return plan;
+    auto made = std::make_shared<const Plan>(n);
+    if (kept.size() > 64) kept.clear();
+    return kept[n] = made;
+  }
+};
+
+template <class T>
+struct Butterfly {
+  using C = Complex<T>;
+
+  static void two(C* x) {
+    C a = x[0], b = x[1];
+    x[0] = a + b;
+    x[1] = a - b;
+  }
+  static void four(C& a, C& b, C& c, C& d) {
+    C p = a + c, q = a - c, r = b + d, s = (b - d).by_minus_i();
+    a = p + r;
+    b = q + s;
+    c = p - r;
+    d = q - s;
+  }
+  static void eight(C* x) {
+    const T h = T(M_SQRT1_2);
+    C e[4] = {x[0], x[2], x[4], x[6]}, o[4] = {x[1], x[3], x[5], x[7]};
+    four(e[0], e[1], e[2], e[3]);
+    four(o[0], o[1], o[2], o[3]);
+    o[1] = C{o[1].re + o[1].im, o[1].im - o[1].re} * h;
+    o[2] = o[2].by_minus_i();
+    o[3] = C{o[3].im - o[3].re, -o[3].re - o[3].im} * h;
+    for (int s = 0; s < 4; ++s) {
+      x[s] = e[s] + o[s];
+      x[s + 4] = e[s] - o[s];
+    }
+  }
+
+  // Odd lengths: x[q] and x[p - q] share a cosine and, but for the sign, a sine.
+  template <int p>
+  static void odd(C* x) {
+    static const Wave<p> wave;
+    constexpr int half = (p - 1) / 2;
+    C sum[half], difference[half], first = x[0];
+    for (int q = 1; q <= half; ++q) {
+      sum[q - 1] = x[q] + x[p - q];
+      difference[q - 1] = (x[q] - x[p - q]).by_minus_i();
+      x[0] = x[0] + sum[q - 1];
+    }
+    for (int s = 1; s <= half; ++s) {
+      C even = first, odd = {};
+      for (int q = 1; q <= half; ++q) {
+        even = even + sum[q - 1] * wave.cosine[q * s % p];
+        odd = odd + difference[q - 1] * wave.sine[q * s % p];
+      }
+      x[s] = even + odd;
+      x[p - s] = even - odd;
+    }
+  }
+
+ private:
+  template <int p>
+  struct Wave {
+    T cosine[p], sine[p];
+    Wave() {
+      for (int i = 0; i < p; ++i) {
+        cosine[i] = T(std::cos(2 * M_PI * i / p));
+        sine[i] = T(std::sin(2 * M_PI * i / p));
+      }
+    }
+  };
+};
+
+template <class T, int radix>
+FLASHMIX_INLINE void butterfly(Complex<T>* y) {
+  if constexpr (radix == 2)
+    Butterfly<T>::two(y);
+  else if constexpr (radix == 4)
+    Butterfly<T>::four(y[0], y[1], y[2], y[3]);
+  else if constexpr (radix == 8)
+    Butterfly<T>::eight(y);
+  else
+    Butterfly<T>::template odd<radix>(y);
+}
+
+// One level: forward from natural order to reversed digits, or backward the other way. Backward
+// is forward with real and imaginary parts exchanged.
+template <class T, int radix, bool forward>
+void fft_level(Complex<T>* x, const typename Plan<T>::Level& level) {
+  using C = Complex<T>;
+  int64_t rest = level.rest;
+  const T* w = level.twiddles.data();
+  for (int64_t j = 0; j < rest; ++j, w += 2 * (radix - 1)) {
+    C y[radix];
+    for (int s = 0; s < radix; ++s) {
+      y[s] = x[j + s * rest];
+      if (!forward) {
+        y[s] = {y[s].im, y[s].re};
+        if (s && rest > 1) y[s] = y[s].times(w[2 * s - 2], w[2 * s - 1]);
+      }
+    }
+    butterfly<T, radix>(y);
+    for (int s = 0; s < radix; ++s) {
+      if (!forward)
+        y[s] = {y[s].im, y[s].re};
+      else if (s && rest > 1)
+        y[s] = y[s].times(w[2 * s - 2], w[2 * s - 1]);
+      x[j + s * rest] = y[s];
+    }
+  }
+}
+
+// Forward transforms x[0 .. n); backward undoes it but for a factor of n.
+template <class T, bool forward = true>
+void fft(Complex<T>* x, const Plan<T>& plan, size_t depth = 0) {
+  if (depth == plan.levels.size()) return;
+  const auto& level = plan.levels[depth];
+  if (!forward)
+    for (int64_t s = 0; s < level.radix; ++s) fft<T, forward>(x + s * level.rest, plan, depth + 1);
+  switch (level.radix) {
+    case 2: fft_level<T, 2, forward>(x, level); break;
+    case 3: fft_level<T, 3, forward>(x, level); break;
+    case 4: fft_level<T, 4, forward>(x, level); break;
+    case 5: fft_level<T, 5, forward>(x, level); break;
+    case 7: fft_level<T, 7, forward>(x, level); break;
+    case 8: fft_level<T, 8, forward>(x, level); break;
+    case 11: fft_level<T, 11, forward>(x, level); break;
+    case 13: fft_level<T, 13, forward>(x, level); break;
+  }
+  if (forward)
+    for (int64_t s = 0; s < level.radix; ++s) fft<T, forward>(x + s * level.rest, plan, depth + 1);
+}
+
+}  // namespace flashmix

@@ -1,0 +1,14 @@
+"""Which lengths the native Fourier transform knows."""
+
+from __future__ import annotations
+
+PRIMES = (2, 3, 5, 7, 11, 13)
+"""The factors of such a length; LARGEST_PRIME of csrc/fft.h is the last of them."""
+
+
+def smooth(n: int) -> bool:
+    """Whether ``n`` is a product of these primes."""
+    for prime in PRIMES:
+        while n % prime == 0:
+            n //= prime
+    return n == 1
