@@ -5,13 +5,21 @@ from __future__ import annotations
 from torch import Tensor
 
 from flashmix.ops import _checks
+from flashmix.ops._cpu import library
 from flashmix.ops._registry import Implementation, Operator
-from flashmix.ops.local_attention import reference, torch
+from flashmix.ops.local_attention import cpu, reference, torch
 
 OPERATOR = Operator(
     name="local_attention",
     axes="B, H, N, dh",
     implementations=(
+        Implementation(
+            name="cpu",
+            run=cpu.local_attention,
+            summary="native kernels; the window's weights stay in cache, computed anew to train",
+            devices=library.DEVICES,
+            missing=library.missing,
+        ),
         Implementation(
             name="torch",
             run=torch.local_attention,
@@ -46,10 +54,10 @@ def local_attention(
         window: keys in view, in tokens, >= 1; ``window // 2`` on each side and the token itself.
         mask: bool [B, N], True = a real token. Outputs at padding are zero.
         causal: query i sees keys j <= i only.
-        impl: "auto", "torch" or "reference".
+        impl: "auto", "cpu" (native kernels), "torch" or "reference".
 
     Returns:
-        [B, H, N, dh] in the dtype of ``q``. Work and memory are O(N * window) for "torch".
+        [B, H, N, dh] in the dtype of ``q``. Work and memory are O(N * window) but for "reference".
 
     Raises:
         ArgumentError: an argument has the wrong shape, dtype or value.
