@@ -10,12 +10,13 @@ from torch import Tensor
 from flashmix.errors import ArgumentError
 from flashmix.ops import _checks
 from flashmix.ops._case import Case
+from flashmix.ops._cpu import library
 from flashmix.ops._padding import zero_padding
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops._registry import Implementation, Operator
 from flashmix.ops._triton import availability
 from flashmix.ops._triton.launch import MOST_OFFSET
-from flashmix.ops.spectral import reference, torch
+from flashmix.ops.spectral import cpu, reference, torch
 from flashmix.ops.spectral.plan import MOST_MODES
 
 Run = Callable[
@@ -56,6 +57,22 @@ def _triton(
     return spectral(x, weight, bias, mask, unitary)
 
 
+def _cpu(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    unitary: bool,
+    context: int | None,
+) -> Tensor:
+    y: Tensor = cpu.spectral(x, weight, bias, mask, unitary)
+    return y
+
+
+def _unfit_for_cpu(case: Case) -> str | None:
+    return "has no causal filter" if case.options.get("causal") else None
+
+
 def _unfit_for_triton(case: Case) -> str | None:
     if case.options.get("causal"):
         return "has no causal filter"
@@ -74,6 +91,14 @@ OPERATOR = Operator(
     name="spectral",
     axes="B, N, D",
     implementations=(
+        Implementation(
+            name="cpu",
+            run=_cpu,
+            summary="native transform, filter and back in cache; saves only the input",
+            devices=library.DEVICES,
+            missing=library.missing,
+            unfit=_unfit_for_cpu,
+        ),
         Implementation(
             name="torch",
             run=_then_bias(torch.filter_tokens),
@@ -127,7 +152,8 @@ def spectral(
         context: taps of the causal filter, >= 1; 2 M - 1 when None.
         unitary: pass the modes from M up unchanged and leave DC and Nyquist alone, so that factors
             W of modulus one keep the energy (Parseval). Excludes ``causal``.
-        impl: "auto", "torch", "triton" (up to 512 modes, not causal) or "reference".
+        impl: "auto", "cpu" (not causal), "torch", "triton" (up to 512 modes, not causal) or
+            "reference".
 
     Returns:
         [B, N, D] in the dtype of ``x``.

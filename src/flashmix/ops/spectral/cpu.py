@@ -1,0 +1,108 @@
+"""The circular spectral filter in native code: a sequence stays in cache from transform to output.
+
+Lengths with a prime factor that the native transform does not know go through PyTorch's FFT. The
+backward saves the input and the filter, and no spectrum.
+
+Shapes: B batch, N tokens, D channels, M learned modes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashmix.ops._cpu.library import call
+from flashmix.ops._cpu.smooth import smooth
+from flashmix.ops._padding import each_length, zero_padding
+from flashmix.ops.spectral import torch as fft_road
+
+
+def _modes(n: int, weight: Tensor) -> int:
+    return min(weight.shape[0], n // 2 + 1)
+
+
+@torch.library.custom_op("flashmix::spectral_cpu", mutates_args=(), device_types="cpu")
+def spectral(
+    x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
+) -> Tensor:
+    """irfft(W * rfft(x)) + b of each sequence over its own true length, [B, N, D] like ``x``.
+
+    Args:
+        x: [B, N, D].
+        weight: real and imaginary parts, [M, D, 2], in the dtype to compute in.
+        bias: [D] or None.
+        mask: bool [B, N] or None.
+        unitary: pass the modes from M up and leave DC and Nyquist alone.
+    """
+    weight = weight.contiguous()
+    offset = None if bias is None else bias.to(weight.dtype).contiguous()
+
+    def run(x: Tensor) -> Tensor:
+        modes = _modes(x.shape[1], weight)
+        if not smooth(x.shape[1]):
+            y = fft_road.spectral(x, weight, None, unitary)
+            return y if offset is None else y + offset
+        x = x.contiguous()
+        y = torch.empty(x.shape, dtype=x.dtype)
+        call("spectral_forward", x.dtype, *x.shape, modes, unitary, x, weight, offset, y)
+        return y
+
+    return each_length(run, mask, x.to(weight.dtype)).to(x.dtype)
+
+
+@spectral.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@torch.library.custom_op("flashmix::spectral_cpu_backward", mutates_args=(), device_types="cpu")
+def spectral_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to ``x``, ``weight`` and a bias [D] in the dtype of ``weight``."""
+    weight = weight.contiguous()
+    grad_weight = torch.zeros(weight.shape, dtype=weight.dtype)
+
+    def run(grad: Tensor, x: Tensor) -> Tensor:
+        modes = _modes(x.shape[1], weight)
+        if not smooth(x.shape[1]):
+            grad_x, part = fft_road.spectral_backward(grad, x, weight, None, unitary)
+            grad_weight.add_(part)
+            return grad_x
+        grad, x = grad.contiguous(), x.contiguous()
+        grad_x, part = torch.empty(x.shape, dtype=x.dtype), torch.zeros_like(grad_weight)
+        call("spectral_backward", x.dtype, *x.shape, modes, unitary, grad, x, weight, grad_x, part)
+        grad_weight.add_(part)
+        return grad_x
+
+    wide = grad.to(weight.dtype)
+    grad_x = each_length(run, mask, wide, x.to(weight.dtype)).to(x.dtype)
+    return grad_x, grad_weight, zero_padding(wide, mask).sum((0, 1))
+
+
+@spectral_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    bias = weight.new_empty(x.shape[2])
+    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias
+
+
+def _setup(
+    ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool], output: Tensor
+) -> None:
+    x, weight, bias, mask, ctx.unitary = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(x, weight, mask)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
+    x, weight, mask = ctx.saved_tensors
+    grad_x, grad_weight, grad_bias = spectral_backward(grad, x, weight, mask, ctx.unitary)
+    bias = None if ctx.bias_dtype is None else grad_bias.to(ctx.bias_dtype)
+    return grad_x, grad_weight, bias, None, None
+
+
+spectral.register_autograd(_backward, setup_context=_setup)
