@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help bench test lint types unit readme reports notebook pictures clean
+.PHONY: help bench test lint types unit sanitize readme reports notebook pictures clean
 
 help: ## show this help
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -35,6 +35,14 @@ types: $(READY) ## strict type check
 unit: $(READY) ## tests, and the GPU kernels' arithmetic in Triton's interpreter
 	$(BIN)/pytest -n 2
 	TRITON_INTERPRET=1 $(BIN)/pytest -n 2 tests/test_triton_*.py
+
+SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
+
+sanitize: $(READY) ## the native kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 CXX=g++ FLASHMIX_CXXFLAGS="$(SANITIZE)" \
+		$(BIN)/pytest -k "cpu and not compiles and not opcheck" tests/test_cpu.py tests/test_fnet.py \
+		tests/test_local.py tests/test_topk.py tests/test_spectral.py tests/test_gradients.py
 
 readme: $(READY) ## write the README's tables and picture anew from the committed results
 	$(BIN)/python scripts/update_readme.py

@@ -91,7 +91,7 @@ class OpCase:
     """An operator with options: ``run(*tokens, *parameters, mask=, impl=)``.
 
     ``token_axis`` is 1 for [B, N, D] and 2 for [B, H, N, dh]; ``parameters`` maps D to the shapes
-    of what else is learned.
+    of what else is learned. The implementations in ``refused_by`` refuse these options.
     """
 
     name: str
@@ -100,6 +100,7 @@ class OpCase:
     token_axis: int
     tokens: int = 1
     parameters: Callable[[int], list[tuple[int, ...]]] = lambda dim: []
+    refused_by: tuple[str, ...] = ()
 
     def shape(self, batch: int, n: int, dim: int, heads: int = 2) -> tuple[int, ...]:
         return (batch, n, dim) if self.token_axis == 1 else (batch, heads, n, dim // heads)
@@ -123,7 +124,13 @@ def _spectral(name: str, modes: int, *, bias: bool = True, **options) -> OpCase:
         return ops.spectral(x, weight, *bias, **{**options, **keywords})
 
     return OpCase(
-        name, "spectral", run, 1, 1, lambda dim: [(modes, dim, 2), *([(dim,)] if bias else [])]
+        name,
+        "spectral",
+        run,
+        1,
+        1,
+        lambda dim: [(modes, dim, 2), *([(dim,)] if bias else [])],
+        ("cpu", "triton") if options.get("causal") else (),
     )
 
 
@@ -178,7 +185,7 @@ def each_impl(cases: list[OpCase] = OPS, *, without: tuple[str, ...] = ()):
             pytest.param(case, impl, id=f"{case.name}-{impl}")
             for case in cases
             for impl in runnable(case.operator)
-            if impl not in without
+            if impl not in (*without, *case.refused_by)
         ],
     )
 

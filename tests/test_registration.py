@@ -11,6 +11,7 @@ import torch
 import flashmix.ops  # noqa: F401
 from flashmix import list_mixers
 from flashmix.models import Block, Encoder
+from flashmix.ops._cpu import library
 from helpers import FLOAT64_BUDGET, assert_close, each_mixer, make_mixer, randn, right_padding
 
 
@@ -48,6 +49,12 @@ def spectral_backward(device, mask):
     return [(grad, x, weight, m, unitary) for m in (None, mask) for unitary in (False, True)]
 
 
+def spectral_cpu(device, mask):
+    (bias,) = tensors(1, 6, device=device)
+    calls = spectral(device, mask)
+    return [(x, w, b, m, unitary) for x, w, m, unitary in calls for b in (None, bias)]
+
+
 def causal_conv(device, mask):
     (x,) = tensors(1, 2, 9, 6, device=device)
     return [(x, tensors(1, taps, 6, device=device)[0]) for taps in (1, 4, 20)]
@@ -72,15 +79,33 @@ def topk_backward(device, mask):
     return [(grad, *qkv(device, grad=False), index, weights)]
 
 
+def local_backward(device, mask):
+    (grad,) = tensors(1, 2, 2, 9, 4, device=device, grad=False)
+    logarithm = randn(2, 2, 9, dtype=torch.float32, device=device)
+    inputs = (grad, *qkv(device, grad=False), logarithm)
+    return [(*inputs, m, 5, causal) for m, causal in ((None, False), (mask, True))]
+
+
+def topk_cpu(device, mask):
+    return [(*qkv(device), m, 3, causal, True) for m in (None, mask) for causal in (False, True)]
+
+
 NORMS = ("backward", "ortho")
 SAMPLES = {
     "attention_torch": heads_samples((False,), (True,)),
     "local_attention_torch": heads_samples((5, False), (4, True)),
+    "local_attention_cpu": heads_samples((5, False), (4, True)),
+    "local_attention_cpu_backward": local_backward,
     "topk_attention_torch": heads_samples((3, False), (3, True)),
     "topk_attention_torch_backward": topk_backward,
+    "topk_attention_cpu": topk_cpu,
+    "topk_attention_cpu_backward": topk_backward,
     "block_topk_attention_torch": heads_samples((6, False), (6, True)),
     "fnet_torch": fnet,
+    "fnet_cpu": fnet,
     "spectral_torch": spectral,
+    "spectral_cpu": spectral_cpu,
+    "spectral_cpu_backward": spectral_backward,
     "spectral_torch_backward": spectral_backward,
     "causal_conv": causal_conv,
     "causal_conv_taps_grad": causal_conv_taps_grad,
@@ -98,6 +123,8 @@ def test_every_registered_op_has_a_sample():
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_opcheck(name, device, small_blocks):
+    if "_cpu" in name and (device != "cpu" or library.missing()):
+        pytest.skip(library.missing() or "native kernels run on the CPU")
     for sample in SAMPLES[name](device, right_padding(2, 9, device=device)):
         torch.library.opcheck(getattr(torch.ops.flashmix, name).default, sample)
 

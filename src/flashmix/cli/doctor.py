@@ -26,8 +26,9 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "doctor",
         help="check the installation and measure this machine's limits",
-        description="Show what is installed, what is missing and how to get it, and measure the "
-        "machine's copy bandwidth and matmul rate.",
+        description="Show what is installed, what is missing and how to get it, build the native "
+        "CPU kernels unless they are built, and measure the machine's copy bandwidth and matmul "
+        "rate.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -42,6 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from flashmix.bench import machine
     from flashmix.ops import OPERATORS, explain
+    from flashmix.ops._cpu import build, library
 
     console = Console(highlight=False, soft_wrap=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,6 +65,10 @@ def run(arguments: argparse.Namespace) -> int:
         version = machine.installed(name)
         missing = f"missing; for {purpose}: pip install 'flashmix\\[{extra}]'"
         console.print(f"  {name:<18}{version or missing}")
+    absent = library.missing()
+    console.print(
+        f"native    {f'none; {absent}' if absent else build.library_path()}", markup=False
+    )
     console.print("what impl='auto' runs here (float32):")
     for name, operator in OPERATORS.items():
         shape = (2, 512, 256) if operator.axes == "B, N, D" else (2, 4, 512, 64)

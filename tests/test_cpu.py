@@ -1,0 +1,235 @@
+"""Native kernels: built once or refused with a reason, the same bits for any number of threads."""
+
+from __future__ import annotations
+
+import os
+import platform
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from flashmix import explain, ops
+from flashmix.errors import ImplementationError
+from flashmix.ops._cpu import build, library
+from helpers import HALF, OPS, assert_close, randn
+
+native = pytest.mark.skipif(library.missing() is not None, reason=f"native {library.missing()}")
+NATIVE = [
+    case
+    for case in OPS
+    if "cpu" not in case.refused_by
+    and any(one.name == "cpu" for one in ops.OPERATORS[case.operator].implementations)
+]
+each_case = pytest.mark.parametrize("case", NATIVE, ids=[case.name for case in NATIVE])
+
+
+def outputs(case, n, dim, impl="cpu", dtype=torch.float32, mask=None):
+    """Output and gradients."""
+    tokens, parameters = case.inputs(2, n, dim, dtype=dtype)
+    leaves = [x.requires_grad_() for x in (*tokens, *parameters)]
+    y = case.run(*leaves, mask=mask, impl=impl)
+    return [y, *torch.autograd.grad(y, leaves, randn(*y.shape, seed=9, dtype=dtype))]
+
+
+@native
+@each_case
+def test_results_do_not_depend_on_the_number_of_threads(case):
+    one = outputs(case, 150, 36)
+    torch.set_num_threads(3)
+    try:
+        three = outputs(case, 150, 36)
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
+
+
+@native
+def test_threads_of_one_process_may_call_at_once():
+    want = [outputs(case, 70, 16) for case in NATIVE]
+    with ThreadPoolExecutor(8) as pool:
+        got = list(pool.map(lambda case: outputs(case, 70, 16), NATIVE * 4))
+    for i, one in enumerate(got):
+        assert all(torch.equal(a, b) for a, b in zip(one, want[i % len(NATIVE)], strict=True))
+
+
+@native
+@each_case
+@pytest.mark.parametrize("n", [1, 33, 64, 131, 360])
+def test_sizes_around_those_of_vectors_and_blocks_equal_the_reference(case, n):
+    mask = torch.rand(2, n, generator=torch.Generator().manual_seed(n)) > 0.3
+    for dim in (2, 34, 128):
+        for given in (None, mask):
+            got, want = (
+                outputs(case, n, dim, impl, torch.float64, given) for impl in ("cpu", "reference")
+            )
+            for one, other in zip(got, want, strict=True):
+                assert_close(one, other)
+
+
+@native
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("causal", [False, True])
+def test_top_k_of_more_keys_than_a_chunk(dtype, causal):
+    qkv = [x.requires_grad_() for x in randn(3, 1, 2, 4500, 4, dtype=dtype).unbind(0)]
+    upstream = randn(1, 2, 4500, 4, seed=1, dtype=dtype)
+
+    def run(impl):
+        y = ops.topk_attention(*qkv, topk=37, causal=causal, impl=impl)
+        return [y, *torch.autograd.grad(y, qkv, upstream)]
+
+    # float32 roundings of the score may order two keys otherwise; their weights differ as little.
+    budget = 1e-4 if dtype == torch.float32 else 1e-10
+    for one, other in zip(run("cpu"), run("torch"), strict=True):
+        assert_close(one, other, budget)
+
+
+@native
+def test_equal_scores_in_several_chunks_go_to_the_first_keys():
+    q, k = torch.zeros(1, 1, 4500, 4), torch.randn(1, 1, 4500, 4)
+    v = torch.arange(4500.0)[:, None].expand(4500, 4)[None, None]
+    y = ops.topk_attention(q, k, v, topk=7, impl="cpu")
+    assert_close(y, torch.full_like(y, 3.0), 1e-6)
+
+
+@native
+@pytest.mark.parametrize("ascending", [False, True])
+def test_top_k_of_sorted_scores(ascending):
+    n = 5000
+    rank = torch.arange(n) if ascending else torch.arange(n).flip(0)
+    q, k = torch.ones(1, 1, n, 1), (rank / n)[None, None, :, None].contiguous()
+    v = rank.double()[None, None, :, None].float()
+    best = torch.arange(n - 5, n).float()
+    want = ((best / n).softmax(0) * best).sum()
+    assert_close(ops.topk_attention(q, k, v, topk=5, impl="cpu"), want.expand(1, 1, n, 1), 1e-6)
+
+
+@native
+@each_case
+def test_nan_at_a_real_token_is_not_hidden(case):
+    tokens, parameters = case.inputs(1, 20, 8, dtype=torch.float32)
+    tokens[len(tokens) // 2][..., 0, :] = float("nan")  # x, or k
+    y = case.run(*tokens, *parameters, impl="cpu")
+    want = case.run(*tokens, *parameters, impl="reference")
+    assert torch.equal(y.isnan().any(-1), want.isnan().any(-1))
+
+
+FORKED = """
+import torch
+from torch.utils.data import DataLoader, Dataset
+from flashmix import ops
+
+torch.set_num_threads(2)
+x = torch.randn(4, 64, 32)
+qkv = torch.randn(3, 1, 2, 300, 16)
+
+class Mixed(Dataset):
+    def __len__(self):
+        return 4
+    def __getitem__(self, i):
+        return ops.fnet(x[i : i + 1], impl="cpu"), ops.topk_attention(*qkv, topk=8, impl="cpu")
+
+want = Mixed()[1]
+for i, (y, z) in enumerate(DataLoader(Mixed(), num_workers=2, multiprocessing_context="fork")):
+    assert i != 1 or torch.equal(y[0], want[0])
+    assert torch.equal(z[0], want[1])
+"""
+
+
+@native
+def test_forked_workers_of_a_process_that_used_threads_do_not_hang():
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=120)
+
+
+OTHER_SETS = """
+import sys
+sys.path.insert(0, {tests!r})
+import torch
+from helpers import assert_close
+from test_cpu import NATIVE, outputs
+from flashmix.ops._cpu import build
+print(build.capability())
+for case in NATIVE:
+    for n, dim in ((70, 34), (131, 66)):
+        for one, other in zip(outputs(case, n, dim), outputs(case, n, dim, "torch", torch.float64)):
+            assert_close(one, other, 1e-4)
+"""
+
+
+@native
+@pytest.mark.parametrize("instructions", ["default", "avx2"])
+def test_smaller_instruction_sets_compute_the_same(instructions):
+    if platform.machine() != "x86_64":
+        pytest.skip("this machine has one instruction set")
+    script = OTHER_SETS.format(tests=str(Path(__file__).parent))
+    environment = {**os.environ, "ATEN_CPU_CAPABILITY": instructions, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=250, env=environment)
+
+
+@pytest.mark.parametrize("dtype", HALF)
+@native
+def test_half_precision_is_computed_in_float32_and_rounded_once(dtype):
+    q, k, v = randn(3, 2, 2, 80, 16, dtype=dtype)
+    for run in (
+        lambda *x: ops.topk_attention(*x, topk=5, impl="cpu"),
+        lambda *x: ops.local_attention(*x, window=9, impl="cpu"),
+    ):
+        assert torch.equal(run(q, k, v), run(q.float(), k.float(), v.float()).to(dtype))
+
+
+@pytest.fixture
+def unloaded(monkeypatch, tmp_path):
+    """As in a new process whose cache is empty."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library._loaded.cache_clear()
+    yield tmp_path / "flashmix"
+    library._loaded.cache_clear()
+
+
+def fake_compiler(folder, script):
+    """A compiler that is a shell script; its last argument is the output."""
+    path = folder / "cxx"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_without_a_compiler_auto_runs_torch_and_says_why(unloaded, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(unloaded))
+    told = explain("fnet", (2, 8, 4))
+    assert told.impl == "torch"
+    assert "C++ compiler" in told.alternatives["cpu"]
+    assert ops.fnet(torch.zeros(1, 4, 4)).shape == (1, 4, 4)
+    with pytest.raises(ImplementationError, match="needs a C\\+\\+ compiler"):
+        ops.fnet(torch.zeros(1, 4, 4), impl="cpu")
+
+
+def test_a_compiler_that_fails_is_named_with_its_first_error(unloaded, monkeypatch):
+    monkeypatch.setenv(
+        "CXX", fake_compiler(unloaded.parent, "echo x.cpp:1: error: bad >&2; exit 3")
+    )
+    told = explain("topk_attention", (1, 1, 8, 4))
+    assert told.impl == "torch"
+    assert "exited with 3: x.cpp:1: error: bad" in told.alternatives["cpu"]
+    assert not list(unloaded.glob("kernels*")) + list(unloaded.glob("build-*"))
+
+
+def test_a_cache_that_cannot_be_written_is_named(unloaded, monkeypatch):
+    unloaded.write_text("a file where the folder should be")
+    monkeypatch.setenv("CXX", "c++")
+    assert "XDG_CACHE_HOME" in (library.missing() or "")
+
+
+def test_builders_at_once_compile_once(unloaded, monkeypatch):
+    count = unloaded.parent / "count"
+    script = f'echo x >> {count}; sleep 0.2; for last; do :; done; echo built > "$last"'
+    monkeypatch.setenv("CXX", fake_compiler(unloaded.parent, script))
+    with ThreadPoolExecutor(4) as pool:
+        paths = set(pool.map(lambda _: build.build(), range(4)))
+    assert [path.read_text() for path in paths] == ["built\n"]
+    assert count.read_text() == "x\n"
