@@ -126,8 +126,8 @@ def test_a_worker_takes_no_more_memory_than_the_machine_has():
     """Untouched memory is only promised, so asking for nearly all of it does no harm here."""
     script = (
         "import os, torch\n"
-        "from flashmix.bench.worker import _limit_memory\n"
-        "_limit_memory()\n"
+        "from flashmix.bench.worker import limit_memory\n"
+        "limit_memory()\n"
         "total = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')\n"
         "torch.empty(int(0.97 * total), dtype=torch.uint8)\n"
     )

@@ -31,10 +31,10 @@ class WorkerDiedError(Exception):
 class Worker:
     """A worker process of its own session, so that Ctrl-C reaches the parent alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "flashmix.bench.worker") -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by kill)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "flashmix.bench.worker"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -98,6 +98,10 @@ class Worker:
             self._process.stdin.flush()
         while (event := self._next(limit))["event"] != "idle":
             yield event
+
+    def stop(self) -> None:
+        """Ask the process to save what it has and say so."""
+        self._process.terminate()
 
     def kill(self) -> None:
         """End the process and whatever it started."""

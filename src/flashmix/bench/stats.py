@@ -69,3 +69,18 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float], drift: float
     low, high = np.percentile(resampled, [2.5, 97.5])
     value = float(np.median(numerator) / np.median(denominator))
     return Interval(value, float(low), float(high))
+
+
+STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+"""97.5 % quantile of Student's t with 1, 2, ... degrees of freedom."""
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Mean of a few runs with its 95 % interval by Student's t; one run has none (NaN)."""
+    found = np.asarray(values, dtype=float)
+    mean, freedom = float(found.mean()), len(found) - 1
+    if not freedom:
+        return Interval(mean, float("nan"), float("nan"))
+    t = STUDENT_T[freedom - 1] if freedom <= len(STUDENT_T) else 2.0
+    half = t * float(found.std(ddof=1)) / len(found) ** 0.5
+    return Interval(mean, mean - half, mean + half)

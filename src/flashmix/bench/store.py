@@ -12,12 +12,12 @@ import fcntl
 import json
 import os
 import shlex
-import tempfile
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from flashmix._files import write_whole as write_whole
 from flashmix.errors import ArgumentError, FlashmixError
 
 Row = dict[str, Any]
@@ -25,21 +25,6 @@ Row = dict[str, Any]
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.jsonl"
 REPEATS_FILE = "repeats.jsonl"
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Replace ``path`` by ``content``, so that a reader or a crash never sees half of it."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_rows(folder: Path, file: str = RESULTS_FILE) -> list[Row]:
@@ -82,16 +67,19 @@ def read_run(folder: Path) -> dict[str, Any]:
 class RunFolder:
     """A run's folder, held open for appending rows; use as a context manager."""
 
-    def __init__(self, path: Path, results: FileIO) -> None:
+    def __init__(self, path: Path, results: FileIO, command: str) -> None:
         self.path = path
         self._results = results
+        self._command = command
         _drop_half_line(path / RESULTS_FILE)
         _drop_half_line(path / REPEATS_FILE)
 
     @classmethod
     @contextlib.contextmanager
-    def hold(cls, path: Path) -> Iterator[RunFolder]:
+    def hold(cls, path: Path, command: str = "bench") -> Iterator[RunFolder]:
         """Create or reopen the folder and hold it until the end of the block.
+
+        ``command`` of flashmix is the one that resumes the run.
 
         Raises:
             FlashmixError: another process holds it, or it cannot be written.
@@ -110,7 +98,7 @@ class RunFolder:
                 raise FlashmixError(
                     f"another run is writing to {path}; wait for it, or choose another --out"
                 ) from None
-            yield cls(path, results)
+            yield cls(path, results, command)
 
     def append(self, row: Row) -> None:
         """Add a row; it is on disk when this returns.
@@ -142,7 +130,7 @@ class RunFolder:
         except OSError as error:
             raise FlashmixError(
                 f"cannot write to {self.path}: {error.strerror}. Finished cases are kept; once "
-                f"there is room: flashmix bench --resume {shlex.quote(str(self.path))}"
+                f"there is room: flashmix {self._command} --resume {shlex.quote(str(self.path))}"
             ) from None
 
 

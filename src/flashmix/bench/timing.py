@@ -76,6 +76,30 @@ class CudaClock:
         return time.perf_counter() - start
 
 
+class WallClock:
+    """Seconds of one call as a user waits for it: Python's part and the GPU's, none of it idle."""
+
+    host_seconds = None
+    """One clock sees both parts."""
+
+    def __init__(self, action: Action) -> None:
+        self._action = action
+
+    def __call__(self, calls: int) -> float:
+        """Mean seconds of ``calls`` calls in a row."""
+        _finish()
+        start = time.perf_counter()
+        for _ in range(calls):
+            self._action()
+        _finish()
+        return (time.perf_counter() - start) / calls
+
+
+def _finish() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
 def _gpu_seconds(
     action: Action, calls: int, before: Callable[[], object] = lambda: None
 ) -> list[float]:
@@ -93,6 +117,9 @@ def _gpu_seconds(
     return [start.elapsed_time(end) / 1e3 for start, end in events]
 
 
+Clock = CpuClock | CudaClock | WallClock
+
+
 def _threads() -> int:
     return torch.get_num_threads()
 
@@ -102,9 +129,7 @@ def clock(action: Action, device: str) -> CpuClock | CudaClock:
     return CudaClock(action) if device == "cuda" else CpuClock(action)
 
 
-def calls_per_sample(
-    clock: CpuClock | CudaClock, before: Callable[[], object] = lambda: None
-) -> int:
+def calls_per_sample(clock: Clock, before: Callable[[], object] = lambda: None) -> int:
     """Warm up until two calls in a row agree within a fifth; then how many calls make a sample.
 
     Slow calls warm up twice at least, and for no longer than three seconds.
@@ -124,7 +149,7 @@ def calls_per_sample(
 
 
 def interleave(
-    clocks: Sequence[CpuClock | CudaClock],
+    clocks: Sequence[Clock],
     *,
     min_samples: int,
     max_samples: int,

@@ -32,6 +32,11 @@ Emit = Callable[..., None]
 
 
 def main() -> None:
+    """Serve measurements."""
+    serve(_measure_job)
+
+
+def serve(run: Callable[[dict[str, Any], Emit], None]) -> None:
     """Serve jobs until standard input closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     events = os.fdopen(os.dup(1), "w", buffering=1)
@@ -43,13 +48,16 @@ def main() -> None:
     _follow_parent()
     emit("ready")
     for line in sys.stdin:
-        job = json.loads(line)
-        cases = [Case.from_dict(fields) for fields in job["cases"]]
-        torch.set_num_threads(job["threads"])
-        if cases[0].device == "cpu":
-            _limit_memory()
-        measure(cases, job["settings"], emit)
+        run(json.loads(line), emit)
         emit("idle")
+
+
+def _measure_job(job: dict[str, Any], emit: Emit) -> None:
+    cases = [Case.from_dict(fields) for fields in job["cases"]]
+    torch.set_num_threads(job["threads"])
+    if cases[0].device == "cpu":
+        limit_memory()
+    measure(cases, job["settings"], emit)
 
 
 def _follow_parent() -> None:
@@ -64,7 +72,7 @@ def _follow_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _limit_memory() -> None:
+def limit_memory() -> None:
     """Let an allocation that the machine cannot hold fail here, before the system kills us."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -77,20 +85,20 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
     if cases[0].direction == "train":
         for index, case in enumerate(cases):
             emit("doing", index=index, what="training")
-            with _reporting(emit, index):
+            with reporting(emit, index):
                 emit("done", index=index, result=_train(case, emit, index))
         return
     if cases[0].direction == "facts":
         for index, case in enumerate(cases):
             emit("doing", index=index, what="facts")
-            with _reporting(emit, index):
+            with reporting(emit, index):
                 emit("done", index=index, result={"status": "ok", "facts": measure_facts(case)})
         return
     results: dict[int, dict[str, Any]] = {}
     clocks: dict[int, CpuClock | CudaClock] = {}
     for index, case in enumerate(cases):
         emit("doing", index=index, what="warm-up and memory")
-        with _reporting(emit, index):
+        with reporting(emit, index):
             prepared = prepare(case)
             prepared.memory_action()
             memory.reset_peak_rss()
@@ -152,7 +160,7 @@ def _train(case: Case, emit: Emit, index: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _reporting(emit: Emit, index: int) -> Any:
+def reporting(emit: Emit, index: int) -> Any:
     """Turn an exception into the status of its case."""
     try:
         yield
