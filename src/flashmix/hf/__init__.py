@@ -5,6 +5,7 @@ Needs ``pip install 'flashmix[hf]'``.
 
 from flashmix.hf.interface import register_attention
 from flashmix.hf.loading import from_pretrained, load
+from flashmix.hf.pooling import pool_mean
 from flashmix.hf.report import SwappedLayer, SwapReport, swap_report
 from flashmix.hf.swap import swap
 
@@ -13,6 +14,7 @@ __all__ = [
     "SwappedLayer",
     "from_pretrained",
     "load",
+    "pool_mean",
     "register_attention",
     "swap",
     "swap_report",

@@ -10,6 +10,7 @@ import torch
 
 from flashmix.errors import ArgumentError
 from flashmix.hf.interface import transformers
+from flashmix.hf.pooling import POOLING, pool_mean
 from flashmix.hf.swap import RECORD, swap
 
 REFUSED = {
@@ -69,6 +70,8 @@ def from_pretrained(
     loaded = Swapped.from_pretrained(path, config=config, use_safetensors=True, **rest, **kept)
     model = loaded[0] if isinstance(loaded, tuple) else loaded
     model.__class__ = kind
+    if getattr(config, POOLING, None) == "mean":
+        pool_mean(model)
     return loaded
 
 

@@ -1,0 +1,67 @@
+"""Classifiers that read the mean of all tokens instead of the first one.
+
+A Fourier mixer's first token holds the sum of all tokens, whose large constant part drowns what
+tells texts apart; the mean over the mixed tokens does not.
+
+Shapes: B batch, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from flashmix.errors import ModelError
+
+Model = TypeVar("Model", bound=nn.Module)
+POOLING = "flashmix_pooling"
+"""The entry of a model's config that records the pooling."""
+STACKS = ("encoder", "transformer")
+
+
+def pool_mean(model: Model) -> Model:
+    """Let a classifier's head read the mean over real tokens, in place, and return the model.
+
+    The mean takes the first token's place in the last layer's output, where heads read it.
+    ``model.config`` records it, and :func:`flashmix.from_pretrained` repeats it.
+
+    Args:
+        model: a classifier of transformers, called with ``attention_mask`` by name.
+
+    Raises:
+        ModelError: the model's layers were not found.
+    """
+    base: Any = getattr(model, "base_model", model)
+    stack = next((getattr(base, name) for name in STACKS if hasattr(base, name)), None)
+    if stack is None or stack is base:
+        raise ModelError(
+            f"{type(model).__name__} has no {' or '.join(STACKS)}, whose tokens could be averaged"
+        )
+    config: Any = model.config
+    if getattr(model, POOLING, False):
+        return model
+    masks: list[Tensor | None] = [None]
+
+    def keep_mask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        masks[0] = kwargs.get("attention_mask")
+
+    def average(module: nn.Module, args: Any, output: Any) -> Any:
+        hidden, mask = output[0], masks[0]
+        if mask is None:
+            mean = hidden.mean(1, keepdim=True)
+        else:
+            real = mask.to(hidden.dtype)[..., None]
+            mean = (hidden * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
+        pooled = torch.cat([mean.to(hidden.dtype), hidden[:, 1:]], dim=1)
+        if isinstance(output, tuple):
+            return (pooled, *output[1:])
+        output["last_hidden_state"] = pooled
+        return output
+
+    model.register_forward_pre_hook(keep_mask, with_kwargs=True)
+    stack.register_forward_hook(average)
+    setattr(model, POOLING, True)
+    setattr(config, POOLING, "mean")
+    return model
