@@ -33,6 +33,16 @@ def whole_run():
     ]
 
 
+EXPERIMENT = {
+    "mixers": ["attention", "fnet", "spectral,attention", "topk(topk=32)", "fourier"],
+    "config": {
+        "task": "imdb", "model": "bert-tiny", "lr": 1e-3, "warmup": 0.1, "batch_size": 32,
+        "seq_len": 256, "precision": "float32", "epochs": 2, "val_share": 0.1,
+    },
+}  # fmt: skip
+"""What run.json holds of a fine-tuning run beside what every run has."""
+
+
 def make_finetuned(mixers: str, accuracy: float, seed: int = 0, **fields: Any) -> dict[str, Any]:
     """A row of a fine-tuned model, as ``flashmix finetune`` writes it."""
     epochs = (0.9 * accuracy, accuracy, 0.98 * accuracy)
@@ -41,6 +51,7 @@ def make_finetuned(mixers: str, accuracy: float, seed: int = 0, **fields: Any) -
         for i, a in enumerate(epochs, 1)
     ]
     return {
+        "suite": "finetune",
         "task": "imdb",
         "model": "models/bert-tiny",
         "mixers": mixers,
@@ -53,6 +64,7 @@ def make_finetuned(mixers: str, accuracy: float, seed: int = 0, **fields: Any) -
         "params": 4_400_000,
         "peak_memory_mb": 900.0,
         "status": "ok",
+        "confusion": [[40, 10], [5, 45]],
         "device": "cpu",
         "best_epoch": 2,
         "history": history,
@@ -74,6 +86,7 @@ def finetuned_run() -> list[dict[str, Any]]:
         "task": "imdb",
         "model": "models/bert-tiny",
         "mixers": "fourier",
+        "seed": 0,
         "status": "oom",
         "error": "it was oom",
     }

@@ -12,7 +12,7 @@ import pytest
 from bench_helpers import make_row
 from flashmix.report import write_page
 from flashmix.report.server import Server
-from report_helpers import HOSTILE, LENGTHS, finetuned_run, whole_run, write_run
+from report_helpers import EXPERIMENT, HOSTILE, LENGTHS, finetuned_run, whole_run, write_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe is not installed")
@@ -41,7 +41,9 @@ def pages(tmp_path_factory) -> dict[str, Path]:
     hostile = [make_row(name, n, float(i + n)) for i, name in enumerate(HOSTILE) for n in LENGTHS]
     folders = {
         "bench": write_run(root / "bench", whole_run()),
-        "finetune": write_run(root / "finetune", finetuned_run(), suite="finetune"),
+        "finetune": write_run(
+            root / "finetune", finetuned_run(), suite="finetune", experiment=EXPERIMENT
+        ),
         "hostile": write_run(root / "hostile", hostile, suite=HOSTILE[0]),
     }
     made = {name: write_page([folder]) for name, folder in folders.items()}

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from bench_helpers import make_run
-from flashmix.report import markdown, statements
 from flashmix.report.charts import charts
 from flashmix.report.charts.learning import pareto
 from flashmix.report.findings import findings
-from flashmix.report.finetuning import finetuning_sections, outcomes
-from report_helpers import finetuned_run, make_finetuned, whole_run
+from flashmix.report.finetuning import outcomes
+from report_helpers import finetuned_run, make_finetuned
 
 
 def drawn(rows):
@@ -49,30 +47,6 @@ def test_mixers_as_a_list_are_the_same_as_text():
     assert [len(one.ok) for one in outcomes(rows)] == [2]
 
 
-def test_the_table_tells_means_and_spread_and_failures():
-    (section,) = (one for one in finetuning_sections(finetuned_run()) if "tiny" in one.title)
-    lines = {line[0]: line for line in section.table.rows}
-    assert lines["attention"][1] == "85.5 (85.0 to 86.0)"
-    assert lines["attention"][-1] == "2 ok"
-    assert {row["seed"] for row in lines["attention"][1].rows} == {0, 1}
-
-
-def test_statements_part_only_what_every_seed_parts():
-    found = " ".join(statements(finetuned_run()))
-    assert "fnet is below attention" in found
-    assert "spectral,attention is above attention" in found
-    assert "inference 2.02x as fast" in found
-    rows = [make_finetuned("attention", a, i) for i, a in enumerate((0.8, 0.9))]
-    rows += [make_finetuned("fnet", a, i) for i, a in enumerate((0.85, 0.95))]
-    assert "fnet is not parted from attention" in " ".join(statements(rows))
-
-
-def test_one_seed_parts_nothing():
-    rows = [make_finetuned("attention", 0.8), make_finetuned("fnet", 0.9)]
-    (found,) = statements(rows)
-    assert "is, by one seed alone, not parted from attention" in found
-
-
 def test_equal_training_times_are_no_finding():
     rows = [make_finetuned("attention", 0.8), make_finetuned("fnet", 0.9, infer_ms=1.0)]
     assert [one.figure for one in findings(rows)] == ["89.0 %", "3.00x"]
@@ -109,23 +83,8 @@ def test_the_best_epoch_is_ringed_once_for_each_seed():
                                     "status", "val_accuracy"])  # fmt: skip
 def test_an_absent_field_breaks_nothing(absent):
     rows = [{k: v for k, v in row.items() if k != absent} for row in finetuned_run()]
-    text = markdown(make_run(suite="finetune"), rows)
-    assert "attention" in text
     assert findings(rows)
     drawn(rows)
-
-
-def test_a_run_without_a_bench_machine_is_reported():
-    text = markdown({"command": "flashmix finetune", "machine": {"gpu": "a GPU"}}, finetuned_run())
-    assert "a GPU" in text
-    assert "it was oom" in text
-
-
-def test_fine_tuned_and_timed_rows_may_share_a_run():
-    rows = [*whole_run(), *finetuned_run()]
-    names = drawn(rows)
-    assert {"accuracy-infer", "time-forward", "accuracy-digits"} <= set(names)
-    assert markdown(make_run(), rows)
 
 
 def test_no_point_is_drawn_of_what_failed():

@@ -17,6 +17,7 @@ from flashmix.report.page import PageRun, page
 from flashmix.report.page.markup import data, tag, words
 from report_helpers import (
     CASES,
+    EXPERIMENT,
     HOSTILE,
     LENGTHS,
     finetuned_run,
@@ -164,7 +165,8 @@ def test_a_run_without_rows_gives_a_page():
 
 
 def test_a_fine_tuning_run_gives_a_page():
-    found = Reader(page([PageRun("run", {"command": "flashmix finetune"}, finetuned_run())]))
+    run = make_run(suite="finetune", experiment=EXPERIMENT)
+    found = Reader(page([PageRun("run", run, finetuned_run())]))
     assert any("spectral,attention" in one for one in found.words)
 
 

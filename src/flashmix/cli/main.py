@@ -12,7 +12,9 @@ from flashmix.cli import (
     bench,
     compare,
     doctor,
+    finetune,
     listing,
+    pretrain,
     query,
     report,
     serve,
@@ -28,6 +30,7 @@ examples:
   flashmix bench quick                     all mixers on this machine, in about three minutes
   flashmix bench quick --mixers fnet,local --seq-lens 512,4096
   flashmix bench quick --resume runs/quick-20260101-120000
+  flashmix finetune --task digits --mixers attention,fnet --epochs 30
   flashmix report runs/quick-20260101-120000
   flashmix serve runs                      every run of a folder in the browser
   flashmix compare runs/before runs/after --fail-above 10%
@@ -41,6 +44,13 @@ exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted (what is 
 """
 
 
+COMMANDS = (
+    *(bench, report, serve, compare, advise, query),
+    *(swap, finetune, pretrain, show),
+    *(listing, doctor),
+)
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command and all its subcommands."""
     parser = argparse.ArgumentParser(
@@ -52,7 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"flashmix {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    for module in (bench, report, serve, compare, advise, show, query, swap, listing, doctor):
+    for module in COMMANDS:
         module.add_command(commands)
     return parser
 

@@ -98,12 +98,11 @@ def print_summary(console: Console, folder: Path) -> None:
     """Print the summary table, and what the rows support."""
     from rich.markup import escape
 
-    from flashmix.bench import read_rows, read_run
     from flashmix.cli.tables import print_section
-    from flashmix.report import statements, summary
+    from flashmix.report import load, statements, summary
 
-    rows = read_rows(folder)
-    print_section(console, summary(read_run(folder), rows))
+    run, rows = load(folder)
+    print_section(console, summary(run, rows))
     console.print()
     for sentence in statements(rows):
         console.print(f"- {escape(sentence)}", highlight=False)

@@ -2,11 +2,13 @@
 
 from flashmix.report.build import sections
 from flashmix.report.claims import statements
+from flashmix.report.load import load
 from flashmix.report.markdown import markdown, markdown_table
 from flashmix.report.summary import summary, summary_section
 from flashmix.report.write import write_figures, write_page, write_report
 
 __all__ = [
+    "load",
     "markdown",
     "markdown_table",
     "sections",

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flashmix.bench.store import Row
+from flashmix.report import training
 from flashmix.report.finetuning import is_finetuning, mixers_name, model_name
 from flashmix.report.tables import Section, Table, number
 
@@ -68,6 +69,8 @@ def machine_line(run: dict[str, Any]) -> str:
 
 def method_section(run: dict[str, Any], rows: Sequence[Row]) -> Section:
     """How a benchmark measures, how well it repeats, and what its suite notes."""
+    if run.get("suite") in training.SUITES:
+        return training.method_section(run, rows)
     notes = run.get("notes") or ()
     if "ceilings" not in run:
         return Section("Method", [*notes])
@@ -117,7 +120,9 @@ def place(run: dict[str, Any]) -> str:
 
 
 def headline(run: dict[str, Any], rows: Sequence[Row]) -> str:
-    """Shape, dtype and device of what the run timed."""
+    """Shape, dtype and device of what the run timed, or what was trained."""
+    if run.get("suite") in training.SUITES:
+        return training.headline(run, rows)
     if all(map(is_finetuning, rows)):
         tasks = ", ".join(dict.fromkeys(str(row["task"]) for row in rows))
         models = ", ".join(dict.fromkeys(map(model_name, rows)))

@@ -6,15 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from flashmix.bench.store import Row
-from flashmix.report import studies, tables
+from flashmix.report import studies, tables, training
 from flashmix.report.about import machine_section, method_section
 from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, comparable, trainings
 from flashmix.report.claims import published_verdicts, statements
-from flashmix.report.finetuning import (
-    finetuning_sections,
-    is_finetuning,
-    mixers_name,
-)
+from flashmix.report.finetuning import is_finetuning, mixers_name
 from flashmix.report.tables import Cell, Section, Table
 
 
@@ -39,9 +35,9 @@ def result_sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
 
 
 def suite_sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section] | None:
-    """The sections of a suite that has its own, and of fine-tuning; None for a plain sweep."""
-    if any(map(is_finetuning, rows)):
-        return finetuning_sections(rows)
+    """The sections of a suite that has its own, trainings among them; None for a plain sweep."""
+    if run.get("suite") in training.SUITES:
+        return training.result_sections(run, rows)
     build = SUITE_SECTIONS.get(run.get("suite", ""))
     return build(rows) if build else None
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
+from flashmix.report import training
 from flashmix.report.analysis import (
     DIRECTIONS,
     FUSED,
@@ -20,7 +21,7 @@ from flashmix.report.analysis import (
     time_ratio,
     trainings,
 )
-from flashmix.report.finetuning import finetuning_statements, is_finetuning
+from flashmix.report.finetuning import is_finetuning
 from flashmix.report.tables import Cell, crossover, interval, number
 
 Verdict = Literal["supported", "not supported", "not tested"]
@@ -149,7 +150,12 @@ def statements(rows: Iterable[Row]) -> list[str]:
             for label in sweep.labels:
                 if label not in (NAIVE, FUSED):
                     found.append(_against_fused(sweep, label))
-    return [*found, *_kernels(rows), *_accuracy(rows), *finetuning_statements(every)]
+    return [
+        *found,
+        *_kernels(rows),
+        *_accuracy(rows),
+        *training.statements([row for row in every if is_finetuning(row)]),
+    ]
 
 
 def _against_fused(sweep: Sweep, label: str) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
-from flashmix.bench import read_rows
 from flashmix.bench.store import write_whole
 from flashmix.report import theme
 from flashmix.report.charts import Chart, charts
+from flashmix.report.load import load
 from flashmix.report.render import to_png, to_svg
 
 FIGURES_FOLDER = "figures"
@@ -32,7 +32,7 @@ def write_figures(folder: Path) -> list[Path]:
     Raises:
         MissingDependencyError: altair or vl-convert-python is not installed.
     """
-    drawn = charts(read_rows(folder))
+    drawn = charts(load(folder)[1])
     return [path for chart in drawn for path in _write(chart, folder / FIGURES_FOLDER)]
 
 

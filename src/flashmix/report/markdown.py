@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from flashmix.bench.store import Row
+from flashmix.report import training
 from flashmix.report.about import headline
 from flashmix.report.build import sections
 from flashmix.report.tables import Table
@@ -29,7 +30,8 @@ def markdown_table(table: Table) -> str:
 
 def markdown(run: dict[str, Any], rows: Sequence[Row]) -> str:
     """The report in Markdown."""
-    parts = [f"# flashmix bench {run.get('suite', '')}"]
+    suite = run.get("suite", "")
+    parts = [f"# flashmix {suite if suite in training.SUITES else f'bench {suite}'}"]
     if not rows:
         parts.append("No case has finished yet.")
     else:

@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from flashmix.bench import read_rows, read_run
 from flashmix.bench.store import write_whole
 from flashmix.report.figures import write_figures
+from flashmix.report.load import load
 from flashmix.report.markdown import markdown
 
 __all__ = ["write_figures", "write_page", "write_report"]
@@ -21,7 +21,7 @@ BESIDE_FILE = "side-by-side.html"
 def write_report(folder: Path) -> Path:
     """Write report.md of the run in ``folder`` and return its path."""
     path = folder / REPORT_FILE
-    write_whole(path, markdown(read_run(folder), read_rows(folder)))
+    write_whole(path, markdown(*load(folder)))
     return path
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from flashmix.bench import read_rows, read_run
 from flashmix.bench.store import Row
 from flashmix.report.about import place
+from flashmix.report.load import load
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PageRun:
         Raises:
             ArgumentError: the folder holds no run.
         """
-        return cls(name or str(folder), read_run(folder), read_rows(folder))
+        return cls(name or str(folder), *load(folder))
 
     @property
     def title(self) -> str:

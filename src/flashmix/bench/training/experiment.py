@@ -1,0 +1,269 @@
+"""Runs an experiment: what the models cost first, then every pattern with every seed.
+
+Each training is a job in a worker process; its row is stored as it ends, and its state all along,
+so a killed run resumes where it was. Under torchrun the processes do the jobs together instead.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import itertools
+import json
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashmix._files import write_whole
+from flashmix.bench import machine
+from flashmix.bench.runner import Listener
+from flashmix.bench.store import RUN_FILE, Row, RunFolder, read_rows, read_run
+from flashmix.bench.training.costs import cost_fields
+from flashmix.bench.training.examples import write_examples
+from flashmix.bench.training.jobs import MODEL_FOLDER, Job, clean, execute, job_key
+from flashmix.bench.training.running import in_workers, together
+from flashmix.bench.training.sources import name_of, slug, sources_of, tokenizer_of
+from flashmix.errors import ArgumentError, FlashmixError
+from flashmix.tasks import distributed
+from flashmix.tasks.encoders import VANILLA
+from flashmix.tasks.finetuning import FinetuneConfig
+from flashmix.tasks.pretraining import PretrainConfig
+
+COSTS_FILE = "costs.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """A fine-tuning or pretraining run over mixers and seeds.
+
+    Attributes:
+        config: what all its models share.
+        mixers: a pattern over layers for each model.
+        seeds: each model is trained once with each.
+        lengths: of inputs for inference times, in tokens; none measures no costs.
+        seconds: pretraining only: give each model as many steps as it does in this time, by its
+            step time measured alone, instead of ``config.steps``.
+        jobs: trainings at a time. With more than one they share the device, so training times are
+            not those of the clock but steps times the step time measured alone.
+    """
+
+    config: FinetuneConfig | PretrainConfig
+    mixers: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)
+    lengths: tuple[int, ...] = (128, 256, 512)
+    seconds: float | None = None
+    jobs: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("mixers", "seeds"):
+            values = getattr(self, name)
+            if not values or len(set(values)) != len(values):
+                raise ArgumentError(f"{name} must be at least one, none twice, got {values}")
+        if self.jobs < 1:
+            raise ArgumentError(f"jobs must be at least 1, got {self.jobs}")
+        if self.seconds is not None and not (self.kind == "pretrain" and self.seconds > 0):
+            raise ArgumentError("seconds must be above 0, and are for pretraining alone")
+        if self.config.device == "cuda" and not torch.cuda.is_available():
+            raise ArgumentError("device 'cuda' was asked for, but PyTorch sees no GPU; use 'cpu'")
+
+    @property
+    def kind(self) -> str:
+        """What is run, "finetune" or "pretrain"."""
+        return "finetune" if isinstance(self.config, FinetuneConfig) else "pretrain"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The experiment as JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, kind: str, fields: dict[str, Any]) -> Experiment:
+        """The experiment of a run's ``run.json``."""
+        config = (FinetuneConfig if kind == "finetune" else PretrainConfig)(**fields["config"])
+        lists = {name: tuple(fields[name]) for name in ("mixers", "seeds", "lengths")}
+        return cls(**{**fields, **lists, "config": config})
+
+
+def run_experiment(
+    experiment: Experiment | None,
+    out: Path,
+    *,
+    kind: str,
+    resume: bool = False,
+    threads: int | None = None,
+    listener: Listener = lambda progress: None,
+) -> Path:
+    """Run an experiment into the folder ``out`` and return that folder.
+
+    Args:
+        experiment: what to run; read from the folder when resuming.
+        out: the run's folder; must hold no run unless ``resume``.
+        kind: "finetune" or "pretrain".
+        resume: go on with the run in ``out`` and repeat nothing that is finished. Trainings that
+            ended in an error are tried again.
+        threads: of PyTorch in each process; PyTorch's own choice when None.
+        listener: hears progress.
+
+    Raises:
+        ArgumentError: bad arguments, or a folder that does not fit.
+        FlashmixError: the folder is in use or cannot be written.
+        KeyboardInterrupt: interrupted; what is finished is kept, and the state of what is not.
+    """
+    if resume:
+        run = read_run(out)
+        if run["suite"] != kind:
+            raise ArgumentError(f"{out} holds a run of {run['suite']!r}, not of {kind!r}")
+        experiment = Experiment.from_dict(kind, run["experiment"])
+        threads = run["threads"]
+    elif experiment is None:
+        raise ArgumentError("give an experiment, or resume one")
+    elif (out / RUN_FILE).exists() or read_rows(out):
+        raise ArgumentError(f"{out} already holds a run; pass --resume {out} to go on with it")
+    config = experiment.config
+    threads = threads or max(1, torch.get_num_threads() // experiment.jobs)
+    with distributed.group(config.device):
+        if distributed.rank():
+            _follow(experiment, out, threads)
+            return out
+        with RunFolder.hold(out, kind) as folder:
+            if not resume:
+                run = _describe(experiment, threads)
+                folder.write_run(run)
+            _lead(experiment, folder, threads, listener)
+            run["finished"] = _now()
+            folder.write_run(run)
+    return out
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _describe(experiment: Experiment, threads: int) -> dict[str, Any]:
+    return {
+        "suite": experiment.kind,
+        "command": shlex.join(["flashmix", *sys.argv[1:]]),
+        "experiment": experiment.as_dict(),
+        "processes": distributed.world(),
+        "threads": threads,
+        "started": _now(),
+        "finished": None,
+        "machine": machine.describe(experiment.config.device),
+    }
+
+
+def _lead(experiment: Experiment, folder: RunFolder, threads: int, listener: Listener) -> None:
+    costs = _costs(experiment, folder.path, threads, listener)
+    jobs = _jobs(experiment, folder.path, threads, costs)
+    finished = {
+        job_key(row["mixers"], row["seed"])
+        for row in read_rows(folder.path)
+        if row["status"] == "ok"
+    }
+    todo = [job for job in jobs if job_key(job["mixers"], job["seed"]) not in finished]
+    results = (
+        together(todo, listener)
+        if distributed.launched()
+        else in_workers(todo, listener, at_once=experiment.jobs)
+    )
+    baselines = {label: costs[label] for label in VANILLA if label in costs}
+    for job, result in results:
+        row = _row(experiment, folder.path, job, result, costs.get(job["mixers"], {}), baselines)
+        if distributed.launched():
+            row["processes"] = distributed.world()
+        folder.append(row)
+        if result["status"] == "ok":
+            clean(Path(job["folder"]))
+    if isinstance(experiment.config, FinetuneConfig) and not distributed.launched():
+        write_examples(experiment.config, folder.path)
+
+
+def _follow(experiment: Experiment, out: Path, threads: int) -> None:
+    """Another process than the first, under torchrun: do each job that the first one names."""
+    while (job := distributed.from_first(None)) is not None:
+        torch.set_num_threads(threads)
+        execute(job, lambda event, **fields: None, lambda: False)
+
+
+def _jobs(experiment: Experiment, out: Path, threads: int, costs: dict[str, Any]) -> list[Job]:
+    config = dataclasses.asdict(experiment.config)
+    jobs = []
+    for seed, mixers in itertools.product(experiment.seeds, experiment.mixers):
+        job: Job = {
+            "kind": experiment.kind,
+            "config": dict(config),
+            "mixers": mixers,
+            "seed": seed,
+            "folder": str(out / slug(mixers) / f"seed-{seed}"),
+            "threads": threads,
+        }
+        if isinstance(experiment.config, FinetuneConfig):
+            job["source"] = sources_of(experiment.config, [mixers], seed)[mixers]
+            job["tokenizer"] = tokenizer_of(experiment.config, job["source"])
+        elif experiment.seconds is not None:
+            step_ms = costs[mixers]["step_ms"]
+            job["config"]["steps"] = max(1, round(1e3 * experiment.seconds / step_ms))
+        jobs.append(job)
+    return jobs
+
+
+def _costs(
+    experiment: Experiment, out: Path, threads: int, listener: Listener
+) -> dict[str, dict[str, Any]]:
+    """What each model costs, by label: measured once, alone, before the trainings."""
+    path = out / COSTS_FILE
+    if path.exists():
+        held: dict[str, dict[str, Any]] = json.loads(path.read_text())
+        return held
+    needed = experiment.seconds is not None
+    if not needed and (not experiment.lengths or distributed.launched()):
+        return {}
+    job: Job = {
+        "kind": f"{experiment.kind} costs",
+        "config": dataclasses.asdict(experiment.config),
+        "threads": threads,
+    }
+    if isinstance(experiment.config, FinetuneConfig):
+        labels = [*experiment.mixers, *VANILLA]
+        job["sources"] = sources_of(experiment.config, labels, experiment.seeds[0])
+        job["lengths"] = list(experiment.lengths)
+        job["tokenizer"] = tokenizer_of(experiment.config, job["sources"][experiment.mixers[0]])
+    else:
+        job["mixers"] = list(experiment.mixers)
+    _, result = next(in_workers([job], listener))
+    if result.pop("status", "ok") != "ok":
+        raise FlashmixError(f"measuring what the models cost failed: {result['error']}")
+    write_whole(path, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _row(
+    experiment: Experiment,
+    out: Path,
+    job: Job,
+    result: dict[str, Any],
+    costs: dict[str, Any],
+    baselines: dict[str, Any],
+) -> Row:
+    config = job["config"]
+    shared = experiment.config
+    row: Row = {
+        "suite": experiment.kind,
+        "task": shared.task if isinstance(shared, FinetuneConfig) else shared.corpus,
+        "model": name_of(shared) if isinstance(shared, FinetuneConfig) else shared.arch,
+        "mixers": job["mixers"],
+        "seed": job["seed"],
+        **result,
+        **{
+            name: config[name]
+            for name in ("device", "precision", "lr", "batch_size", "seq_len", "compile")
+        },
+    }
+    if experiment.kind == "pretrain":
+        row["checkpoint"] = str(Path(job["folder"]).relative_to(out) / MODEL_FOLDER)
+    if result["status"] == "ok":
+        row |= cost_fields(result, costs, baselines, shared=experiment.jobs > 1)
+    return row
