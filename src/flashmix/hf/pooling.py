@@ -1,7 +1,8 @@
 """Classifiers that read the mean of all tokens instead of the first one.
 
-A Fourier mixer's first token holds the sum of all tokens, whose large constant part drowns what
-tells texts apart; the mean over the mixed tokens does not.
+``fnet`` leaves the sum of all tokens in the first one: what they have in common grows with their
+number, what tells texts apart only with its root. The mean over the mixed tokens has
+no such offset.
 
 Shapes: B batch, N tokens, D width.
 """
