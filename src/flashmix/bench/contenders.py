@@ -65,6 +65,7 @@ def _sdpa_mask(case: Case) -> Function:
 
 def _flex(case: Case) -> Function:
     """FlexAttention, compiled, its block mask built beforehand."""
+    import torch._dynamo
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     assert case.window is not None
@@ -74,6 +75,9 @@ def _flex(case: Case) -> Function:
         return (i - j).abs() <= reach
 
     mask = create_block_mask(near, None, None, n, n, device=case.device)
+    # After eight shapes a compiled function would silently run dense and uncompiled.
+    torch._dynamo.reset()
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     compiled = torch.compile(flex_attention, dynamic=False)
     return lambda q, k, v: compiled(q, k, v, block_mask=mask)
 
