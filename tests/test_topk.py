@@ -192,3 +192,16 @@ def test_gradients_of_a_single_sequence_whose_heads_lie_side_by_side():
         *3 * [apart.contiguous()], topk=3, impl="reference"
     ).square().sum().backward()
     torch.testing.assert_close(once, 2 * leaf.grad)
+
+
+def test_gradients_come_in_any_layout(device):
+    q, k, v = (randn(1, 1, 4, 4, seed=s, device=device).requires_grad_() for s in range(3))
+    upstream = randn(4, 4, seed=3, device=device).t()[None, None]
+    want = torch.autograd.grad(
+        ops.topk_attention(q, k, v, topk=3, impl="reference"), (q, k, v), upstream
+    )
+    got = torch.autograd.grad(
+        ops.topk_attention(q, k, v, topk=3, impl="torch"), (q, k, v), upstream
+    )
+    for one, other in zip(got, want, strict=True):
+        assert_close(one, other)

@@ -127,7 +127,7 @@ def _scatter_add(total: Tensor, index: Tensor, weights: Tensor, rows: Tensor) ->
     if total.device.type == "cpu":
         offset = torch.arange(p)[:, None, None] * n
         values = weights[..., None] * rows[:, :, None]
-        total.view(p * n, dh).index_add_(0, (index + offset).flatten(), values.view(-1, dh))
+        total.view(p * n, dh).index_add_(0, (index + offset).flatten(), values.reshape(-1, dh))
         return
     # Atomic additions of whole rows come in any order; a scatter of distinct weights does not.
     dense = torch.zeros(p, rows.shape[1], n, dtype=total.dtype, device=total.device)
