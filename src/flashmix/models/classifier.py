@@ -16,14 +16,28 @@ POSITION_SCALE = 0.3
 """Standard deviation of the learned positions' initial values."""
 
 
-def _mean(y: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean over the real tokens of ``y`` [B, N, D], whose padding is zero."""
-    if mask is None:
-        return y.mean(1)
-    return y.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
+class _Classifier(nn.Module):
+    """The positions and the pooling, which the tokens of a sequence share."""
+
+    position: nn.Parameter
+
+    def positions(self, tokens: Tensor) -> Tensor:
+        """The learned positions [N, D] of ``tokens`` [B, N, ...]."""
+        seq_len, max_len = tokens.shape[1], len(self.position)
+        if seq_len > max_len:
+            raise ArgumentError(
+                f"{type(self).__name__}: at most max_len = {max_len} tokens fit, got {seq_len}"
+            )
+        return self.position[:seq_len]
+
+    def pool(self, y: Tensor, mask: Tensor | None) -> Tensor:
+        """Mean over the real tokens of ``y`` [B, N, D], whose padding is zero."""
+        if mask is None:
+            return y.mean(1)
+        return y.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)
 
 
-class SequenceClassifier(nn.Module):
+class SequenceClassifier(_Classifier):
     """Classifies sequences of feature vectors.
 
     Args:
@@ -53,12 +67,11 @@ class SequenceClassifier(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits [B, C] of ``x`` [B, N, F], ``mask`` bool [B, N]."""
         _checks.check_tokens("SequenceClassifier", x, mask, self.embed.in_features)
-        _check_length("SequenceClassifier", x.shape[1], len(self.position))
-        y = self.encoder(self.embed(x) + self.position[: x.shape[1]], mask)
-        return self.head(_mean(y, mask))
+        y = self.encoder(self.embed(x) + self.positions(x), mask)
+        return self.head(self.pool(y, mask))
 
 
-class TextClassifier(nn.Module):
+class TextClassifier(_Classifier):
     """Classifies token ids; BERT's layout: positions, LayerNorm, blocks that normalise last.
 
     With ``vocabulary`` 30,522, ``dim`` 128, ``depth`` 2 and two heads it is of BERT-tiny's size
@@ -97,11 +110,5 @@ class TextClassifier(nn.Module):
                 f"TextClassifier: tokens must be integers [B, N], got {tokens.dtype} "
                 f"{list(tokens.shape)}"
             )
-        _check_length("TextClassifier", tokens.shape[1], len(self.position))
-        x = self.norm(self.embed(tokens) + self.position[: tokens.shape[1]])
-        return self.head(_mean(self.encoder(x, mask), mask))
-
-
-def _check_length(where: str, seq_len: int, max_len: int) -> None:
-    if seq_len > max_len:
-        raise ArgumentError(f"{where}: at most max_len = {max_len} tokens fit, got {seq_len}")
+        x = self.norm(self.embed(tokens) + self.positions(tokens))
+        return self.head(self.pool(self.encoder(x, mask), mask))
