@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flashmix._version import __version__
 
 if TYPE_CHECKING:
-    from flashmix import bench, hf, mixers, models, ops, report, tasks
+    from flashmix import bench, hf, mixers, models, ops, parallel, report, tasks
     from flashmix.hf import from_pretrained, register_attention, swap, swap_report
     from flashmix.mixers import create_mixer, list_mixers
     from flashmix.ops import explain
@@ -31,6 +31,7 @@ __all__ = [
     "mixers",
     "models",
     "ops",
+    "parallel",
     "register_attention",
     "report",
     "swap",
@@ -38,7 +39,7 @@ __all__ = [
     "tasks",
 ]
 
-_MODULES = {"bench", "hf", "mixers", "models", "ops", "report", "tasks"}
+_MODULES = {"bench", "hf", "mixers", "models", "ops", "parallel", "report", "tasks"}
 _FUNCTIONS = {
     "create_mixer": "mixers",
     "explain": "ops",

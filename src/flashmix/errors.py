@@ -22,6 +22,10 @@ class ModelError(FlashmixError, ValueError):
     """A model has a part that the swap does not understand or cannot replace; it names it."""
 
 
+class ParallelError(FlashmixError, RuntimeError):
+    """Ranks that share a sequence disagree, or one of them failed, died or took too long."""
+
+
 class MissingDependencyError(FlashmixError, ImportError):
     """An optional dependency is needed and absent; the message holds the install command."""
 

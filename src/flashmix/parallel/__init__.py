@@ -1,0 +1,15 @@
+"""One sequence over several devices: the same mixers, each rank with a slice of the tokens.
+
+    >>> from torch.distributed.device_mesh import init_device_mesh
+    >>> from flashmix import parallel
+    >>> mesh = init_device_mesh("cuda", (8,))
+    >>> parallel.shard_sequence(model, mesh)
+    >>> mine = parallel.local_slice(x.shape[1], mesh)
+    >>> y = model(x[:, mine], mask[:, mine])  # that slice of what one device would compute
+
+Collectives are PyTorch's, by gloo on CPUs and NCCL on GPUs; docs/parallel.md says what travels.
+"""
+
+from flashmix.parallel._shard import local_slice, shard_sequence
+
+__all__ = ["local_slice", "shard_sequence"]

@@ -1,0 +1,139 @@
+"""The sharded form of each mixer: what travels between the ranks, and what runs on them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from flashmix.errors import ImplementationError
+from flashmix.mixers import (
+    Attention,
+    FNet,
+    FourierAttention,
+    Hybrid,
+    LocalAttention,
+    Mixer,
+    Spectral,
+    TopKAttention,
+)
+from flashmix.ops import fourier, spectral
+from flashmix.parallel import _fnet, _spectral
+from flashmix.parallel._heads import by_heads
+from flashmix.parallel._local import by_halo, within_halo
+from flashmix.parallel._ranks import Ranks
+from flashmix.parallel._ring import ring_attention
+from flashmix.parallel._sharded import Sharded, ShardedQKV
+
+
+class ShardedAttention(ShardedQKV, Attention):
+    """Tokens for heads where there are pairs of sequence and head for all ranks, else a ring."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        layout = self.layout(q, mask, 2)
+        if q.shape[0] * q.shape[1] >= self.ranks.size:
+            return by_heads(super().mix, (q, k, v), layout)
+        if self.impl not in ("auto", "torch", "sdpa"):
+            raise ImplementationError(
+                f"{self.where}: impl={self.impl!r} needs at least as many pairs of sequence and "
+                f"head as ranks, {self.ranks.size}, not {q.shape[0] * q.shape[1]}; use impl='auto'"
+            )
+        return ring_attention(q, k, v, layout, self.causal)
+
+
+class ShardedLocal(ShardedQKV, LocalAttention):
+    """The keys beyond the ends of the slice; tokens for heads where a slice is shorter."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        layout, reach = self.layout(q, mask, 2), self.window // 2
+        if within_halo(reach, layout):
+            return by_halo(super().mix, (q, k, v), reach, self.causal, layout)
+        return by_heads(super().mix, (q, k, v), layout)
+
+
+class ShardedTopK(ShardedQKV, TopKAttention):
+    """Tokens for heads: each rank chooses among all keys, for its share of the heads."""
+
+    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return by_heads(super().mix, (q, k, v), self.layout(q, mask, 2))
+
+
+class ShardedFNet(Sharded, FNet):
+    """Tokens for columns of the spectrum, and back."""
+
+    def take(self, ranks: Ranks, name: str, kind: str) -> None:
+        super().take(ranks, name, kind)
+        if self.impl not in ("auto", "torch"):
+            raise ImplementationError(
+                f"{self.where}: impl={self.impl!r} has no form for a sequence over ranks; use "
+                "impl='auto'"
+            )
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        self.check(x, mask)
+        return _fnet.fnet(x, self.layout(x, mask, 1), self.norm)
+
+
+class ShardedSpectral(Sharded, Spectral):
+    """A sum of the modes over the ranks where they are few, else tokens for channels.
+
+    An explicit ``impl`` runs on whole columns.
+    """
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        self.check(x, mask)
+        layout = self.layout(x, mask, 1)
+        if self.impl == "auto" and not self.causal and _spectral.modes_pay(self.modes, layout):
+            return _spectral.by_modes(x, self.filter(), self.bias, self.unitary, layout)
+
+        def run(columns: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+            return spectral(
+                columns,
+                weight,
+                bias,
+                mask=layout.mask,
+                causal=self.causal,
+                context=self.context,
+                unitary=self.unitary,
+                impl=self.impl,
+            )
+
+        return _spectral.by_channels(run, x, self.filter(), self.bias, layout)
+
+
+class ShardedFourier(Sharded, FourierAttention):
+    """Tokens for heads."""
+
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool = False
+    ) -> Any:
+        """As the mixer's own, without weights."""
+        if return_weights:
+            raise self.no_weights()
+        return super().forward(x, mask)
+
+    def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        def run(v: Tensor, mask: Tensor | None) -> Tensor:
+            return fourier(v, mask=mask, impl=self.impl)
+
+        y = by_heads(run, (v,), self.layout(v, mask, 2))
+        return y.transpose(1, 2).flatten(2)
+
+    def magnitude(self, x: Tensor) -> Tensor:
+        """Raise ImplementationError: no rank holds all tokens."""
+        raise self.no_weights()
+
+
+class ShardedHybrid(Sharded, Hybrid):
+    """Its parts are sharded, each in its own way."""
+
+
+MIXERS: dict[type[Mixer], type[Sharded]] = {
+    Attention: ShardedAttention,
+    LocalAttention: ShardedLocal,
+    TopKAttention: ShardedTopK,
+    FNet: ShardedFNet,
+    Spectral: ShardedSpectral,
+    FourierAttention: ShardedFourier,
+    Hybrid: ShardedHybrid,
+}

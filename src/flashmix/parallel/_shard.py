@@ -1,0 +1,150 @@
+"""The one call: a model's mixers take to a sequence that is spread over ranks."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from flashmix.errors import ArgumentError
+from flashmix.mixers import Mixer
+from flashmix.ops import _checks
+from flashmix.parallel._mixers import MIXERS
+from flashmix.parallel._models import MODELS
+from flashmix.parallel._ranks import Ranks, even_split, starts
+from flashmix.parallel._sharded import OverRanks
+
+Model = TypeVar("Model", bound=nn.Module)
+
+MIX_TOKENS = (
+    nn.MultiheadAttention,
+    nn.RNNBase,
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._BatchNorm,
+)
+"""Modules of PyTorch that reach across tokens and would see their slice alone."""
+
+FORMS: dict[type[nn.Module], type[OverRanks]] = {**MIXERS, **MODELS}
+
+
+def shard_sequence(model: Model, mesh: DeviceMesh, *, sum_gradients: bool = True) -> Model:
+    """Spread the tokens of ``model`` over the ranks of ``mesh``; in place.
+
+    From then on each rank calls it with its slice of the tokens, [B, n, D] and mask [B, n], slices
+    lying end to end in the order of the ranks, and gets that slice of the result that one device
+    would compute. Slices may differ in length. Parameters keep their names; the first rank's
+    values are taken on all.
+
+    The loss is the sum of the ranks' losses: divide by the tokens of all ranks, not of one. The
+    classifiers of :mod:`flashmix.models` return the same logits on every rank; compute the same
+    loss on each.
+
+    Args:
+        model: a mixer, or a model whose mixers are flashmix's and whose other modules treat each
+            token alone.
+        mesh: a device mesh with one dimension; of a larger one pass ``mesh["name"]``.
+        sum_gradients: sum each parameter's gradient over the ranks as it comes. False where DDP or
+            FSDP spans these ranks too and does it (it averages: scale the loss by their number).
+
+    Returns:
+        ``model`` itself.
+
+    Raises:
+        ArgumentError: a mesh or a module that does not fit; nothing is changed then.
+        ImplementationError: a mixer's ``impl`` has no sharded form.
+        ParallelError: on every rank, where the ranks hold different models.
+    """
+    _checks.check_flag("shard_sequence", "sum_gradients", sum_gradients)
+    ranks = Ranks(mesh)
+    found = _modules_to_shard(model)
+    _same_model(model, ranks)
+    for name, module in found.items():
+        kind = type(module)
+        module.__class__ = FORMS[kind]
+        module.take(ranks, name, kind.__name__)  # type: ignore[operator]
+    _same_values(model, ranks)
+    if sum_gradients:
+        _sum_gradients(model, ranks)
+    return model
+
+
+def local_slice(seq_len: int, mesh: DeviceMesh) -> slice:
+    """Where the calling rank's tokens stand when ``seq_len`` are cut as evenly as can be.
+
+    Raises:
+        ArgumentError: a bad mesh, or fewer tokens than ranks.
+    """
+    ranks = Ranks(mesh)
+    _checks.check_count("local_slice", "seq_len", seq_len)
+    if seq_len < ranks.size:
+        raise ArgumentError(
+            f"local_slice: every rank needs a token, but {ranks.size} ranks share {seq_len}"
+        )
+    sizes = even_split(seq_len, ranks.size)
+    start = starts(sizes)[ranks.rank]
+    return slice(start, start + sizes[ranks.rank])
+
+
+def _modules_to_shard(model: nn.Module) -> dict[str, nn.Module]:
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(
+            f"shard_sequence: model must be an nn.Module, got {type(model).__name__}"
+        )
+    found = {}
+    for name, module in model.named_modules():
+        place = f"{name} ({type(module).__name__})" if name else type(module).__name__
+        if isinstance(module, OverRanks):
+            raise ArgumentError(f"shard_sequence: {place} is sharded already")
+        if isinstance(module, MIX_TOKENS):
+            raise ArgumentError(
+                f"shard_sequence: {place} reaches across tokens and has no sharded form; swap it "
+                "for a flashmix mixer or keep it out of the model"
+            )
+        if type(module) in FORMS:
+            found[name] = module
+        elif isinstance(module, Mixer):
+            raise ArgumentError(
+                f"shard_sequence: {place} has no sharded form; those that have one: "
+                + ", ".join(kind.__name__ for kind in MIXERS)
+            )
+    if not found:
+        raise ArgumentError(
+            f"shard_sequence: {type(model).__name__} holds no flashmix mixer; there is nothing to "
+            "spread"
+        )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if tensor.is_meta:
+            raise ArgumentError(
+                f"shard_sequence: {name} is on the meta device; give the model its values first"
+            )
+    return found
+
+
+def _same_model(model: nn.Module, ranks: Ranks) -> None:
+    """Raise unless all ranks hold parameters of the same names, shapes and dtypes."""
+    lines = [
+        f"{name} {list(tensor.shape)} {tensor.dtype} {tensor.requires_grad}"
+        for name, tensor in (*model.named_parameters(), *model.named_buffers())
+    ]
+    lines += [f"{name} {type(module).__name__}" for name, module in model.named_modules()]
+    facts = {"tensors": len(lines), "model": zlib.crc32("\n".join(lines).encode())}
+    ranks.agree("shard_sequence", facts)
+
+
+def _same_values(model: nn.Module, ranks: Ranks) -> None:
+    """Give every rank the first one's parameters and buffers."""
+    with torch.no_grad():
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.copy_(ranks.broadcast(tensor))
+
+
+def _sum_gradients(model: nn.Module, ranks: Ranks) -> None:
+    def summed(grad: Tensor) -> Tensor:
+        return ranks.all_reduce(grad)
+
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.register_hook(summed)
