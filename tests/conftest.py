@@ -49,6 +49,16 @@ def small_blocks():
         yield
 
 
+@pytest.fixture(scope="session")
+def ranks_pool():
+    """Four processes in one gloo group; see ``parallel_pool``."""
+    from parallel_pool import Pool
+
+    pool = Pool(4)
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
 def unpoisoned_memory():
     """PyTorch's usual algorithms, not their deterministic stand-ins."""

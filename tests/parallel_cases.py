@@ -5,11 +5,20 @@ A sequence of the test lies over the first ranks, as many as ``counts`` has entr
 
 from __future__ import annotations
 
+import os
+import time
+
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh
+import torch.nn.functional as F
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
-from flashmix import parallel
+from flashmix import create_mixer, parallel
+from flashmix.models import Encoder, SequenceClassifier, TextClassifier
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch as block_topk
 from flashmix.ops.local_attention import torch as local
@@ -25,6 +34,12 @@ def start() -> None:
         MESHES[size] = DeviceMesh("cpu", list(range(size)))
     _ring.CHUNK["cpu"], _spectral.CHUNK = 32, 5
     blocks.BLOCK = block_topk.BLOCK = local.MIN_BLOCK = 4
+
+
+def seeded(make, *arguments, **keywords):
+    """A model in float64 with the same parameters wherever it is made."""
+    torch.manual_seed(0)
+    return make(*arguments, **keywords).double()
 
 
 def mine(counts: tuple[int, ...]) -> slice | None:
@@ -75,3 +90,174 @@ def _relative(got, want, scale):
         return float("nan")
     error = (got.detach() - want.detach()).double().norm().item()
     return error / max(scale.detach().double().norm().item(), 1e-30)
+
+
+PATTERN = "fnet,attention,spectral+local(window=5),fourier"
+
+
+def encoder():
+    return seeded(Encoder, 8, 4, PATTERN, num_heads=2)
+
+
+def errors_of_encoder(counts, batch, mask, recompute=False):
+    """As :func:`errors_of_mixer`, for an encoder of four kinds of layers."""
+    n, sharded = sum(counts), parallel.shard_sequence(encoder(), MESHES[len(counts)])
+    x, upstream = randn(batch, n, 8, seed=1), randn(batch, n, 8, seed=2)
+    if recompute:
+        for block in sharded.blocks:
+            forward = block.forward
+            block.forward = lambda *a, f=forward: checkpoint(f, *a, use_reentrant=False)
+    return _errors(encoder(), sharded, x, upstream, torch.tensor(mask), mine(counts))
+
+
+def errors_of_classifier(kind, counts, mask):
+    """Of logits, loss and parameters' gradients; ``kind`` "sequence" or "text"."""
+    own, n, batch = mine(counts), sum(counts), len(mask)
+    mask, labels = torch.tensor(mask), torch.arange(batch) % 3
+
+    def make():
+        options = {"dim": 8, "depth": 2, "mixers": "attention,fnet", "num_heads": 2}
+        if kind == "sequence":
+            return seeded(SequenceClassifier, 5, n + 2, 3, **options)
+        return seeded(TextClassifier, 11, n + 2, 3, **options)
+
+    tokens = (
+        randn(batch, n, 5) if kind == "sequence" else torch.arange(batch * n).view(batch, n) % 11
+    )
+    whole, sharded = make(), parallel.shard_sequence(make(), MESHES[len(counts)])
+    want, got = whole(tokens, mask), sharded(tokens[:, own], mask[:, own])
+    for logits in (want, got):
+        F.cross_entropy(logits, labels).backward()
+    theirs = dict(sharded.named_parameters())
+    pairs = {name: (theirs[name].grad, p.grad, p.grad) for name, p in whole.named_parameters()}
+    pairs["logits"] = (got, want, want)
+    return {name: _relative(*pair) for name, pair in pairs.items()}
+
+
+def errors_of_both_dimensions(wrapper):
+    """Two ranks share sequences, two pairs see different ones; DDP or FSDP2 joins the pairs."""
+    mesh = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "sequence"))
+    x, upstream = randn(4, 10, 8, seed=1), randn(4, 10, 8, seed=2)
+    whole = encoder()
+    (whole(x) * upstream).sum().backward()
+
+    sharded = parallel.shard_sequence(encoder(), mesh["sequence"], sum_gradients=wrapper == "ddp")
+    ranks = 2
+    if wrapper == "ddp":
+        sharded = DistributedDataParallel(sharded, process_group=mesh["data"].get_group())
+    else:
+        ranks = 4
+        for block in sharded.blocks:
+            fully_shard(block, mesh=mesh._flatten("all"))
+        fully_shard(sharded, mesh=mesh["all"])
+    own = parallel.local_slice(10, mesh["sequence"])
+    rows = slice(2 * mesh["data"].get_local_rank(), 2 * mesh["data"].get_local_rank() + 2)
+    y = sharded(x[rows, own])
+    (ranks * (y * upstream[rows, own]).sum()).backward()
+    errors = {}
+    for (name, want), got in zip(whole.named_parameters(), sharded.parameters(), strict=True):
+        grad = got.grad.full_tensor() if hasattr(got.grad, "full_tensor") else got.grad
+        errors[name] = _relative(grad, want.grad, want.grad)
+    return errors
+
+
+def names_and_types(counts):
+    """What a model is before and after: names of its state, and whether classes still hold."""
+    model = encoder()
+    kinds = {name: type(module) for name, module in model.named_modules()}
+    before = list(model.state_dict())
+    assert parallel.shard_sequence(model, MESHES[len(counts)]) is model
+    assert all(isinstance(m, kinds[name]) for name, m in model.named_modules())
+    return before, list(model.state_dict())
+
+
+def first_ranks_values():
+    """A parameter's sum on each rank, after each began with its own."""
+    torch.manual_seed(dist.get_rank())
+    mixer = parallel.shard_sequence(create_mixer("attention", 8), MESHES[4])
+    return mixer.qkv.weight.sum().item()
+
+
+class SentBytes(TorchDispatchMode):
+    """Bytes that this rank sends to others; an all-reduce counts its payload once."""
+
+    def __init__(self):
+        super().__init__()
+        self.exchanged, self.reduced = 0, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func._schema.name
+        if name == "_c10d_functional::all_to_all_single":
+            sizes = list(args[2])
+            del sizes[dist.get_rank()]
+            self.exchanged += sum(sizes) * args[0].element_size()
+        elif name == "_c10d_functional::all_reduce":
+            self.reduced += args[0].numel() * args[0].element_size()
+        elif "c10d" in name and "wait_tensor" not in name and "_wrap_tensor" not in name:
+            raise AssertionError(f"{name} is not counted")
+        return func(*args, **(kwargs or {}))
+
+
+def bytes_of(text, ranks, n, batch, dim, heads, masked=False):
+    """(exchanged, reduced) of a forward pass and of its backward, float32."""
+    if dist.get_rank() >= ranks:
+        return None
+    mixer = create_mixer(text, dim, num_heads=heads)
+    mixer = parallel.shard_sequence(mixer, MESHES[ranks], sum_gradients=False)
+    x = randn(batch, n, dim, dtype=torch.float32).requires_grad_()
+    mask = torch.ones(batch, n, dtype=torch.bool) if masked else None
+    with SentBytes() as forward:
+        y = mixer(x, mask)
+    with SentBytes() as backward:
+        y.sum().backward()
+    return (forward.exchanged, forward.reduced), (backward.exchanged, backward.reduced)
+
+
+def call(text, *, odd_rank=None, **odd):
+    """One forward and backward, in which ``odd_rank`` does something else than the others."""
+    odd = odd if dist.get_rank() == odd_rank else {}
+    mesh = MESHES[dist.get_world_size()]
+    mixer = parallel.shard_sequence(create_mixer(text, 8, num_heads=2), mesh, sum_gradients=False)
+    x = torch.zeros(odd.get("batch", 2), 6, odd.get("dim", 8), requires_grad=odd.get("grad", True))
+    dtype = getattr(torch, odd.get("dtype", "float32"))
+    mixer, x = mixer.to(dtype), x.detach().to(dtype).requires_grad_(x.requires_grad)
+    if odd.get("dies_in") == "forward":
+        os._exit(3)
+    time.sleep(odd.get("sleeps_s", 0))
+    y = mixer(x)
+    if odd.get("dies_in") == "backward":
+        os._exit(3)
+    if y.requires_grad:
+        y.sum().backward()
+    return list(y.shape)
+
+
+def shard_with(what):
+    """``shard_sequence`` with an argument that does not fit."""
+    mesh = MESHES[dist.get_world_size()]
+    square = init_device_mesh("cpu", (2, 2), mesh_dim_names=("data", "sequence"))
+    mixer = create_mixer("fnet", 8)
+    if what == "two dimensions":
+        parallel.shard_sequence(mixer, square)
+    elif what == "no mesh":
+        parallel.shard_sequence(mixer, dist.group.WORLD)
+    elif what == "no mixer":
+        parallel.shard_sequence(torch.nn.Linear(2, 2), mesh)
+    elif what == "twice":
+        parallel.shard_sequence(parallel.shard_sequence(mixer, mesh), mesh)
+    elif what == "convolution":
+        parallel.shard_sequence(torch.nn.Sequential(mixer, torch.nn.Conv1d(2, 2, 3)), mesh)
+    elif what == "impl":
+        parallel.shard_sequence(create_mixer("fnet(impl=reference)", 8), mesh)
+    elif what == "meta":
+        with torch.device("meta"):
+            mixer = create_mixer("attention", 8)
+        parallel.shard_sequence(mixer, mesh)
+    elif what == "models":
+        parallel.shard_sequence(create_mixer("attention", 8 + 8 * (dist.get_rank() == 1)), mesh)
+    elif what == "short":
+        parallel.local_slice(3, mesh)
+    elif what == "weights":
+        parallel.shard_sequence(create_mixer("attention", 8), mesh)(
+            torch.zeros(1, 4, 8), return_weights=True
+        )

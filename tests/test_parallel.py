@@ -8,14 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers import FLOAT64_BUDGET, MIXERS
-from parallel_pool import Pool
+
+COUNTS = (3, 7, 1, 5)
 
 
-@pytest.fixture(scope="module")
-def pool():
-    pool = Pool(4)
-    yield pool
-    pool.close()
+def padded(batch):
+    """A mask with padding anywhere, as lists."""
+    generator = torch.Generator().manual_seed(batch)
+    mask = torch.rand(batch, sum(COUNTS), generator=generator) < 0.7
+    mask[0, :5] = False  # the first rank has padding alone
+    return mask.tolist()
 
 
 def assert_equal(answers, budget=FLOAT64_BUDGET):
@@ -41,8 +43,8 @@ def layouts(draw, ranks):
 
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("text", SHARDABLE)
-def test_ranks_compute_what_one_device_does(pool, text, ranks):
-    @settings(max_examples=6)
+def test_ranks_compute_what_one_device_does(ranks_pool, text, ranks):
+    @settings(max_examples=8)
     @given(layouts(ranks), st.sampled_from([1, 2, 4]))
     def law(layout, heads):
         counts, batch, mask = layout
@@ -50,12 +52,38 @@ def test_ranks_compute_what_one_device_does(pool, text, ranks):
             heads = 2
         if "naive" in text and batch * heads < ranks:
             heads = 4
-        assert_equal(pool.run("errors_of_mixer", text, counts, batch, heads, mask))
+        assert_equal(ranks_pool.run("errors_of_mixer", text, counts, batch, heads, mask))
 
     law()
 
 
 @pytest.mark.parametrize("text", SHARDABLE)
-def test_float32_agrees_within_a_hundred_thousandth(pool, text):
-    answers = pool.run("errors_of_mixer", text, (40, 33, 21, 34), 2, 4, None, torch.float32, 32)
+def test_float32_agrees_within_a_hundred_thousandth(ranks_pool, text):
+    answers = ranks_pool.run(
+        "errors_of_mixer", text, (40, 33, 21, 34), 2, 4, None, torch.float32, 32
+    )
     assert_equal(answers, 1e-5)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_whole_encoder_agrees(ranks_pool, recompute):
+    assert_equal(ranks_pool.run("errors_of_encoder", COUNTS, 2, padded(2), recompute))
+
+
+@pytest.mark.parametrize("kind", ["sequence", "text"])
+def test_classifiers_give_one_devices_logits_and_gradients_on_every_rank(ranks_pool, kind):
+    assert_equal(ranks_pool.run("errors_of_classifier", kind, COUNTS, padded(3)))
+
+
+@pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
+def test_another_mesh_dimension_holds_other_sequences(ranks_pool, wrapper):
+    assert_equal(ranks_pool.run("errors_of_both_dimensions", wrapper))
+
+
+def test_a_model_stays_what_it_was(ranks_pool):
+    for before, after in ranks_pool.run("names_and_types", COUNTS):
+        assert before == after
+
+
+def test_every_rank_takes_the_first_ones_values(ranks_pool):
+    assert len(set(ranks_pool.run("first_ranks_values"))) == 1

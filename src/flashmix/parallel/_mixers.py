@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from flashmix.errors import ImplementationError
 from flashmix.mixers import (
@@ -13,7 +13,6 @@ from flashmix.mixers import (
     FourierAttention,
     Hybrid,
     LocalAttention,
-    Mixer,
     Spectral,
     TopKAttention,
 )
@@ -23,7 +22,7 @@ from flashmix.parallel._heads import by_heads
 from flashmix.parallel._local import by_halo, within_halo
 from flashmix.parallel._ranks import Ranks
 from flashmix.parallel._ring import ring_attention
-from flashmix.parallel._sharded import Sharded, ShardedQKV
+from flashmix.parallel._sharded import OverRanks, Sharded, ShardedQKV
 
 
 class ShardedAttention(ShardedQKV, Attention):
@@ -128,7 +127,7 @@ class ShardedHybrid(Sharded, Hybrid):
     """Its parts are sharded, each in its own way."""
 
 
-MIXERS: dict[type[Mixer], type[Sharded]] = {
+MIXERS: dict[type[nn.Module], type[OverRanks]] = {
     Attention: ShardedAttention,
     LocalAttention: ShardedLocal,
     TopKAttention: ShardedTopK,

@@ -4,7 +4,7 @@ Liu et al. 2023, with the online softmax of Milakov and Gimelshein 2018. Exact; 
 more than its own keys and two others' (the one in use and the one that arrives). The backward
 sends them round again, with their gradients.
 
-Shapes: B batch, H heads, n own tokens, s tokens of a rank, dh width of a head, C queries of a chunk.
+Shapes: B batch, H heads, n own tokens, s tokens of a rank, dh width of a head, C queries.
 """
 
 from __future__ import annotations

@@ -1,0 +1,102 @@
+"""What is wrong on one rank is said on every rank, and never waited for beyond the timeout."""
+
+from __future__ import annotations
+
+import pytest
+
+from parallel_pool import Failure, Pool
+
+TIMEOUT_S = 3
+
+
+@pytest.fixture(scope="module")
+def pool():
+    pool = Pool(4, TIMEOUT_S)
+    yield pool
+    pool.close()
+
+
+@pytest.fixture
+def doomed():
+    pool = Pool(3, TIMEOUT_S)
+    yield pool
+    pool.close()
+
+
+def errors(answers):
+    assert all(isinstance(answer, Failure) for answer in answers), answers
+    return [(answer.kind, answer.message) for answer in answers]
+
+
+@pytest.mark.parametrize("text", ["fnet", "attention", "spectral", "local", "fourier"])
+@pytest.mark.parametrize(
+    ("odd", "words"),
+    [
+        ({"batch": 3}, "batch: rank 0 has 2, rank 1 has 2, rank 2 has 3, rank 3 has 2"),
+        ({"dtype": "float64"}, "dtype: rank 0 has torch.float32"),
+    ],
+)
+def test_what_differs_between_ranks_is_named_on_each(pool, text, odd, words):
+    for kind, message in errors(pool.ask("call", text, odd_rank=2, **odd)):
+        assert kind == "ParallelError"
+        assert f"the ranks differ in {words}" in message
+
+
+def test_inputs_that_need_gradients_on_some_ranks_alone_are_refused(pool):
+    for kind, message in errors(pool.ask("call", "fnet", odd_rank=1, grad=False)):
+        assert kind == "ParallelError"
+        assert "differ in requires_grad: rank 0 has 1, rank 1 has 0" in message
+
+
+@pytest.mark.parametrize("text", ["fnet", "attention", "hybrid"])
+def test_a_rank_that_refuses_its_input_tells_the_others(pool, text):
+    answers = errors(pool.ask("call", text, odd_rank=1, dim=9))
+    assert answers[1][0] == "ArgumentError"
+    for rank in (0, 2, 3):
+        kind, message = answers[rank]
+        assert kind == "ParallelError"
+        assert "rank 1 refused" in message
+        assert answers[1][1] in message
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "words"),
+    [
+        ("two dimensions", "ArgumentError", "pass the one that the sequence is spread over"),
+        ("no mesh", "ArgumentError", "must be a torch.distributed DeviceMesh"),
+        ("no mixer", "ArgumentError", "holds no flashmix mixer"),
+        ("twice", "ArgumentError", "is sharded already"),
+        ("convolution", "ArgumentError", "1 (Conv1d) reaches across tokens"),
+        ("impl", "ImplementationError", "impl='reference' has no form for a sequence over ranks"),
+        ("meta", "ArgumentError", "is on the meta device"),
+        ("models", "ParallelError", "the ranks differ in model"),
+        ("short", "ArgumentError", "every rank needs a token, but 4 ranks share 3"),
+        ("weights", "ImplementationError", "no rank holds the weights over all tokens"),
+    ],
+)
+def test_what_cannot_be_sharded_is_refused(pool, what, kind, words):
+    for got, message in errors(pool.ask("shard_with", what)):
+        assert got == kind
+        assert words in message
+
+
+def test_the_group_still_works_after_refusals(pool):
+    errors(pool.ask("call", "fnet", odd_rank=2, batch=3))
+    assert pool.run("call", "fnet") == [[2, 6, 8]] * 4
+
+
+@pytest.mark.parametrize("dies_in", ["forward", "backward"])
+@pytest.mark.parametrize("text", ["fnet", "attention"])
+def test_a_rank_that_dies_ends_the_others(doomed, text, dies_in):
+    answers = doomed.ask("call", text, odd_rank=1, dies_in=dies_in)
+    assert answers[1] is None
+    for kind, message in errors([answers[0], answers[2]]):
+        assert kind == "ParallelError"
+        assert "failed, died, or took longer than the process group's timeout" in message
+
+
+def test_a_rank_that_stalls_is_waited_for_no_longer_than_the_timeout(doomed):
+    answers = doomed.ask("call", "attention", odd_rank=1, sleeps_s=2.5 * TIMEOUT_S)
+    for kind, message in errors(answers):
+        assert kind == "ParallelError"
+        assert "in vain" in message
