@@ -38,20 +38,36 @@ def fnet(x: Tensor, layout: Layout, norm: str) -> Tensor:
 
 def _mix(x: Tensor, layout: Layout, norm: str) -> Tensor:
     dim = x.shape[2]
-    shares = even_split(dim // 2 + 1, layout.ranks.size)
-    wide = zero_padding(x, layout.own_mask).to(transform_dtype(x.dtype))
-    half = torch.view_as_real(torch.fft.rfft(wide, dim=2, norm=norm))
-    columns = exchange(half, layout.ranks, (2, shares), layout.tokens(1))
-
-    def transform(columns: Tensor) -> Tensor:
-        real = torch.fft.fft(columns, dim=1, norm=norm).real
-        return torch.complex(real, real.flip(1).roll(1, 1))
-
-    mixed = columns
-    if columns.numel():
-        mixed = torch.view_as_real(
-            each_length(transform, layout.mask, torch.view_as_complex(columns))
-        )
-    back = exchange(mixed.to(x.dtype), layout.ranks, layout.tokens(1), (2, shares))
+    columns, tokens = (2, even_split(dim // 2 + 1, layout.ranks.size)), layout.tokens(1)
+    # Nested, so that each intermediate is freed as soon as the next one stands.
+    back = exchange(
+        _over_tokens(
+            exchange(_over_width(x, layout, norm), layout.ranks, columns, tokens), layout, norm
+        ).to(x.dtype),
+        layout.ranks,
+        tokens,
+        columns,
+    )
     plain, mirrored = back.unbind(-1)
     return torch.cat((plain, mirrored[:, :, 1 : (dim + 1) // 2].flip(2)), 2)
+
+
+def _over_width(x: Tensor, layout: Layout, norm: str) -> Tensor:
+    """Half of each token's spectrum, [B, n, J, 2]."""
+    wide = zero_padding(x, layout.own_mask).to(transform_dtype(x.dtype))
+    return torch.view_as_real(torch.fft.rfft(wide, dim=2, norm=norm))
+
+
+def _over_tokens(columns: Tensor, layout: Layout, norm: str) -> Tensor:
+    """Real parts of the transform of some columns, beside their mirror images: [B, N, some, 2]."""
+
+    def transform(columns: Tensor) -> Tensor:
+        y = torch.fft.fft(columns, dim=1, norm=norm)
+        # y[-k], the mirror image; only the real parts matter.
+        y.imag[:, :1], y.imag[:, 1:] = y.real[:, :1], y.real[:, 1:].flip(1)
+        return y
+
+    if not columns.numel():
+        return columns
+    mixed = each_length(transform, layout.mask, torch.view_as_complex(columns))
+    return torch.view_as_real(mixed)

@@ -33,12 +33,13 @@ def by_heads(run: Callable[..., Tensor], heads: tuple[Tensor, ...], layout: Layo
     batch, count = heads[0].shape[:2]
     ranks, shares = layout.ranks, even_split(batch * count, layout.ranks.size)
     own = slice(starts(shares)[ranks.rank], starts(shares)[ranks.rank] + shares[ranks.rank])
-    stacked = torch.stack(heads).flatten(1, 2)
-    whole = exchange(stacked, ranks, (1, shares), layout.tokens(2)).unsqueeze(2).unbind(0)
+    whole = [
+        exchange(x.flatten(0, 1), ranks, (0, shares), layout.tokens(1)).unsqueeze(1) for x in heads
+    ]
     mask = layout.mask
     if mask is not None:
         mask = mask.repeat_interleave(count, 0)[own]
-    # A rank without pairs still takes part in the exchanges, backward too.
-    y = run(*whole, mask) if shares[ranks.rank] else whole[-1]
+    # A rank without pairs still takes part in every exchange, backward too.
+    y = run(*whole, mask) if shares[ranks.rank] else torch.stack(whole).sum(0)
     back = exchange(y.squeeze(1), ranks, layout.tokens(1), (0, shares))
     return back.unflatten(0, (batch, count))

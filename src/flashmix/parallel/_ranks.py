@@ -69,7 +69,9 @@ class Ranks:
     def start(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> Callable[[], list[Tensor]]:
         """Begin :meth:`all_to_all`; calling what it returns waits for the end."""
         sent = [part.numel() for part in parts]
-        flat = torch.cat([part.reshape(-1) for part in parts])
+        flat = parts[0].new_empty(sum(sent))
+        for piece, part in zip(flat.split(sent), parts, strict=True):
+            piece.view(part.shape).copy_(part)
         with self._explained():
             coming = funcol.all_to_all_single(flat, list(sizes), sent, self.group)
 
