@@ -29,7 +29,9 @@ MESHES: dict[int, DeviceMesh] = {}
 
 
 def start() -> None:
-    """Meshes over the first ranks, and chunks so small that few tokens need several."""
+    """Meshes over the first ranks, chunks so small that few tokens need several, NaN in memory."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
     for size in range(1, dist.get_world_size() + 1):
         MESHES[size] = DeviceMesh("cpu", list(range(size)))
     _ring.CHUNK["cpu"], _spectral.CHUNK = 32, 5
@@ -161,6 +163,39 @@ def errors_of_both_dimensions(wrapper):
     return errors
 
 
+def error_of_hugging_face(counts):
+    """Largest difference of a swapped BERT's hidden states at real tokens."""
+    from transformers import BertConfig, BertModel
+
+    import flashmix
+
+    def make():
+        config = BertConfig(
+            hidden_size=8,
+            num_hidden_layers=3,
+            num_attention_heads=2,
+            intermediate_size=16,
+            vocab_size=50,
+            max_position_embeddings=64,
+        )
+        model = seeded(BertModel, config, add_pooling_layer=False).eval()
+        flashmix.swap(model, "fnet,attention,spectral")
+        return model.double()
+
+    n, own = sum(counts), mine(counts)
+    ids, mask = torch.arange(2 * n).view(2, n) % 50, torch.ones(2, n, dtype=torch.long)
+    mask[0, n - 4 :], mask[1, :3] = 0, 0
+    whole, sharded = make(), parallel.shard_sequence(make(), MESHES[len(counts)])
+    with torch.no_grad():
+        want = whole(input_ids=ids, attention_mask=mask).last_hidden_state
+        got = sharded(
+            input_ids=ids[:, own],
+            attention_mask=mask[:, own],
+            position_ids=torch.arange(n)[None, own],
+        ).last_hidden_state
+    return (got - want[:, own])[mask[:, own].bool()].abs().max().item()
+
+
 def names_and_types(counts):
     """What a model is before and after: names of its state, and whether classes still hold."""
     model = encoder()
@@ -249,6 +284,9 @@ def shard_with(what):
         parallel.shard_sequence(torch.nn.Sequential(mixer, torch.nn.Conv1d(2, 2, 3)), mesh)
     elif what == "impl":
         parallel.shard_sequence(create_mixer("fnet(impl=reference)", 8), mesh)
+    elif what == "impl on one rank":
+        impl = "reference" if dist.get_rank() == 1 else "auto"
+        parallel.shard_sequence(create_mixer("fnet", 8, impl=impl), mesh)
     elif what == "meta":
         with torch.device("meta"):
             mixer = create_mixer("attention", 8)

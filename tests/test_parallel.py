@@ -80,6 +80,11 @@ def test_another_mesh_dimension_holds_other_sequences(ranks_pool, wrapper):
     assert_equal(ranks_pool.run("errors_of_both_dimensions", wrapper))
 
 
+def test_a_swapped_hugging_face_encoder_agrees(ranks_pool):
+    pytest.importorskip("transformers")
+    assert max(ranks_pool.run("error_of_hugging_face", (5, 6, 4, 5))) < 1e-12
+
+
 def test_a_model_stays_what_it_was(ranks_pool):
     for before, after in ranks_pool.run("names_and_types", COUNTS):
         assert before == after

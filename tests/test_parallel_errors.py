@@ -80,6 +80,14 @@ def test_what_cannot_be_sharded_is_refused(pool, what, kind, words):
         assert words in message
 
 
+def test_a_model_that_one_rank_refuses_is_refused_on_all_and_left_alone(pool):
+    answers = errors(pool.ask("shard_with", "impl on one rank"))
+    assert [kind for kind, _ in answers] == ["ParallelError", "ImplementationError"] + [
+        "ParallelError"
+    ] * 2
+    assert "rank 1 refused: FNet: impl='reference'" in answers[0][1]
+
+
 def test_the_group_still_works_after_refusals(pool):
     errors(pool.ask("call", "fnet", odd_rank=2, batch=3))
     assert pool.run("call", "fnet") == [[2, 6, 8]] * 4

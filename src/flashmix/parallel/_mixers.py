@@ -20,7 +20,6 @@ from flashmix.ops import fourier, spectral
 from flashmix.parallel import _fnet, _spectral
 from flashmix.parallel._heads import by_heads
 from flashmix.parallel._local import by_halo, within_halo
-from flashmix.parallel._ranks import Ranks
 from flashmix.parallel._ring import ring_attention
 from flashmix.parallel._sharded import OverRanks, Sharded, ShardedQKV
 
@@ -60,11 +59,11 @@ class ShardedTopK(ShardedQKV, TopKAttention):
 class ShardedFNet(Sharded, FNet):
     """Tokens for columns of the spectrum, and back."""
 
-    def take(self, ranks: Ranks, name: str, kind: str) -> None:
-        super().take(ranks, name, kind)
-        if self.impl not in ("auto", "torch"):
+    @classmethod
+    def check_form(cls, module: nn.Module, place: str) -> None:
+        if module.impl not in ("auto", "torch"):
             raise ImplementationError(
-                f"{self.where}: impl={self.impl!r} has no form for a sequence over ranks; use "
+                f"{place}: impl={module.impl!r} has no form for a sequence over ranks; use "
                 "impl='auto'"
             )
 

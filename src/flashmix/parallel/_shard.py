@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from flashmix.errors import ArgumentError
+from flashmix.errors import ArgumentError, FlashmixError
 from flashmix.mixers import Mixer
 from flashmix.ops import _checks
 from flashmix.parallel._mixers import MIXERS
@@ -26,6 +26,9 @@ MIX_TOKENS = (
     nn.modules.batchnorm._BatchNorm,
 )
 """Modules of PyTorch that reach across tokens and would see their slice alone."""
+
+MODEL_FACTS = ("number of tensors", "model")
+"""What the ranks tell each other about their models."""
 
 FORMS: dict[type[nn.Module], type[OverRanks]] = {**MIXERS, **MODELS}
 
@@ -59,8 +62,12 @@ def shard_sequence(model: Model, mesh: DeviceMesh, *, sum_gradients: bool = True
     """
     _checks.check_flag("shard_sequence", "sum_gradients", sum_gradients)
     ranks = Ranks(mesh)
-    found = _modules_to_shard(model)
-    _same_model(model, ranks)
+    try:
+        found = _modules_to_shard(model)
+    except FlashmixError as error:
+        ranks.refuse(str(error), len(MODEL_FACTS))
+        raise
+    ranks.agree("shard_sequence", _model_facts(model))
     for name, module in found.items():
         kind = type(module)
         module.__class__ = FORMS[kind]
@@ -104,6 +111,7 @@ def _modules_to_shard(model: nn.Module) -> dict[str, nn.Module]:
                 "for a flashmix mixer or keep it out of the model"
             )
         if type(module) in FORMS:
+            FORMS[type(module)].check_form(module, place)
             found[name] = module
         elif isinstance(module, Mixer):
             raise ArgumentError(
@@ -123,15 +131,15 @@ def _modules_to_shard(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def _same_model(model: nn.Module, ranks: Ranks) -> None:
-    """Raise unless all ranks hold parameters of the same names, shapes and dtypes."""
-    lines = [
+def _model_facts(model: nn.Module) -> dict[str, int]:
+    """What must be the same on all ranks: names, shapes, dtypes and classes."""
+    tensors = [
         f"{name} {list(tensor.shape)} {tensor.dtype} {tensor.requires_grad}"
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
     ]
-    lines += [f"{name} {type(module).__name__}" for name, module in model.named_modules()]
-    facts = {"tensors": len(lines), "model": zlib.crc32("\n".join(lines).encode())}
-    ranks.agree("shard_sequence", facts)
+    modules = [f"{name} {type(module).__name__}" for name, module in model.named_modules()]
+    digest = zlib.crc32("\n".join(tensors + modules).encode())
+    return dict(zip(MODEL_FACTS, (len(tensors), digest), strict=True))
 
 
 def _same_values(model: nn.Module, ranks: Ranks) -> None:

@@ -23,6 +23,10 @@ class OverRanks(nn.Module):
     where: str
     fingerprint: int
 
+    @classmethod
+    def check_form(cls, module: nn.Module, place: str) -> None:
+        """Raise ImplementationError where ``module``, at ``place``, cannot become one."""
+
     def take(self, ranks: Ranks, name: str, kind: str) -> None:
         """Become one of the ranks' modules: ``name`` is its place in the model."""
         options = sorted(
