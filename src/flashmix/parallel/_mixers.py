@@ -60,7 +60,7 @@ class ShardedFNet(Sharded, FNet):
     """Tokens for columns of the spectrum, and back."""
 
     @classmethod
-    def check_form(cls, module: nn.Module, place: str) -> None:
+    def check_form(cls, module: Any, place: str) -> None:
         if module.impl not in ("auto", "torch"):
             raise ImplementationError(
                 f"{place}: impl={module.impl!r} has no form for a sequence over ranks; use "
