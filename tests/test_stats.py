@@ -5,6 +5,7 @@ Times are synthetic, so that no test depends on how busy the machine is.
 
 from __future__ import annotations
 
+import mmap
 import time
 from types import SimpleNamespace
 
@@ -273,12 +274,19 @@ def test_a_second_measurement_gives_the_same_peak():
     assert len({memory.peak_mb(action, "cpu") for _ in range(3)}) == 1
 
 
+def resident(size: int) -> mmap.mmap:
+    """Memory with every page touched, which the heap cannot serve from what it holds free."""
+    block = mmap.mmap(-1, size)
+    block[:: mmap.PAGESIZE] = b"1" * len(range(0, size, mmap.PAGESIZE))
+    return block
+
+
 def test_memory_that_is_no_tensor_shows_only_in_the_resident_set():
     if not memory.reset_peak_rss():
         pytest.skip("this system keeps no peak that can be reset")
     before = memory.peak_rss_mb()
     size = 64_000_000
-    peak = memory.peak_mb(lambda: bytearray(size), "cpu")
+    peak = memory.peak_mb(lambda: resident(size), "cpu")
     assert peak <= SCALARS
     assert memory.peak_rss_mb() - before >= 0.9 * size / memory.MB
 
@@ -286,9 +294,9 @@ def test_memory_that_is_no_tensor_shows_only_in_the_resident_set():
 def test_the_peak_of_the_resident_set_can_start_afresh():
     if not memory.reset_peak_rss():
         pytest.skip("this system keeps no peak that can be reset")
-    block = bytearray(64_000_000)
+    block = resident(64_000_000)
     high = memory.peak_rss_mb()
-    del block
+    block.close()
     memory.reset_peak_rss()
     assert memory.peak_rss_mb() <= high - 32
 
