@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -13,6 +13,20 @@ MOST_SEQUENCES = 65_535
 
 MOST_OFFSET = 1 << 31
 """Kernels address the elements of a sequence by 32-bit offsets."""
+
+SMALLEST = 16
+"""The least side of a matrix product on tensor cores."""
+
+
+@functools.cache
+def padded(size: int) -> int:
+    """The least power of two that holds ``size`` and a tensor-core product takes."""
+    return max(SMALLEST, 1 << (size - 1).bit_length())
+
+
+def divisors(size: int) -> Iterator[int]:
+    """Divisors of ``size``, largest first."""
+    return (part for part in range(size, 0, -1) if size % part == 0)
 
 
 def by_batches(run: Callable[..., Tensor], *xs: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ A tile's sides are powers of two; a P after a name is its size padded to one.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,27 +18,13 @@ import torch.nn.functional as F
 
 from flashmix.ops._compile import constant_in_graphs
 from flashmix.ops._triton import tuning
-from flashmix.ops._triton.launch import MOST_OFFSET
+from flashmix.ops._triton.launch import MOST_OFFSET, SMALLEST, divisors, padded
 from flashmix.ops._triton.matrices import Matrix, dft, phases, place, real_dft
-
-SMALLEST = 16
-"""The least side of a matrix product on tensor cores."""
 
 _MOST_PLANES = 64
 _HEAD_TILE = 1 << 15
 _DENSE_TAIL = 128
 _TAIL_TILE = 1 << 14
-
-
-@functools.cache
-def padded(size: int) -> int:
-    """The least power of two that holds ``size`` and a tensor-core product takes."""
-    return max(SMALLEST, 1 << (size - 1).bit_length())
-
-
-def divisors(size: int) -> Iterator[int]:
-    """Divisors of ``size``, largest first."""
-    return (part for part in range(size, 0, -1) if size % part == 0)
 
 
 @dataclass(frozen=True)

@@ -16,35 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-
-@triton.jit
-def _product(a_re, a_im, b_re, b_im, PRECISION: tl.constexpr):
-    """The complex matrix product a b."""
-    re = tl.dot(a_re, b_re, input_precision=PRECISION)
-    re = tl.dot(a_im, -b_im, re, input_precision=PRECISION)
-    im = tl.dot(a_re, b_im, input_precision=PRECISION)
-    im = tl.dot(a_im, b_re, im, input_precision=PRECISION)
-    return re, im
-
-
-@triton.jit
-def _real_product(a_re, a_im, b_re, b_im, PRECISION: tl.constexpr):
-    """The real part of the complex matrix product a b."""
-    re = tl.dot(a_re, b_re, input_precision=PRECISION)
-    return tl.dot(-a_im, b_im, re, input_precision=PRECISION)
-
-
-@triton.jit
-def _turn(a_re, a_im, w_re, w_im):
-    """The complex product, element by element."""
-    return a_re * w_re - a_im * w_im, a_re * w_im + a_im * w_re
-
-
-@triton.jit
-def _digit_last(a, ROWS: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr):
-    """[ROWS, FIRST, SECOND], in any shape of that order, as the matrix [ROWS * SECOND, FIRST]."""
-    a = tl.permute(tl.reshape(a, (ROWS, FIRST, SECOND)), (0, 2, 1))
-    return tl.reshape(a, (ROWS * SECOND, FIRST))
+from flashmix.ops._triton.kernels import digit_last, product, real_product, turn
 
 
 @triton.jit
@@ -111,8 +83,8 @@ def head_kernel(
     s *= tl.where((n2 == 0) | (2 * n2 == N2), 0.5, 1.0)
     s = tl.reshape(s.to(dtype), (2, HP, D1P * D2P))
     re, im = tl.split(tl.permute(s, (1, 2, 0)))
-    re = _digit_last(re, HP, D1P, D2P)
-    im = _digit_last(im, HP, D1P, D2P)
+    re = digit_last(re, HP, D1P, D2P)
+    im = digit_last(im, HP, D1P, D2P)
 
     square_2 = tl.arange(0, D2P)[:, None] * D2P + tl.arange(0, D2P)[None, :]
     w2_re = tl.load(width_2_re + square_2)
@@ -124,19 +96,19 @@ def head_kernel(
     for first in range(0, D1, J):
         block = first + tl.arange(0, J)[None, :]
         block_1 = tl.arange(0, D1P)[:, None] * D1P + block
-        u_re, u_im = _product(
+        u_re, u_im = product(
             re, im, tl.load(width_1_re + block_1), tl.load(width_1_im + block_1), PRECISION
         )
         twiddle = tl.arange(0, D2P)[:, None] * D1P + block
-        u_re, u_im = _turn(
+        u_re, u_im = turn(
             tl.reshape(u_re, (HP, D2P, J)),
             tl.reshape(u_im, (HP, D2P, J)),
             tl.load(twiddle_re + twiddle)[None, :, :],
             tl.load(twiddle_im + twiddle)[None, :, :],
         )
-        z_re, z_im = _product(
-            _digit_last(u_re.to(dtype), HP, D2P, J),
-            _digit_last(u_im.to(dtype), HP, D2P, J),
+        z_re, z_im = product(
+            digit_last(u_re.to(dtype), HP, D2P, J),
+            digit_last(u_im.to(dtype), HP, D2P, J),
             w2_re,
             w2_im,
             PRECISION,
@@ -255,7 +227,7 @@ def tail_kernel(
         entry = plane * N2P * KP + k2[:, None] * KP + n2[None, :]
         w_re = tl.load(tail_re + entry)
         w_im = tl.load(tail_im + entry)
-        out = _real_product(w_re, w_im, t_re, t_im, PRECISION)
+        out = real_product(w_re, w_im, t_re, t_im, PRECISION)
         if N2 % 2 == 0:
             if SHARED:
                 m_re, m_im = _load_shared(planes_re, planes_im, end, end > 0, c, D, PLANE, C)
@@ -287,7 +259,7 @@ def _long_sum(
 ):
     """Sum over the rows (na, nb) of plane k1, [KP * NBP, C], to [NBP * NAP, C], rows (kb, ka)."""
     at = k1 * NAP * KP + tl.arange(0, NAP)[:, None] * KP + tl.arange(0, KP)[None, :]
-    re, im = _product(
+    re, im = product(
         tl.load(tail_a_re + at),
         tl.load(tail_a_im + at),
         tl.reshape(t_re, (KP, NBP * C)),
@@ -295,14 +267,14 @@ def _long_sum(
         PRECISION,
     )
     twiddle = k1 * NAP * NBP + tl.arange(0, NAP)[:, None] * NBP + tl.arange(0, NBP)[None, :]
-    re, im = _turn(
+    re, im = turn(
         tl.reshape(re, (NAP, NBP, C)),
         tl.reshape(im, (NAP, NBP, C)),
         tl.load(twiddle_re + twiddle)[:, :, None],
         tl.load(twiddle_im + twiddle)[:, :, None],
     )
     square = tl.arange(0, NBP)[:, None] * NBP + tl.arange(0, NBP)[None, :]
-    out = _real_product(
+    out = real_product(
         tl.load(tail_b_re + square),
         tl.load(tail_b_im + square),
         tl.reshape(tl.permute(re.to(t_re.dtype), (1, 0, 2)), (NBP, NAP * C)),

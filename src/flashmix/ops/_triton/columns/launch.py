@@ -1,0 +1,269 @@
+"""Launching the column transforms for one length.
+
+Shapes: B batch, N tokens, D columns, M modes; planes as in ``kernels``. The workspace of a filter
+is one set of planes, that is N1 + 2 rows for each N1 of its input (two sets in the backward).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from flashmix.ops._triton.columns.kernels import (
+    filter_grad_kernel,
+    filter_kernel,
+    planes_kernel,
+    signal_kernel,
+    stage_kernel,
+)
+from flashmix.ops._triton.columns.plan import Digits, Matrices, matrices
+from flashmix.ops._triton.launch import padded, precision, processors
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Columns of a tile and warps of a program, for each kind of pass.
+
+    ``planes`` is the first and the last pass, ``line`` the ones between them.
+    """
+
+    planes_c: int = 64
+    planes_warps: int = 4
+    line_c: int = 32
+    line_warps: int = 4
+
+
+@functools.cache
+def config(cut: Digits, dtype: torch.dtype) -> Config:
+    """What fits: float32 products need twice the room, and sides of 128 twice the warps."""
+    side = max(padded(cut.na), padded(cut.nb))
+    wide = 2 if dtype == torch.float32 else 1
+    return Config(
+        planes_c=64 // wide,
+        planes_warps=4,
+        line_c=32 // wide,
+        line_warps=8 if side > 64 else 4,
+    )
+
+
+def _tile(most: int, columns: int) -> tuple[int, int]:
+    """Columns of a tile, and tiles in a row."""
+    c = min(most, padded(columns))
+    return c, triton.cdiv(columns, c)
+
+
+def to_lines(x: Tensor, cut: Digits, m: Matrices, how: Config, length: int) -> Tensor:
+    """Planes of ``x`` [B, >= length, D], taken as zero from ``length`` to N, ready for the lines."""
+    batch, _, dim = x.shape
+    # Rows start at multiples of 16 bytes.
+    row = -(-dim // 8) * 8
+    planes = x.new_empty((2, batch, cut.half + 1, cut.n2, row))
+    c, columns = _tile(how.planes_c, dim)
+    planes_kernel[(columns * cut.n2 * batch,)](
+        x,
+        planes,
+        m.analysis.re,
+        m.analysis.im,
+        m.planes_twiddle.re,
+        m.planes_twiddle.im,
+        m.last_twiddle.re,
+        m.last_twiddle.im,
+        planes.stride(0),
+        *x.stride(),
+        length,
+        cut.n2,
+        dim,
+        row,
+        columns,
+        N1=cut.n1,
+        N1P=padded(cut.n1),
+        HP=cut.half_padded,
+        C=c,
+        PRECISION=precision(x.dtype),
+        num_warps=how.planes_warps,
+    )
+    _stage(planes, dim, cut, m, how, inverse=False)
+    return planes
+
+
+def _stage(
+    planes: Tensor, dim: int, cut: Digits, m: Matrices, how: Config, *, inverse: bool
+) -> None:
+    if cut.na == 1:
+        return
+    c, columns = _tile(how.line_c, dim)
+    twiddle = m.twiddle if inverse else m.stage_twiddle
+    stage_kernel[(columns * cut.nb * planes.shape[1] * planes.shape[2],)](
+        planes,
+        m.digit_a.re,
+        m.digit_a.im,
+        twiddle.re,
+        twiddle.im,
+        planes.stride(0),
+        cut.half + 1,
+        dim,
+        planes.shape[-1],
+        columns,
+        NA=cut.na,
+        NB=cut.nb,
+        NAP=padded(cut.na),
+        C=c,
+        INVERSE=inverse,
+        PRECISION=precision(planes.dtype),
+        num_warps=how.line_warps,
+    )
+
+
+def _from_lines(
+    planes: Tensor, like: Tensor, bias: Tensor | None, cut: Digits, m: Matrices, how: Config
+) -> Tensor:
+    """The signal, shaped as ``like`` [B, L, D], of filtered planes."""
+    batch, length, dim = like.shape
+    _stage(planes, dim, cut, m, how, inverse=True)
+    y = torch.empty(like.shape, dtype=like.dtype, device=like.device)
+    c, columns = _tile(how.planes_c, dim)
+    signal_kernel[(columns * cut.n2 * batch,)](
+        planes,
+        y,
+        bias,
+        m.synthesis.re,
+        m.synthesis.im,
+        planes.stride(0),
+        1 / (m.gain * cut.seq_len),
+        length,
+        cut.n2,
+        dim,
+        planes.shape[-1],
+        columns,
+        N1=cut.n1,
+        N1P=padded(cut.n1),
+        HP=cut.half_padded,
+        C=c,
+        HAS_BIAS=bias is not None,
+        PRECISION=precision(like.dtype),
+        num_warps=how.planes_warps,
+    )
+    return y
+
+
+def filtered(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cut: Digits,
+    *,
+    unitary: bool = False,
+    how: Config | None = None,
+) -> Tensor:
+    """The filter W of length N on ``x`` [B, L, D], L <= N, taken as zero beyond: L outputs.
+
+    Args:
+        x: B >= 1.
+        weight: float32 [M, D, 2] with real and imaginary parts side by side.
+        bias: [D] or None.
+        cut: the digits of N.
+        unitary: pass the modes from M up and leave DC and Nyquist alone.
+        how: tiles; chosen when None.
+    """
+    how = how or config(cut, x.dtype)
+    m = matrices(cut, x.dtype, x.device)
+    planes = to_lines(x, cut, m, how, x.shape[1])
+    dim = x.shape[2]
+    c, columns = _tile(how.line_c, dim)
+    twiddle = m.twiddle if cut.na == 1 else m.stage_twiddle
+    filter_kernel[(columns * cut.lines * len(x),)](
+        planes,
+        weight,
+        m.digit_b.re,
+        m.digit_b.im,
+        twiddle.re,
+        twiddle.im,
+        planes.stride(0),
+        weight.stride(0),
+        weight.stride(1),
+        cut.seq_len,
+        _kept(weight, cut),
+        dim,
+        planes.shape[-1],
+        columns,
+        N1=cut.n1,
+        NA=cut.na,
+        NB=cut.nb,
+        NBP=padded(cut.nb),
+        C=c,
+        UNITARY=unitary,
+        PRECISION=precision(x.dtype),
+        num_warps=how.line_warps,
+    )
+    return _from_lines(planes, x, bias, cut, m, how)
+
+
+def _kept(weight: Tensor, cut: Digits) -> int:
+    return min(weight.shape[0], cut.seq_len // 2 + 1)
+
+
+def filter_grads(
+    grad: Tensor,
+    x: Tensor,
+    weight: Tensor,
+    cut: Digits,
+    *,
+    unitary: bool = False,
+    how: Config | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of :func:`filtered` with respect to ``x``, ``weight`` and a bias (float32 [D]).
+
+    Each sum over sequences has one owner, and parts are added in order: the same bits every time.
+    """
+    how = how or config(cut, x.dtype)
+    m = matrices(cut, x.dtype, x.device)
+    batch, length, dim = x.shape
+    x_planes = to_lines(x, cut, m, how, length)
+    planes = to_lines(grad, cut, m, how, length)
+    kept = _kept(weight, cut)
+    c, columns = _tile(how.line_c, dim)
+    wanted = triton.cdiv(2 * processors(x.device), columns * cut.lines)
+    per = triton.cdiv(batch, min(batch, wanted))
+    parts = triton.cdiv(batch, per)
+    grad_weight = weight.new_empty((parts, kept, dim, 2))
+    grad_bias = weight.new_empty((parts, dim))
+    twiddle = m.twiddle if cut.na == 1 else m.stage_twiddle
+    filter_grad_kernel[(columns * cut.lines * parts,)](
+        x_planes,
+        planes,
+        weight,
+        grad_weight,
+        grad_bias,
+        m.digit_b.re,
+        m.digit_b.im,
+        twiddle.re,
+        twiddle.im,
+        planes.stride(0),
+        weight.stride(0),
+        weight.stride(1),
+        1 / (m.forward_gain**2 * cut.seq_len),
+        1 / m.forward_gain,
+        batch,
+        per,
+        cut.seq_len,
+        kept,
+        dim,
+        planes.shape[-1],
+        columns,
+        N1=cut.n1,
+        NA=cut.na,
+        NB=cut.nb,
+        NBP=padded(cut.nb),
+        C=c,
+        UNITARY=unitary,
+        PRECISION=precision(x.dtype),
+        num_warps=how.line_warps,
+    )
+    grad_x = _from_lines(planes, x, None, cut, m, how)
+    whole = weight.new_zeros(weight.shape)
+    whole[:kept] = grad_weight.sum(0)
+    return grad_x, whole, grad_bias.sum(0)
