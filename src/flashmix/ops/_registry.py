@@ -33,8 +33,8 @@ class Implementation:
 
     ``devices`` and ``dtypes`` are what it supports. ``missing`` returns None where it can run,
     otherwise the sentence that says what is missing and how to get it; ``unfit`` does the same
-    for a case's shape and options. One that is not ``preferred`` is chosen by ``auto`` only where
-    measurements say so.
+    for a case's shape and options, and ``road`` says how it goes about one that it takes. One that
+    is not ``preferred`` is chosen by ``auto`` only where measurements say so.
     """
 
     name: str
@@ -44,7 +44,13 @@ class Implementation:
     dtypes: tuple[torch.dtype, ...] = FLOATING
     missing: Callable[[], str | None] = _present
     unfit: Callable[[Case], str | None] = _any_case
+    road: Callable[[Case], str | None] = _any_case
     preferred: bool = True
+
+    def told(self, case: Case) -> str:
+        """The summary, and how it goes about ``case`` where it has several ways."""
+        road = self.road(case)
+        return self.summary if road is None else f"{self.summary} ({road})"
 
     def refusal(self, dtype: torch.dtype, device: str, case: Case | None = None) -> str | None:
         """Why it cannot run on ``device`` with ``dtype``, or ``case`` where given; else None."""
@@ -170,7 +176,7 @@ def explain_choice(
     able = [one for one in operator.implementations if refusals[one.name] is None]
     chosen = operator.choose("auto", dtype, case.device, case)
     alternatives = {
-        one.name: refusals[one.name] or f"can run: {one.summary}"
+        one.name: refusals[one.name] or f"can run: {one.told(case)}"
         for one in operator.implementations
         if one is not chosen
     }
@@ -178,6 +184,6 @@ def explain_choice(
     return Explanation(
         op=op,
         impl=chosen.name,
-        reason=f"{why} for {list(sizes)} on {device} with {dtype}: {chosen.summary}",
+        reason=f"{why} for {list(sizes)} on {device} with {dtype}: {chosen.told(case)}",
         alternatives=alternatives,
     )

@@ -11,8 +11,9 @@ from flashmix.ops._case import Case
 from flashmix.ops._cpu import library
 from flashmix.ops._registry import Implementation, Operator
 from flashmix.ops._triton import availability
-from flashmix.ops.fnet import cpu, reference, torch
-from flashmix.ops.fnet.plan import unplanned
+from flashmix.ops._triton.columns import plan as columns
+from flashmix.ops.fnet import cpu, dense, reference, torch
+from flashmix.ops.fnet.plan import road, unplanned, unsplit
 
 
 def _triton(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
@@ -21,10 +22,64 @@ def _triton(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     return fnet(x, mask, norm)
 
 
+def _triton_columns(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+    from flashmix.ops.fnet.triton.columns import fnet
+
+    return fnet(x, mask, norm)
+
+
+def _bluestein(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+    from flashmix.ops.fnet.triton.bluestein import fnet
+
+    return fnet(x, mask, norm)
+
+
 def _unfit_for_triton(case: Case) -> str | None:
     _, seq_len, dim = case.shape
     length = None if case.options.get("masked") else int(seq_len)
     return unplanned(length, int(dim), case.dtype)
+
+
+def _triton_road(case: Case) -> str | None:
+    _, seq_len, dim = case.shape
+    if case.options.get("masked"):
+        return "true lengths without a plan go through the FFT"
+    return road(int(seq_len), int(dim), case.dtype)
+
+
+def _unfit_for_columns(case: Case) -> str | None:
+    seq_len = int(case.shape[1])
+    if refusal := _unfit_for_bluestein(case):
+        return refusal
+    if not case.options.get("masked") and columns.digits(seq_len) is None:
+        return (
+            f"takes N that is even and a product of small factors, not N = {seq_len}; "
+            "impl='bluestein' takes any"
+        )
+    return None
+
+
+def _columns_road(case: Case) -> str | None:
+    if case.options.get("masked"):
+        return "true lengths that are odd or have a large factor by Bluestein's chirps"
+    return str(columns.digits(int(case.shape[1])))
+
+
+def _unfit_for_bluestein(case: Case) -> str | None:
+    _, seq_len, dim = (int(size) for size in case.shape)
+    return unsplit(dim) or columns.unfit(seq_len, dim)
+
+
+def _bluestein_road(case: Case) -> str | None:
+    cut = columns.longer(2 * int(case.shape[1]) - 1)
+    return f"in a circle of {cut}"
+
+
+def _unfit_for_dense(case: Case) -> str | None:
+    _, seq_len, dim = case.shape
+    if max(seq_len, dim) > dense.MOST:
+        return f"takes N and D up to {dense.MOST}, where two products still pay"
+    return None
 
 
 OPERATOR = Operator(
@@ -51,6 +106,36 @@ OPERATOR = Operator(
             dtypes=availability.DTYPES,
             missing=availability.missing,
             unfit=_unfit_for_triton,
+            road=_triton_road,
+            preferred=False,
+        ),
+        Implementation(
+            name="triton_columns",
+            run=_triton_columns,
+            summary="three passes, width first and half of the columns after; nothing saved",
+            devices=availability.DEVICES,
+            dtypes=availability.DTYPES,
+            missing=availability.missing,
+            unfit=_unfit_for_columns,
+            road=_columns_road,
+            preferred=False,
+        ),
+        Implementation(
+            name="bluestein",
+            run=_bluestein,
+            summary="any length by Bluestein's chirps around the column transforms",
+            devices=availability.DEVICES,
+            dtypes=availability.DTYPES,
+            missing=availability.missing,
+            unfit=_unfit_for_bluestein,
+            road=_bluestein_road,
+            preferred=False,
+        ),
+        Implementation(
+            name="dense",
+            run=dense.fnet,
+            summary="two plain matrix products, any short length; its own backward, nothing saved",
+            unfit=_unfit_for_dense,
             preferred=False,
         ),
         Implementation(name="reference", run=reference.fnet, summary="Re(fftn(x)), the formula"),
@@ -74,10 +159,11 @@ def fnet(
         norm: "backward" leaves the sums unnormalised as the paper does, so outputs grow like
             sqrt(N * D) and a nonzero mean like N * D, which can exceed float16's 65,504 (the
             output is then inf); "ortho" divides by sqrt(N * D).
-        impl: "auto", "cpu", "torch", "triton" or "reference". "cpu" transforms lengths and widths
-            without prime factors above 13 itself, others by PyTorch's FFT; "triton" takes even N
-            and widths whose factors fit its tiles; of a padded batch, lengths that do not go
-            through the FFT.
+        impl: "auto", "cpu", "torch", "triton", "triton_columns", "bluestein", "dense" or
+            "reference". "cpu" transforms lengths and widths without prime factors above 13
+            itself, others by PyTorch's FFT; "triton" takes even N and widths whose factors fit its
+            tiles; of a padded batch, lengths that do not go through the FFT. "triton_columns"
+            also takes long N, "bluestein" any N; "dense" any N and D up to 2,048.
 
     Returns:
         [B, N, D] in the dtype of ``x``.

@@ -6,8 +6,6 @@ backward is itself, and saves no activation.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -15,6 +13,7 @@ from flashmix.ops._cpu.library import call
 from flashmix.ops._cpu.smooth import smooth
 from flashmix.ops._padding import each_length
 from flashmix.ops._precision import transform_dtype
+from flashmix.ops.fnet.registration import register
 
 
 def _mix(x: Tensor, norm: str) -> Tensor:
@@ -36,17 +35,4 @@ def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     return each_length(lambda part: _mix(part, norm), mask, wide).to(x.dtype)
 
 
-@fnet.register_fake
-def _(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _setup(ctx: Any, inputs: tuple[Tensor, Tensor | None, str], output: Tensor) -> None:
-    _, ctx.mask, ctx.norm = inputs
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-    return fnet(grad, ctx.mask, ctx.norm), None, None
-
-
-fnet.register_autograd(_backward, setup_context=_setup)
+register(fnet)

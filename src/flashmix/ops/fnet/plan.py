@@ -74,8 +74,8 @@ class Plan:
 
 
 @functools.cache
-def _split_width(dim: int) -> tuple[int, int] | None:
-    """D1 and D2 with the smallest padded tile, then the least arithmetic."""
+def split_width(dim: int) -> tuple[int, int] | None:
+    """D1 and D2 with the smallest padded tile, then the least arithmetic; None without any."""
     options = [
         (padded(d1) * padded(dim // d1), padded(d1) + padded(dim // d1), d1)
         for d1 in divisors(dim)
@@ -90,7 +90,7 @@ def _split_width(dim: int) -> tuple[int, int] | None:
 @functools.cache
 def _row(dim: int) -> int:
     """Padded width of a tile."""
-    width = _split_width(dim)
+    width = split_width(dim)
     return 0 if width is None else padded(width[0]) * padded(width[1])
 
 
@@ -117,7 +117,7 @@ def _tile(dtype: torch.dtype) -> int:
 
 def plans(seq_len: int, dim: int, dtype: torch.dtype) -> list[Plan]:
     """Every way to cut a shape that the kernels take, the one with the least padding first."""
-    width = _split_width(dim)
+    width = split_width(dim)
     if width is None or seq_len % 2 or seq_len * dim >= MOST_OFFSET:
         return []
     options = []
@@ -139,10 +139,24 @@ def plan(seq_len: int, dim: int, dtype: torch.dtype) -> Plan | None:
     return next((one for one in found if one.n1 == planes), found[0] if found else None)
 
 
+def unsplit(dim: int) -> str | None:
+    """Why a width has no two digits for a tile, or None."""
+    return None if split_width(dim) else f"has no factors of D = {dim} that fit its tiles"
+
+
+def road(seq_len: int, dim: int, dtype: torch.dtype) -> str | None:
+    """The digits that a shape is cut into, in words."""
+    found = plan(seq_len, dim, dtype)
+    if found is None:
+        return None
+    tokens = [found.n1, found.na, *((found.nb,) if found.nb > 1 else ())]
+    return f"N = {' * '.join(map(str, tokens))}, D = {found.d1} * {found.d2}"
+
+
 @constant_in_graphs
 def unplanned(seq_len: int | None, dim: int, dtype: torch.dtype) -> str | None:
     """Why a shape has no plan, or None; with ``seq_len`` None, whether the width alone has."""
-    if _split_width(dim) is None or padded(2) * _row(dim) > _tile(dtype):
+    if split_width(dim) is None or padded(2) * _row(dim) > _tile(dtype):
         return f"has no factors of D = {dim} that fit its tiles"
     if seq_len is not None and plan(seq_len, dim, dtype) is None:
         return f"takes N that is even and a product of small factors, not N = {seq_len}"

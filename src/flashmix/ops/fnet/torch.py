@@ -11,6 +11,7 @@ from torch import Tensor
 
 from flashmix.ops._padding import each_length
 from flashmix.ops._precision import transform_dtype
+from flashmix.ops.fnet.registration import register
 
 
 def _mix(x: Tensor, norm: str) -> Tensor:
@@ -27,17 +28,4 @@ def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     return y.to(x.dtype)
 
 
-@fnet.register_fake
-def _(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _setup(ctx: object, inputs: tuple[Tensor, Tensor | None, str], output: Tensor) -> None:
-    _, ctx.mask, ctx.norm = inputs  # type: ignore[attr-defined]
-
-
-def _backward(ctx: object, grad: Tensor) -> tuple[Tensor, None, None]:
-    return fnet(grad, ctx.mask, ctx.norm), None, None  # type: ignore[attr-defined]
-
-
-fnet.register_autograd(_backward, setup_context=_setup)
+register(fnet)

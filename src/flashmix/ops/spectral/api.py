@@ -15,6 +15,7 @@ from flashmix.ops._padding import zero_padding
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops._registry import Implementation, Operator
 from flashmix.ops._triton import availability
+from flashmix.ops._triton.columns import plan
 from flashmix.ops._triton.launch import MOST_OFFSET
 from flashmix.ops.spectral import cpu, reference, torch
 from flashmix.ops.spectral.plan import MOST_MODES
@@ -57,6 +58,19 @@ def _triton(
     return spectral(x, weight, bias, mask, unitary)
 
 
+def _triton_columns(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    unitary: bool,
+    context: int | None,
+) -> Tensor:
+    from flashmix.ops.spectral.triton.columns import spectral
+
+    return spectral(x, weight, bias, mask, unitary)
+
+
 def _cpu(
     x: Tensor,
     weight: Tensor,
@@ -73,18 +87,42 @@ def _unfit_for_cpu(case: Case) -> str | None:
     return "has no causal filter" if case.options.get("causal") else None
 
 
-def _unfit_for_triton(case: Case) -> str | None:
+def _not_for_kernels(case: Case) -> str | None:
     if case.options.get("causal"):
         return "has no causal filter"
     if case.options.get("double_weight"):
         return "does not support a float64 weight"
+    return None
+
+
+def _unfit_for_triton(case: Case) -> str | None:
+    if refusal := _not_for_kernels(case):
+        return refusal
     _, seq_len, dim = case.shape
     if seq_len * dim >= MOST_OFFSET:
         return f"takes N * D below {MOST_OFFSET}, not {seq_len * dim}"
     kept = min(case.options.get("modes", max(1, dim // 2)), seq_len // 2 + 1)
     if kept > MOST_MODES:
-        return f"takes at most {MOST_MODES} modes in use, not {kept}"
+        return (
+            f"takes at most {MOST_MODES} modes in use, not {kept}; impl='triton_columns' takes any "
+            "number"
+        )
     return None
+
+
+def _unfit_for_columns(case: Case) -> str | None:
+    _, seq_len, dim = case.shape
+    return _not_for_kernels(case) or plan.unfit(int(seq_len), int(dim))
+
+
+def _columns_road(case: Case) -> str:
+    seq_len = case.shape[1]
+    cut = plan.digits(seq_len)
+    if cut is not None:
+        return str(cut)
+    return (
+        f"N = {seq_len} has no digits, so it is part of a circle of {plan.longer(2 * seq_len - 1)}"
+    )
 
 
 OPERATOR = Operator(
@@ -112,6 +150,17 @@ OPERATOR = Operator(
             dtypes=availability.DTYPES,
             missing=availability.missing,
             unfit=_unfit_for_triton,
+            preferred=False,
+        ),
+        Implementation(
+            name="triton_columns",
+            run=_triton_columns,
+            summary="whole transforms in tensor-core passes, any modes; saves only the input",
+            devices=availability.DEVICES,
+            dtypes=availability.DTYPES,
+            missing=availability.missing,
+            unfit=_unfit_for_columns,
+            road=_columns_road,
             preferred=False,
         ),
         Implementation(
@@ -152,8 +201,8 @@ def spectral(
         context: taps of the causal filter, >= 1; 2 M - 1 when None.
         unitary: pass the modes from M up unchanged and leave DC and Nyquist alone, so that factors
             W of modulus one keep the energy (Parseval). Excludes ``causal``.
-        impl: "auto", "cpu" (not causal), "torch", "triton" (up to 512 modes, not causal) or
-            "reference".
+        impl: "auto", "cpu" (not causal), "torch", "triton" (up to 512 modes, not causal),
+            "triton_columns" (any modes, not causal) or "reference".
 
     Returns:
         [B, N, D] in the dtype of ``x``.

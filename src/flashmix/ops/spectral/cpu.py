@@ -8,8 +8,6 @@ Shapes: B batch, N tokens, D channels, M learned modes.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -17,6 +15,7 @@ from flashmix.ops._cpu.library import call
 from flashmix.ops._cpu.smooth import smooth
 from flashmix.ops._padding import each_length, zero_padding
 from flashmix.ops.spectral import torch as fft_road
+from flashmix.ops.spectral.registration import register
 
 
 def _modes(n: int, weight: Tensor) -> int:
@@ -52,11 +51,6 @@ def spectral(
     return each_length(run, mask, x.to(weight.dtype)).to(x.dtype)
 
 
-@spectral.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool) -> Tensor:
-    return x.new_empty(x.shape)
-
-
 @torch.library.custom_op("flashmix::spectral_cpu_backward", mutates_args=(), device_types="cpu")
 def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
@@ -82,27 +76,4 @@ def spectral_backward(
     return grad_x, grad_weight, zero_padding(wide, mask).sum((0, 1))
 
 
-@spectral_backward.register_fake
-def _(
-    grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    bias = weight.new_empty(x.shape[2])
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias
-
-
-def _setup(
-    ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool], output: Tensor
-) -> None:
-    x, weight, bias, mask, ctx.unitary = inputs
-    ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.save_for_backward(x, weight, mask)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
-    x, weight, mask = ctx.saved_tensors
-    grad_x, grad_weight, grad_bias = spectral_backward(grad, x, weight, mask, ctx.unitary)
-    bias = None if ctx.bias_dtype is None else grad_bias.to(ctx.bias_dtype)
-    return grad_x, grad_weight, bias, None, None
-
-
-spectral.register_autograd(_backward, setup_context=_setup)
+register(spectral, spectral_backward)

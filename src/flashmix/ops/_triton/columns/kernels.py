@@ -55,6 +55,7 @@ def planes_kernel(
     n = n1 * N2 + n2
     kept = (n1 < N1) & (n < LENGTH) & (c < D)
     rows = tl.load(x + b * stride_b + (n * stride_n + c * stride_d), mask=kept, other=0.0)
+    rows = rows.to(analysis_re.dtype.element_ty)
     k1 = tl.arange(0, HP)[:, None]
     entry = k1 * N1P + tl.arange(0, N1P)[None, :]
     re = tl.dot(tl.load(analysis_re + entry), rows, input_precision=PRECISION)
@@ -126,9 +127,8 @@ def stage_kernel(
 
 @triton.jit
 def line_frequencies(line, N1: tl.constexpr, NA: tl.constexpr, NBP: tl.constexpr):
-    """The plane k1 of a line, and the frequencies of its rows, [NBP, 1]."""
-    k1 = line // NA
-    return k1, k1 + N1 * (line % NA + NA * tl.arange(0, NBP)[:, None])
+    """The frequencies of a line's rows, [NBP, 1]."""
+    return line // NA + N1 * (line % NA + NA * tl.arange(0, NBP)[:, None])
 
 
 @triton.jit
@@ -231,15 +231,13 @@ def filter_kernel(
     line = which % LINES
     planes += which.to(tl.int64) * NB * W
     row = tl.arange(0, NBP)[:, None]
-    k1, k = line_frequencies(line, N1, NA, NBP)
+    k = line_frequencies(line, N1, NA, NBP)
     t_re, t_im = load_line(planes, part, row, c, D, W, NB)
     m_re, m_im = load_digit(digit_re, digit_im, NBP)
     s_re, s_im = product(m_re, m_im, t_re, t_im, PRECISION)
-    w_re, w_im = _factor(
-        weight, weight_m, weight_d, k, c, (row < NB) & (c < D), N, KEPT, UNITARY
-    )
+    w_re, w_im = _factor(weight, weight_m, weight_d, k, c, (row < NB) & (c < D), N, KEPT, UNITARY)
     s_re, s_im = turn(s_re, s_im, w_re, w_im)
-    turned = (k1 if NA == 1 else line % NA) * NB
+    turned = (line if NA == 1 else line % NA) * NB
     _store_back(
         planes,
         part,
@@ -299,9 +297,9 @@ def filter_grad_kernel(
     line = (tl.program_id(0) // COLUMNS) % LINES
     share = tl.program_id(0) // COLUMNS // LINES
     row = tl.arange(0, NBP)[:, None]
-    k1, k = line_frequencies(line, N1, NA, NBP)
+    k = line_frequencies(line, N1, NA, NBP)
     kept = (row < NB) & (c < D)
-    turned = (k1 if NA == 1 else line % NA) * NB
+    turned = (line if NA == 1 else line % NA) * NB
     sum_re = tl.zeros((NBP, C), tl.float32)
     sum_im = tl.zeros((NBP, C), tl.float32)
     sum_bias = tl.zeros((NBP, C), tl.float32)

@@ -50,19 +50,25 @@ def config(cut: Digits, dtype: torch.dtype) -> Config:
     )
 
 
-def _tile(most: int, columns: int) -> tuple[int, int]:
+def planes_dtype(cut: Digits, dtype: torch.dtype) -> torch.dtype:
+    """What a filter's planes are kept in: a fifth pass would round half types once too often."""
+    return torch.float32 if cut.na > 1 else dtype
+
+
+def tile(most: int, columns: int) -> tuple[int, int]:
     """Columns of a tile, and tiles in a row."""
     c = min(most, padded(columns))
     return c, triton.cdiv(columns, c)
 
 
 def to_lines(x: Tensor, cut: Digits, m: Matrices, how: Config, length: int) -> Tensor:
-    """Planes of ``x`` [B, >= length, D], taken as zero from ``length`` to N, ready for the lines."""
+    """Planes of ``x`` [B, L, D], zero from ``length`` to N, ready for the lines."""
     batch, _, dim = x.shape
     # Rows start at multiples of 16 bytes.
     row = -(-dim // 8) * 8
-    planes = x.new_empty((2, batch, cut.half + 1, cut.n2, row))
-    c, columns = _tile(how.planes_c, dim)
+    shape = (2, batch, cut.half + 1, cut.n2, row)
+    planes = x.new_empty(shape, dtype=m.analysis.re.dtype)
+    c, columns = tile(how.planes_c, dim)
     planes_kernel[(columns * cut.n2 * batch,)](
         x,
         planes,
@@ -83,7 +89,7 @@ def to_lines(x: Tensor, cut: Digits, m: Matrices, how: Config, length: int) -> T
         N1P=padded(cut.n1),
         HP=cut.half_padded,
         C=c,
-        PRECISION=precision(x.dtype),
+        PRECISION=precision(planes.dtype),
         num_warps=how.planes_warps,
     )
     _stage(planes, dim, cut, m, how, inverse=False)
@@ -95,7 +101,7 @@ def _stage(
 ) -> None:
     if cut.na == 1:
         return
-    c, columns = _tile(how.line_c, dim)
+    c, columns = tile(how.line_c, dim)
     twiddle = m.twiddle if inverse else m.stage_twiddle
     stage_kernel[(columns * cut.nb * planes.shape[1] * planes.shape[2],)](
         planes,
@@ -125,7 +131,7 @@ def _from_lines(
     batch, length, dim = like.shape
     _stage(planes, dim, cut, m, how, inverse=True)
     y = torch.empty(like.shape, dtype=like.dtype, device=like.device)
-    c, columns = _tile(how.planes_c, dim)
+    c, columns = tile(how.planes_c, dim)
     signal_kernel[(columns * cut.n2 * batch,)](
         planes,
         y,
@@ -144,7 +150,7 @@ def _from_lines(
         HP=cut.half_padded,
         C=c,
         HAS_BIAS=bias is not None,
-        PRECISION=precision(like.dtype),
+        PRECISION=precision(planes.dtype),
         num_warps=how.planes_warps,
     )
     return y
@@ -169,11 +175,11 @@ def filtered(
         unitary: pass the modes from M up and leave DC and Nyquist alone.
         how: tiles; chosen when None.
     """
-    how = how or config(cut, x.dtype)
-    m = matrices(cut, x.dtype, x.device)
+    how = how or config(cut, planes_dtype(cut, x.dtype))
+    m = matrices(cut, planes_dtype(cut, x.dtype), x.device)
     planes = to_lines(x, cut, m, how, x.shape[1])
     dim = x.shape[2]
-    c, columns = _tile(how.line_c, dim)
+    c, columns = tile(how.line_c, dim)
     twiddle = m.twiddle if cut.na == 1 else m.stage_twiddle
     filter_kernel[(columns * cut.lines * len(x),)](
         planes,
@@ -196,7 +202,7 @@ def filtered(
         NBP=padded(cut.nb),
         C=c,
         UNITARY=unitary,
-        PRECISION=precision(x.dtype),
+        PRECISION=precision(planes.dtype),
         num_warps=how.line_warps,
     )
     return _from_lines(planes, x, bias, cut, m, how)
@@ -219,13 +225,13 @@ def filter_grads(
 
     Each sum over sequences has one owner, and parts are added in order: the same bits every time.
     """
-    how = how or config(cut, x.dtype)
-    m = matrices(cut, x.dtype, x.device)
+    how = how or config(cut, planes_dtype(cut, x.dtype))
+    m = matrices(cut, planes_dtype(cut, x.dtype), x.device)
     batch, length, dim = x.shape
     x_planes = to_lines(x, cut, m, how, length)
     planes = to_lines(grad, cut, m, how, length)
     kept = _kept(weight, cut)
-    c, columns = _tile(how.line_c, dim)
+    c, columns = tile(how.line_c, dim)
     wanted = triton.cdiv(2 * processors(x.device), columns * cut.lines)
     per = triton.cdiv(batch, min(batch, wanted))
     parts = triton.cdiv(batch, per)
@@ -260,7 +266,7 @@ def filter_grads(
         NBP=padded(cut.nb),
         C=c,
         UNITARY=unitary,
-        PRECISION=precision(x.dtype),
+        PRECISION=precision(planes.dtype),
         num_warps=how.line_warps,
     )
     grad_x = _from_lines(planes, x, None, cut, m, how)

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from flashmix.ops._triton.launch import divisors, padded
+from flashmix.ops._compile import constant_in_graphs
+from flashmix.ops._triton.launch import MOST_OFFSET, divisors, padded
 from flashmix.ops._triton.matrices import Matrix, dft, phases, place, real_dft
 
 MOST_DIGIT = 128
@@ -82,6 +83,7 @@ def _cost(one: Digits) -> tuple[float, ...]:
     return one.na > 1, waste / one.seq_len, max(sides), one.n1
 
 
+@constant_in_graphs
 @functools.cache
 def digits(seq_len: int) -> Digits | None:
     """How a length is cut, or None where it has no factors that fit the tiles."""
@@ -91,9 +93,9 @@ def digits(seq_len: int) -> Digits | None:
 @functools.cache
 def longer(seq_len: int) -> Digits | None:
     """The digits of the least convenient length that holds ``seq_len``; None beyond all of them."""
-    reach = 1 << (seq_len - 1).bit_length()
+    reach = max(16, 1 << (seq_len - 1).bit_length())
     sizes = sorted({part * reach // 16 for part in range(9, 17)})
-    found = (digits(size) for size in sizes if size >= max(2, seq_len))
+    found = (digits(size) for size in sizes if size >= seq_len)
     return next((one for one in found if one is not None), None)
 
 
@@ -146,11 +148,20 @@ def matrices(cut: Digits, dtype: torch.dtype, device: torch.device) -> Matrices:
         synthesis=rounded(back.T.contiguous(), n1, (n1p, hp)),
         digit_a=rounded(dft(na), na, side_a),
         digit_b=rounded(dft(nb), nb, side_b),
-        planes_twiddle=place(
-            turned[:, : cut.half], torch.float32, device, shape=(cut.n2, hp)
-        ),
+        planes_twiddle=place(turned[:, : cut.half], torch.float32, device, shape=(cut.n2, hp)),
         last_twiddle=exactly(turned[:, cut.half :]),
         twiddle=exactly(turned.T.contiguous()),
         stage_twiddle=exactly(inner),
     )
 
+
+@constant_in_graphs
+def unfit(seq_len: int, dim: int) -> str | None:
+    """Why sequences [N, D] and filters on them are beyond the kernels; None where they are not."""
+    cut = digits(seq_len) or longer(2 * seq_len - 1)
+    if cut is None:
+        return f"takes N up to {MOST_DIGIT**3 // 2} where N is odd or has a large factor"
+    # Offsets within the planes of a sequence, about half of it for each part.
+    if max(seq_len, cut.seq_len // 2 + cut.n2) * dim >= MOST_OFFSET:
+        return f"takes N * D below {MOST_OFFSET}, not {seq_len * dim}"
+    return None

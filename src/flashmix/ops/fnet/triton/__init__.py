@@ -13,6 +13,7 @@ from flashmix.ops._padding import each_length
 from flashmix.ops._triton.launch import by_batches
 from flashmix.ops.fnet import torch as fft_road
 from flashmix.ops.fnet.plan import plan
+from flashmix.ops.fnet.registration import register
 from flashmix.ops.fnet.triton.launch import mix
 
 
@@ -29,17 +30,4 @@ def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     return each_length(lambda part: _mix(part, norm), mask, x)
 
 
-@fnet.register_fake
-def _(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _setup(ctx: object, inputs: tuple[Tensor, Tensor | None, str], output: Tensor) -> None:
-    _, ctx.mask, ctx.norm = inputs  # type: ignore[attr-defined]
-
-
-def _backward(ctx: object, grad: Tensor) -> tuple[Tensor, None, None]:
-    return fnet(grad, ctx.mask, ctx.norm), None, None  # type: ignore[attr-defined]
-
-
-fnet.register_autograd(_backward, setup_context=_setup)
+register(fnet)

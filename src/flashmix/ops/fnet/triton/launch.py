@@ -14,8 +14,7 @@ import triton
 from torch import Tensor
 
 from flashmix.ops._triton import tuning
-from flashmix.ops._triton.launch import precision
-from flashmix.ops._triton.launch import padded
+from flashmix.ops._triton.launch import padded, precision
 from flashmix.ops.fnet.plan import Matrices, Plan, matrices
 from flashmix.ops.fnet.triton.kernels import head_kernel, long_tail_kernel, tail_kernel
 

@@ -7,7 +7,6 @@ channels, M learned modes.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +14,7 @@ from torch import Tensor
 from flashmix.ops._padding import each_length
 from flashmix.ops._triton.launch import by_batches
 from flashmix.ops.spectral.plan import Plan, plan
+from flashmix.ops.spectral.registration import register
 from flashmix.ops.spectral.triton import launch
 
 
@@ -50,11 +50,6 @@ def spectral(
     return each_length(partial(by_batches, run), mask, x)
 
 
-@spectral.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool) -> Tensor:
-    return x.new_empty(x.shape)
-
-
 @torch.library.custom_op("flashmix::spectral_triton_backward", mutates_args=())
 def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
@@ -77,27 +72,4 @@ def spectral_backward(
     return each_length(partial(by_batches, run), mask, grad, x), grad_weight, grad_bias
 
 
-@spectral_backward.register_fake
-def _(
-    grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    bias = x.new_empty(x.shape[2], dtype=torch.float32)
-    return x.new_empty(x.shape), weight.new_empty(weight.shape), bias
-
-
-def _setup(
-    ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, Tensor | None, bool], output: Tensor
-) -> None:
-    x, weight, bias, mask, ctx.unitary = inputs
-    ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.save_for_backward(x, weight, mask)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
-    x, weight, mask = ctx.saved_tensors
-    grad_x, grad_weight, grad_bias = spectral_backward(grad, x, weight, mask, ctx.unitary)
-    bias = None if ctx.bias_dtype is None else grad_bias.to(ctx.bias_dtype)
-    return grad_x, grad_weight, bias, None, None
-
-
-spectral.register_autograd(_backward, setup_context=_setup)
+register(spectral, spectral_backward)

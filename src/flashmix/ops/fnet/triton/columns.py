@@ -1,0 +1,37 @@
+"""FNet mixing column by column as an op; ``passes`` has the transform.
+
+Shapes: B batch, N tokens, D width.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from flashmix.ops._padding import each_length
+from flashmix.ops._triton.columns.plan import digits
+from flashmix.ops._triton.launch import by_batches
+from flashmix.ops.fnet.registration import register
+from flashmix.ops.fnet.triton import bluestein
+from flashmix.ops.fnet.triton.passes import mix
+
+
+def _mix(x: Tensor, norm: str) -> Tensor:
+    cut = digits(x.shape[1])
+    if cut is None:
+        return bluestein.mix(x, norm)
+    return mix(x, cut, norm)
+
+
+@torch.library.custom_op("flashmix::fnet_triton_columns", mutates_args=())
+def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+    """Re(FFT2(x)) of each sequence over its own true length, [B, N, D].
+
+    In a padded batch, lengths without digits go through ``bluestein``.
+    """
+    return each_length(partial(by_batches, partial(_mix, norm=norm)), mask, x)
+
+
+register(fnet)

@@ -1,0 +1,81 @@
+"""The filter over any number of modes by whole transforms along tokens, on tensor cores.
+
+Lengths that have digits are transformed as they are; others, odd and prime ones among them, as
+part of a longer circle (``lengthened``). The backward saves the input and the filter, and no
+spectrum. Shapes: B batch, N tokens, D channels, M learned modes.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from flashmix.ops._padding import each_length
+from flashmix.ops._triton.columns import launch
+from flashmix.ops._triton.columns.plan import Digits, digits, longer
+from flashmix.ops._triton.launch import by_batches
+from flashmix.ops.spectral.lengthened import lengthened, lengthened_grad
+from flashmix.ops.spectral.registration import register
+
+
+def _cut(seq_len: int) -> Digits:
+    found = digits(seq_len) or longer(2 * seq_len - 1)
+    if found is None:
+        raise AssertionError("the dispatcher refuses such lengths")
+    return found
+
+
+@torch.library.custom_op("flashmix::spectral_triton_columns", mutates_args=())
+def spectral(
+    x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
+) -> Tensor:
+    """irfft(W * rfft(x)) + b of each sequence over its own true length, [B, N, D].
+
+    Args:
+        x: [B, N, D].
+        weight: real and imaginary parts, float32 [M, D, 2].
+        bias: [D] or None.
+        mask: bool [B, N] or None.
+        unitary: pass the modes from M up and leave DC and Nyquist alone.
+    """
+    weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+
+    def run(x: Tensor) -> Tensor:
+        n = x.shape[1]
+        cut = _cut(n)
+        if cut.seq_len == n:
+            return launch.filtered(x, weight, bias, cut, unitary=unitary)
+        return launch.filtered(x, lengthened(weight, n, cut.seq_len, unitary), bias, cut)
+
+    return each_length(partial(by_batches, run), mask, x)
+
+
+@torch.library.custom_op("flashmix::spectral_triton_columns_backward", mutates_args=())
+def spectral_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to ``x``, ``weight`` and a bias (float32 [D])."""
+    weight = weight.contiguous()
+    grad_weight = torch.zeros_like(weight)
+    grad_bias = weight.new_zeros(x.shape[2])
+
+    def run(grad: Tensor, x: Tensor) -> Tensor:
+        n = x.shape[1]
+        cut = _cut(n)
+        if cut.seq_len == n:
+            grad_x, part, bias = launch.filter_grads(grad, x, weight, cut, unitary=unitary)
+        else:
+            longer_weight = lengthened(weight, n, cut.seq_len, unitary)
+            grad_x, part, bias = launch.filter_grads(grad, x, longer_weight, cut)
+            part = lengthened_grad(part, weight, n, unitary)
+        grad_weight.add_(part)
+        grad_bias.add_(bias)
+        return grad_x
+
+    return each_length(partial(by_batches, run), mask, grad, x), grad_weight, grad_bias
+
+
+register(spectral, spectral_backward)
