@@ -108,7 +108,8 @@ class Operator:
         return unknown_choice(f"impl of {self.name}", impl, ["auto", *names, *self.aliases])
 
     def _prefer(self, able: Sequence[Implementation], case: Case | None) -> Implementation:
-        if case is not None and not all(one.preferred for one in able):
+        unsure = case is not None and not all(one.preferred for one in able)
+        if case is not None and unsure and _measured.applies(case.device):
             names = tuple(one.name for one in able)
             name = _measured.fastest(self.name, *case.key(), names)
             if name is not None:

@@ -51,11 +51,8 @@ def _unfit_for_columns(case: Case) -> str | None:
     seq_len = int(case.shape[1])
     if refusal := _unfit_for_bluestein(case):
         return refusal
-    if not case.options.get("masked") and columns.digits(seq_len) is None:
-        return (
-            f"takes N that is even and a product of small factors, not N = {seq_len}; "
-            "impl='bluestein' takes any"
-        )
+    if not case.options.get("masked") and (refusal := columns.uncut(seq_len)):
+        return f"{refusal}; impl='bluestein' takes any"
     return None
 
 

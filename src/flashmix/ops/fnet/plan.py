@@ -139,6 +139,7 @@ def plan(seq_len: int, dim: int, dtype: torch.dtype) -> Plan | None:
     return next((one for one in found if one.n1 == planes), found[0] if found else None)
 
 
+@constant_in_graphs
 def unsplit(dim: int) -> str | None:
     """Why a width has no two digits for a tile, or None."""
     return None if split_width(dim) else f"has no factors of D = {dim} that fit its tiles"

@@ -40,13 +40,13 @@ class Config:
 @functools.cache
 def config(cut: Digits, dtype: torch.dtype) -> Config:
     """What fits: float32 products need twice the room, and sides of 128 twice the warps."""
-    side = max(padded(cut.na), padded(cut.nb))
     wide = 2 if dtype == torch.float32 else 1
+    side = max(padded(cut.na), padded(cut.nb))
     return Config(
         planes_c=64 // wide,
-        planes_warps=4,
+        planes_warps=4 * (wide if cut.n1 > 32 else 1),
         line_c=32 // wide,
-        line_warps=8 if side > 64 else 4,
+        line_warps=4 if side <= 64 else 8,
     )
 
 
@@ -268,6 +268,8 @@ def filter_grads(
         UNITARY=unitary,
         PRECISION=precision(planes.dtype),
         num_warps=how.line_warps,
+        # Prefetching the next sequence would take more shared memory than there is.
+        num_stages=1,
     )
     grad_x = _from_lines(planes, x, None, cut, m, how)
     whole = weight.new_zeros(weight.shape)

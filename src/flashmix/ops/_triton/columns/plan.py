@@ -83,7 +83,6 @@ def _cost(one: Digits) -> tuple[float, ...]:
     return one.na > 1, waste / one.seq_len, max(sides), one.n1
 
 
-@constant_in_graphs
 @functools.cache
 def digits(seq_len: int) -> Digits | None:
     """How a length is cut, or None where it has no factors that fit the tiles."""
@@ -153,6 +152,14 @@ def matrices(cut: Digits, dtype: torch.dtype, device: torch.device) -> Matrices:
         twiddle=exactly(turned.T.contiguous()),
         stage_twiddle=exactly(inner),
     )
+
+
+@constant_in_graphs
+def uncut(seq_len: int) -> str | None:
+    """Why a length has no digits; None where it has."""
+    if digits(seq_len) is not None:
+        return None
+    return f"takes N that is even and a product of small factors, not N = {seq_len}"
 
 
 @constant_in_graphs

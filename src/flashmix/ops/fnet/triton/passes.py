@@ -42,7 +42,7 @@ def config(side: int, dim: int, dtype: torch.dtype) -> Config:
     return Config(
         width_rows=max(1, min(16, 4096 // row)),
         mirror_c=32 // wide,
-        mirror_warps=8 if side > 64 else 4,
+        mirror_warps=4 if side <= 64 else 8,
     )
 
 
