@@ -11,42 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from flashmix.bench import read_rows, read_run
+from flashmix.bench.dispatch import machine_of, measured_ops
 from flashmix.bench.store import write_whole
-from flashmix.ops import OPERATORS
 from flashmix.ops._measured import TABLE
 
 
-def choosable(op: str) -> set[str]:
-    """The implementations of ``op`` whose order ``auto`` takes from measurements."""
-    names = {one.name for one in OPERATORS[op].implementations if one.name != "reference"}
-    preferred = all(one.preferred for one in OPERATORS[op].implementations)
-    return set() if preferred else names
-
-
 def table(folder: Path) -> dict[str, Any]:
-    """What a forward costs among others of its kind: the larger of the GPU's and Python's time.
-
-    Shapes that only one implementation takes say nothing of the others near them, and are left out.
-    """
+    """The times of a run's forwards, and where they are from."""
     run = read_run(folder)
-    ops: dict[str, Any] = {}
-    for row in read_rows(folder):
-        if row["direction"] != "forward" or row["status"] != "ok":
-            continue
-        if row["impl"] not in choosable(row["op"]) or row["mixer"] == "copy":
-            continue
-        sizes = {name: row[name] for name in ("batch", "seq_len", "dim")}
-        if row["modes"] is not None:
-            sizes["modes"] = row["modes"]
-        entries = ops.setdefault(row["op"], {}).setdefault(row["dtype"], [])
-        if not entries or entries[-1]["sizes"] != sizes:
-            entries.append({"sizes": sizes, "ms": {}})
-        entries[-1]["ms"][row["impl"]] = round(max(row["median_ms"], row["host_ms"]), 5)
-    for dtypes in ops.values():
-        for dtype, entries in dtypes.items():
-            dtypes[dtype] = [one for one in entries if len(one["ms"]) > 1]
-    machine = run["machine"]
-    return {"run": folder.as_posix(), "commit": machine["commit"], "gpus": {machine["gpu"]: ops}}
+    gpus = {machine_of(run): measured_ops(read_rows(folder))}
+    return {"run": folder.as_posix(), "commit": run["machine"]["commit"], "gpus": gpus}
 
 
 def main() -> None:

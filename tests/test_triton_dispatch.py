@@ -39,7 +39,7 @@ def nearest(op, dtype="bfloat16", **sizes):
 def an_h200(monkeypatch):
     """Choose as on a machine with that GPU, Triton's compiler included."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(_measured, "_gpu_name", lambda device: H200)
+    monkeypatch.setattr(_measured, "device_name", lambda device: H200)
 
 
 def test_the_table_is_that_of_the_committed_run():

@@ -14,6 +14,7 @@ import torch
 
 from flashmix._version import __version__
 from flashmix.bench.timing import clock
+from flashmix.ops._machine import cpu_name
 
 PACKAGES = ("torch", "numpy", "triton", "transformers", "scikit-learn")
 
@@ -24,17 +25,6 @@ def installed(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def cpu_name() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

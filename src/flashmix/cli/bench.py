@@ -31,7 +31,8 @@ examples:
 DIRECTIONS = ("forward", "backward", "forward_backward", "train_step", "train", "facts")
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def numbers(text: str) -> tuple[int, ...]:
+    """Positive integers parted by commas, for argparse."""
     try:
         values = tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -44,7 +45,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def _number(text: str) -> int:
-    values = _numbers(text)
+    values = numbers(text)
     if len(values) != 1:
         raise argparse.ArgumentTypeError(f"expected one positive integer, got {text!r}")
     return values[0]
@@ -60,7 +61,8 @@ def _seconds(text: str) -> float:
     return value
 
 
-def _words(text: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
+    """Names parted by commas outside brackets, for argparse."""
     from flashmix.errors import ArgumentError
     from flashmix.mixers.spec import split_list
 
@@ -102,12 +104,12 @@ def add_command(commands: Any) -> None:
         help="default: float32 on cpu, bfloat16 on cuda",
     )
     parser.add_argument("--batch", type=_number, metavar="B", help="sequences in a batch")
-    parser.add_argument("--seq-lens", type=_numbers, metavar="N,N,...", help="lengths in tokens")
-    parser.add_argument("--dims", type=_numbers, metavar="D,D,...", help="widths")
+    parser.add_argument("--seq-lens", type=numbers, metavar="N,N,...", help="lengths in tokens")
+    parser.add_argument("--dims", type=numbers, metavar="D,D,...", help="widths")
     parser.add_argument("--num-heads", type=_number, metavar="H", help="heads")
     parser.add_argument(
         "--mixers",
-        type=_words,
+        type=words,
         metavar="M,M,...",
         help='for example "fnet,local(window=64)"; the baselines always run',
     )
@@ -161,7 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ArgumentError("--resume already names the folder; leave --out away")
     if arguments.suite is None and arguments.resume is None:
         raise ArgumentError(f"name a suite: {', '.join(SUITES)} or all (flashmix bench --list)")
-    out = arguments.resume or arguments.out or _default_folder(arguments.suite)
+    out = arguments.resume or arguments.out or default_folder(arguments.suite)
     try:
         if arguments.suite == "all":
             for name in SUITES:
@@ -191,7 +193,7 @@ def _grid(arguments: argparse.Namespace) -> Grid:
     from flashmix.bench import Grid
 
     return Grid(
-        device=_device(arguments.device),
+        device=device_name(arguments.device),
         dtype=arguments.dtype,
         batch=arguments.batch,
         seq_lens=arguments.seq_lens,
@@ -251,7 +253,8 @@ def _run_one(console: Console, arguments: argparse.Namespace, name: str | None, 
     write_all(console, out)
 
 
-def _device(choice: str) -> str:
+def device_name(choice: str) -> str:
+    """What "auto" stands for here."""
     if choice != "auto":
         return choice
     import torch
@@ -259,7 +262,8 @@ def _device(choice: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _default_folder(suite: str) -> Path:
+def default_folder(suite: str) -> Path:
+    """Where a run goes that was given no folder."""
     stamp = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{suite}-{stamp}"
 

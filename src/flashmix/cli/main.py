@@ -20,6 +20,7 @@ from flashmix.cli import (
     serve,
     show,
     swap,
+    tune,
 )
 from flashmix.errors import ArgumentError, FlashmixError
 
@@ -38,6 +39,7 @@ examples:
   flashmix show "local(window=16)"         pictures of what a mixer does
   flashmix swap bert --mixers 'fnet*10,attention*2' --out bert-fnet
   flashmix list                            mixers, their options and cost
+  flashmix tune                            measure what impl="auto" shall run here
   flashmix doctor                          what is installed, what is missing, this machine's limits
 
 exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted (what is finished is kept)
@@ -47,7 +49,7 @@ exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted (what is 
 COMMANDS = (
     *(bench, report, serve, compare, advise, query),
     *(swap, finetune, pretrain, show),
-    *(listing, doctor),
+    *(listing, doctor, tune),
 )
 
 

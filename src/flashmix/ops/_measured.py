@@ -1,9 +1,10 @@
 """Measured times that ``impl="auto"`` chooses by.
 
-``measured.json`` beside this file holds, per kind of GPU, op and dtype, the median time of each
-implementation at a few shapes, and names the committed run that they were taken from. A case goes
-by the measured one nearest in the logarithm of its sizes; one out of reach of all counts as
-unmeasured.
+``measured.json`` beside this file holds, per machine, op and dtype, the median time of each
+implementation at a few shapes, and names the committed run that they were taken from. The table of
+the same form that ``flashmix tune`` wrote here (``_user_table``) comes first. A case goes by the
+measured one nearest in the logarithm of its sizes, among lengths of its kind: a length with a large
+prime factor says nothing of others. One out of reach of all counts as unmeasured.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from typing import Any
 
 import torch
 
+from flashmix.ops import _user_table
 from flashmix.ops._compile import constant_in_graphs
+from flashmix.ops._cpu.smooth import smooth
+from flashmix.ops._machine import device_name
 
 TABLE = Path(__file__).with_name("measured.json")
 
@@ -32,7 +36,7 @@ _REACH = {"batch": 64, "seq_len": 8, "dim": 4, "modes": 2}
 class Measurement:
     """One measured case: its sizes, and each implementation's median time."""
 
-    gpu: str
+    machine: str
     sizes: Mapping[str, int]
     milliseconds: Mapping[str, float]
     run: str
@@ -40,7 +44,7 @@ class Measurement:
     def __str__(self) -> str:
         times = ", ".join(f"{name} {ms:.3g} ms" for name, ms in self.milliseconds.items())
         sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
-        return f"{times} measured on {self.gpu} at {sizes} ({self.run})"
+        return f"{times} measured on {self.machine} at {sizes} ({self.run})"
 
 
 @functools.cache
@@ -49,34 +53,54 @@ def _table() -> dict[str, Any]:
     return table
 
 
+def _tables() -> tuple[tuple[dict[str, Any], str], ...]:
+    """The machines of each table and where it is from, the user's first."""
+    user, committed = _user_table.read(), _table()
+    return (
+        (user.get("machines", {}), str(_user_table.path())),
+        (committed.get("gpus", {}), committed.get("run", "")),
+    )
+
+
 @functools.cache
-def _measurements(gpu: str, op: str, dtype: str) -> tuple[Measurement, ...]:
-    rows = _table().get("gpus", {}).get(gpu, {}).get(op, {}).get(dtype, [])
-    run = _table().get("run", "")
-    return tuple(Measurement(gpu, row["sizes"], row["ms"], run) for row in rows)
+def _measurements(machine: str, op: str, dtype: str) -> tuple[tuple[Measurement, ...], ...]:
+    """What each table has."""
+    return tuple(
+        tuple(
+            Measurement(machine, row["sizes"], row["ms"], run)
+            for row in machines.get(machine, {}).get(op, {}).get(dtype, [])
+        )
+        for machines, run in _tables()
+    )
 
 
 @functools.lru_cache(maxsize=4096)
 def _nearest(
-    gpu: str, op: str, dtype: str, sizes: tuple[tuple[str, int], ...]
+    machine: str, op: str, dtype: str, sizes: tuple[tuple[str, int], ...]
 ) -> Measurement | None:
     wanted = dict(sizes)
 
     def factors(row: Measurement) -> dict[str, float]:
         return {name: abs(math.log(max(1, wanted[name]) / row.sizes[name])) for name in wanted}
 
-    rows = [
-        row
-        for row in _measurements(gpu, op, dtype)
-        if set(row.sizes) == set(wanted)
-        and all(factor <= math.log(_REACH[name]) for name, factor in factors(row).items())
-    ]
-    return min(rows, key=lambda row: sum(factors(row).values())) if rows else None
+    def alike(row: Measurement) -> bool:
+        return (
+            set(row.sizes) == set(wanted)
+            and smooth(row.sizes["seq_len"]) == smooth(wanted["seq_len"])
+            and all(factor <= math.log(_REACH[name]) for name, factor in factors(row).items())
+        )
+
+    for table in _measurements(machine, op, dtype):
+        if rows := [row for row in table if alike(row)]:
+            return min(rows, key=lambda row: sum(factors(row).values()))
+    return None
 
 
-@functools.cache
-def _gpu_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device)
+@constant_in_graphs
+def applies(device: torch.device) -> bool:
+    """Whether anything is measured on the machine that ``device`` is of."""
+    name = device_name(device)
+    return any(name in machines for machines, _ in _tables())
 
 
 def stands_for(dtype: torch.dtype) -> str:
@@ -87,13 +111,14 @@ def stands_for(dtype: torch.dtype) -> str:
 def nearest(
     op: str, shape: tuple[int, ...], modes: int | None, dtype: torch.dtype, device: torch.device
 ) -> Measurement | None:
-    """The measured case nearest to this one on its kind of GPU; None where there is none."""
-    if device.type != "cuda" or not torch.cuda.is_available() or len(shape) != len(_AXES):
+    """The measured case nearest to this one on its machine; None where there is none."""
+    machine = device_name(device)
+    if machine is None or len(shape) != len(_AXES):
         return None
     sizes = dict(zip(_AXES, shape, strict=True))
     if modes is not None:
         sizes["modes"] = modes
-    return _nearest(_gpu_name(device), op, stands_for(dtype), tuple(sizes.items()))
+    return _nearest(machine, op, stands_for(dtype), tuple(sizes.items()))
 
 
 @constant_in_graphs

@@ -33,12 +33,16 @@ FNET_GPU: tuple[Shape, ...] = (
     (32, 512, 768),
     (8, 2048, 256),
     (1, 131072, 768),
+    (1, 1048576, 768),
+    (32, 509, 768),
+    (8, 4099, 768),
 )
 SPECTRAL_GPU: tuple[Shape, ...] = (
     (32, 4096, 768),
     (8, 16384, 768),
     (8, 2048, 256),
     (1, 131072, 768),
+    (8, 4099, 768),
 )
 ATTENTION_GPU: tuple[tuple[int, int, int, int], ...] = ((4, 4096, 128, 32), (1, 16384, 512, 64))
 """Batch, N, window and topk; eight heads of width 64."""
@@ -67,7 +71,7 @@ def kernels(grid: Grid) -> Suite:
         if grid.wants(direction)
         for case in _subjects(grid)
         for case in [dataclasses.replace(case, direction=direction)]
-        for impl in _impls(case)
+        for impl in (_impls(case) if grid.contenders else implementations(case))
     ]
     with_floor: list[Case] = []
     for case in cases:

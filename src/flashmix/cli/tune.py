@@ -1,0 +1,142 @@
+"""``flashmix tune``: measure the implementations here, for ``impl="auto"`` to choose by."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+from flashmix.cli.bench import default_folder, device_name, numbers, progress_listener, words
+
+EPILOG = """\
+Every op has several implementations. Which is the fastest depends on the machine, the dtype and the
+shape; impl="auto" goes by measurements, and where there are none it takes a road that is safe
+everywhere. This command measures, forward, all that can run here, and writes what it found to
+
+  $XDG_CACHE_HOME/flashmix/dispatch.json     (by default ~/.cache/flashmix/dispatch.json)
+
+or to the file that FLASHMIX_DISPATCH names. From then on auto and flashmix.explain go by it before
+what comes with flashmix, within reach of a measured shape: 64 times the batch, 8 the length, 4 the
+width, 2 the modes. It is valid for this release of flashmix and of PyTorch; tune again after an
+upgrade (a warning tells you). To undo it, remove the file.
+
+The rows are kept in a run's folder like those of flashmix bench; after Ctrl-C, --resume FOLDER goes
+on and repeats nothing.
+
+examples:
+  flashmix tune                                     the device that PyTorch prefers
+  flashmix tune --device cpu --ops fnet --seq-lens 512,2048
+  flashmix tune --resume runs/tune-20260101-120000
+  flashmix tune --run runs/kernels-20260101-120000  a run of suite kernels, measured before
+"""
+
+
+def add_command(commands: Any) -> None:
+    """Add ``tune`` to the command line."""
+    parser = commands.add_parser(
+        "tune",
+        help="measure which implementations are the fastest here",
+        description="Measure the implementations of ops on this machine, for impl='auto' to choose "
+        "by.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto (default) takes a GPU where PyTorch sees one",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="default: float32 on cpu, bfloat16 on cuda, which also stands for float16",
+    )
+    parser.add_argument("--ops", type=words, metavar="OP,OP,...", help="default: all there are")
+    parser.add_argument(
+        "--seq-lens", type=numbers, metavar="N,N,...", help="only these of the usual lengths"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="where rows go (default: runs/tune-DATE-TIME)"
+    )
+    parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on after an interruption")
+    parser.add_argument("--run", type=Path, metavar="FOLDER", dest="folder", help="measure nothing")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the command."""
+    from rich.console import Console
+
+    from flashmix.bench import read_rows, read_run
+    from flashmix.bench.dispatch import machine_of, measured_ops
+    from flashmix.errors import ArgumentError, FlashmixError
+    from flashmix.ops import _user_table
+
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    if sum(one is not None for one in (arguments.out, arguments.resume, arguments.folder)) > 1:
+        raise ArgumentError("--out, --resume and --run each name the folder; give one of them")
+    folder = arguments.folder
+    if folder is None:
+        folder = _measure(console, arguments)
+        if folder is None:
+            return 130
+    measured = read_run(folder)
+    if measured["suite"] != "kernels":
+        raise ArgumentError(f"{folder} is a run of suite {measured['suite']!r}, not 'kernels'")
+    ops = {
+        op: dtypes for op, dtypes in measured_ops(read_rows(folder)).items() if any(dtypes.values())
+    }
+    if not ops:
+        raise FlashmixError(
+            f"{folder} holds no shape that two implementations ran, so there is nothing to choose"
+        )
+    place = _user_table.write(machine_of(measured), ops)
+    for op, dtypes in ops.items():
+        for dtype, entries in dtypes.items():
+            console.print(f"{op}, {dtype}, on {machine_of(measured)}:")
+            for entry in entries:
+                console.print(f"  {_told(entry)}")
+    console.print(f"wrote {place}; impl='auto' and flashmix.explain go by it from now on")
+    return 0
+
+
+def _told(entry: dict[str, Any]) -> str:
+    """A measured shape in words, the fastest first."""
+    sizes = ", ".join(f"{name} {size}" for name, size in entry["sizes"].items())
+    times = sorted(entry["ms"].items(), key=lambda one: one[1])
+    return f"{sizes}: " + ", ".join(f"{name} {ms:.3g} ms" for name, ms in times)
+
+
+def _measure(console: Any, arguments: argparse.Namespace) -> Path | None:
+    """Measure into a folder and return it; None after Ctrl-C."""
+    from flashmix.bench import Grid, run_suite
+    from flashmix.bench.dispatch import tunable
+    from flashmix.errors import unknown_choice
+
+    ops = arguments.ops or tuple(tunable())
+    for op in ops:
+        if op not in tunable():
+            raise unknown_choice("op to tune", op, tunable())
+    folder: Path = arguments.resume or arguments.out or default_folder("tune")
+    grid = Grid(
+        device=device_name(arguments.device),
+        dtype=arguments.dtype,
+        mixers=ops,
+        seq_lens=arguments.seq_lens,
+        directions=("forward",),
+        contenders=False,
+    )
+    try:
+        with progress_listener(console) as listener:
+            run_suite(
+                "kernels", grid, folder, resume=arguments.resume is not None, listener=listener
+            )
+    except KeyboardInterrupt:
+        console.print(
+            "\ninterrupted; finished cases are kept and no table was written. Go on with:\n"
+            f"  flashmix tune --resume {shlex.quote(str(folder))}"
+        )
+        return None
+    return folder

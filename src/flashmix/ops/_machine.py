@@ -1,0 +1,35 @@
+"""The names that measurements of a machine go by."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+
+import torch
+
+
+@functools.cache
+def cpu_name() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _gpu_name(index: int | None) -> str:
+    return torch.cuda.get_device_name(index)
+
+
+def device_name(device: torch.device) -> str | None:
+    """The GPU's or the processor's name; None for a GPU that is not there."""
+    if device.type == "cpu":
+        return cpu_name()
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    return _gpu_name(device.index)
