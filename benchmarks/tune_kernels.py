@@ -1,6 +1,10 @@
 """Find the launch parameters of the Triton kernels on this GPU and write ``tuned.json``.
 
-Usage: python benchmarks/tune_kernels.py [--compile-only INDEX] [--out FILE]
+Usage: python benchmarks/tune_kernels.py [--op OP] [--compile-only INDEX] [--out FILE]
+
+Both ways to FNet mixing are timed at the same shapes, two passes ("fnet") and column by column
+("fnet_columns"), and filters by products ("spectral") and by columns ("spectral_columns").
+Other ops' entries of the file stay as they are where --op names one.
 """
 
 from __future__ import annotations
@@ -17,9 +21,13 @@ from typing import Any
 import torch
 from kernel_timing import median_ms
 
+from flashmix._files import write_whole
+from flashmix.ops._triton.columns import launch as columns
+from flashmix.ops._triton.columns.plan import Digits, digits, options
 from flashmix.ops._triton.tuning import TABLE
 from flashmix.ops.fnet.plan import matrices, plans
 from flashmix.ops.fnet.triton import launch as fnet
+from flashmix.ops.fnet.triton import passes
 from flashmix.ops.spectral.plan import plan as spectral_plan
 from flashmix.ops.spectral.triton import launch as spectral
 
@@ -32,6 +40,9 @@ FNET = (
     (32, 512, 768),
 )
 SPECTRAL = ((32, 4096, 768, 128), (8, 16384, 768, 128), (8, 2048, 256, 128))
+LONG = ((1, 131072, 768), (1, 1048576, 768))
+ALL_MODES = ((32, 4096, 768), (8, 16384, 768), (8, 2048, 256))
+OPS = ("fnet", "spectral", "fnet_columns", "spectral_columns")
 DTYPE = torch.bfloat16
 
 
@@ -115,28 +126,93 @@ def tune_spectral(batch: int, seq_len: int, dim: int, modes: int, count: bool) -
     return {"sizes": sizes, "parameters": asdict(how)}
 
 
-def jobs() -> Iterator[tuple[str, Callable[[bool], dict[str, Any]]]]:
-    """One job for each shape."""
-    for shape in FNET:
-        yield "fnet", lambda count, shape=shape: tune_fnet(*shape, count)
-    for shape in SPECTRAL:
-        yield "spectral", lambda count, shape=shape: tune_spectral(*shape, count)
+def cuts(seq_len: int) -> list[Digits]:
+    """The likeliest cuts of a length: few passes, little padding."""
+    usual = digits(seq_len)
+    assert usual is not None
+    found = [one for one in options(seq_len) if (one.na > 1) == (usual.na > 1)]
+    return sorted(found, key=lambda one: max(one.n1, one.na, one.nb))[:4]
+
+
+def tune_fnet_columns(batch: int, seq_len: int, dim: int, count: bool) -> dict[str, Any]:
+    """The first pass on its own, then tiles of the others for the likeliest cuts."""
+    x = torch.randn(batch, seq_len, dim, device="cuda", dtype=DTYPE)
+    rows = [
+        passes.Config(width_rows=r, width_warps=w)
+        for r, w in ((2, 4), (4, 4), (8, 4), (8, 8), (16, 8))
+        if r * dim <= 1 << 14
+    ]
+    _, first = quickest(rows, lambda how: passes.hartley(x, how, DTYPE), count)
+    found = []
+    for cut in cuts(seq_len):
+        print(cut)
+        both = [
+            (
+                replace(first or rows[0], mirror_c=lc, mirror_warps=lw),
+                columns.Config(planes_c=pc, planes_warps=4, line_c=lc, line_warps=lw),
+            )
+            for pc, lc, lw in itertools.product((32, 64, 128), (16, 32, 64), (4, 8))
+        ]
+        ms, best = quickest(both, lambda two, cut=cut: passes.mix(x, cut, "backward", *two), count)
+        if best:
+            digits_ = [cut.n1, cut.na, cut.nb]
+            how = {"digits": digits_, "width": asdict(best[0]), "columns": asdict(best[1])}
+            found.append((ms, how))
+    sizes = {"seq_len": seq_len, "dim": dim}
+    return {"sizes": sizes, "parameters": min(found, key=lambda one: one[0])[1]} if found else {}
+
+
+def tune_spectral_columns(batch: int, seq_len: int, dim: int, count: bool) -> dict[str, Any]:
+    """A filter over all modes, tiles of its passes for the likeliest cuts."""
+    x = torch.randn(batch, seq_len, dim, device="cuda", dtype=DTYPE)
+    weight = torch.randn(seq_len // 2 + 1, dim, 2, device="cuda")
+    found = []
+    for cut in cuts(seq_len):
+        print(cut)
+        tiles = [
+            columns.Config(planes_c=pc, planes_warps=4, line_c=lc, line_warps=lw)
+            for pc, lc, lw in itertools.product((32, 64, 128), (16, 32, 64), (4, 8))
+        ]
+        ms, best = quickest(
+            tiles, lambda how, cut=cut: columns.filtered(x, weight, None, cut, how=how), count
+        )
+        if best:
+            how = {"digits": [cut.n1, cut.na, cut.nb], "columns": asdict(best)}
+            found.append((ms, how))
+    sizes = {"seq_len": seq_len, "dim": dim}
+    return {"sizes": sizes, "parameters": min(found, key=lambda one: one[0])[1]} if found else {}
+
+
+def jobs(only: str | None) -> Iterator[tuple[str, Callable[[bool], dict[str, Any]]]]:
+    """One job for each shape of an op, or of all."""
+    for op, tune, shapes in (
+        ("fnet", tune_fnet, FNET),
+        ("spectral", tune_spectral, SPECTRAL),
+        ("fnet_columns", tune_fnet_columns, (*FNET, *LONG)),
+        ("spectral_columns", tune_spectral_columns, ALL_MODES),
+    ):
+        for shape in shapes if only in (None, op) else ():
+            yield op, lambda count, tune=tune, shape=shape: tune(*shape, count)
 
 
 def main() -> None:
     """Compile one job's kernels, or time all of them and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--op", choices=OPS, help="tune this one alone")
     parser.add_argument("--compile-only", type=int)
     parser.add_argument("--out", type=Path, default=TABLE)
-    options = parser.parse_args()
-    if options.compile_only is not None:
-        next(itertools.islice(jobs(), options.compile_only, None))[1](False)
+    told = parser.parse_args()
+    if told.compile_only is not None:
+        next(itertools.islice(jobs(told.op), told.compile_only, None))[1](False)
         return
     table: dict[str, Any] = {"gpu": torch.cuda.get_device_name()}
-    for op, job in jobs():
+    for op, job in jobs(told.op):
         table.setdefault(op, []).append(job(True))
         torch.cuda.empty_cache()
-    options.out.write_text(json.dumps(table, indent=1) + "\n")
+    old = json.loads(told.out.read_text()) if told.op and told.out.exists() else {}
+    write_whole(told.out, json.dumps({**old, **table}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

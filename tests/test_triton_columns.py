@@ -130,7 +130,7 @@ def test_values_and_gradients_of_all_modes_match_float64(shape, dtype, unitary):
 
 
 def test_the_filter_in_three_digits(monkeypatch):
-    monkeypatch.setattr(spectral_columns, "digits", lambda seq_len: THREE_DIGITS)
+    monkeypatch.setattr(launch, "tuned", lambda *shape: (THREE_DIGITS, None))
     assert_spectral((1, THREE_DIGITS.seq_len, 3, 100), DTYPES[-1], unitary=False)
 
 
@@ -163,7 +163,7 @@ def test_same_input_gives_the_same_bits_whatever_plans_are_cached():
         mixed = [ops.fnet(x, impl=impl) for impl in ("triton", "triton_columns")]
         return *filtered, *mixed
 
-    kept = (plan.matrices, plan.digits, passes.width_matrices, passes.config, launch.config)
+    kept = (plan.matrices, plan.digits, passes.width_matrices, passes.tuned, launch.tuned)
     for cache in kept:
         cache.cache_clear()
     fresh = run(8, torch.float32)

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from flashmix.bench import machine
-    from flashmix.ops import OPERATORS, explain
+    from flashmix.ops import OPERATORS, _user_table, explain
     from flashmix.ops._cpu import build, library
 
     console = Console(highlight=False, soft_wrap=True)
@@ -69,6 +69,9 @@ def run(arguments: argparse.Namespace) -> int:
     console.print(
         f"native    {f'none; {absent}' if absent else build.library_path()}", markup=False
     )
+    place = _user_table.path()
+    tuned = str(place) if _user_table.read() else "none; flashmix tune measures what auto runs"
+    console.print(f"tuned     {tuned}", markup=False)
     console.print("what impl='auto' runs here (float32):")
     for name, operator in OPERATORS.items():
         shape = (2, 512, 256) if operator.axes == "B, N, D" else (2, 4, 512, 64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,8 +21,17 @@ class Case:
     device: torch.device
     options: Mapping[str, int | bool] = field(default_factory=dict)
 
+    def sizes(self) -> tuple[int, ...]:
+        """The shape as plain integers, to which a graph being compiled is then bound."""
+        # Unlike int(), index() makes the compiler settle on a number where it traces any length.
+        return tuple(operator.index(size) for size in self.shape)
+
     def key(self) -> tuple[tuple[int, ...], int | None, torch.dtype, torch.device]:
-        """What measured times are looked up by; a graph being compiled is bound to these sizes."""
+        """What measured times are looked up by."""
         modes = self.options.get("modes")
-        shape = tuple(int(size) for size in self.shape)
-        return shape, None if modes is None else int(modes), self.dtype, self.device
+        return (
+            self.sizes(),
+            None if modes is None else operator.index(modes),
+            self.dtype,
+            self.device,
+        )

@@ -35,20 +35,20 @@ def _bluestein(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
 
 
 def _unfit_for_triton(case: Case) -> str | None:
-    _, seq_len, dim = case.shape
-    length = None if case.options.get("masked") else int(seq_len)
-    return unplanned(length, int(dim), case.dtype)
+    _, seq_len, dim = case.sizes()
+    length = None if case.options.get("masked") else seq_len
+    return unplanned(length, dim, case.dtype)
 
 
 def _triton_road(case: Case) -> str | None:
-    _, seq_len, dim = case.shape
+    _, seq_len, dim = case.sizes()
     if case.options.get("masked"):
         return "true lengths without a plan go through the FFT"
-    return road(int(seq_len), int(dim), case.dtype)
+    return road(seq_len, dim, case.dtype)
 
 
 def _unfit_for_columns(case: Case) -> str | None:
-    seq_len = int(case.shape[1])
+    seq_len = case.sizes()[1]
     if refusal := _unfit_for_bluestein(case):
         return refusal
     if not case.options.get("masked") and (refusal := columns.uncut(seq_len)):
@@ -59,22 +59,22 @@ def _unfit_for_columns(case: Case) -> str | None:
 def _columns_road(case: Case) -> str | None:
     if case.options.get("masked"):
         return "true lengths that are odd or have a large factor by Bluestein's chirps"
-    return str(columns.digits(int(case.shape[1])))
+    return str(columns.digits(case.sizes()[1]))
 
 
 def _unfit_for_bluestein(case: Case) -> str | None:
-    _, seq_len, dim = (int(size) for size in case.shape)
+    _, seq_len, dim = case.sizes()
     return unsplit(dim) or columns.unfit(seq_len, dim)
 
 
 def _bluestein_road(case: Case) -> str | None:
-    cut = columns.longer(2 * int(case.shape[1]) - 1)
+    cut = columns.longer(2 * case.sizes()[1] - 1)
     return f"in a circle of {cut}"
 
 
 def _unfit_for_dense(case: Case) -> str | None:
     _, seq_len, dim = case.shape
-    if max(seq_len, dim) > dense.MOST:
+    if seq_len > dense.MOST or dim > dense.MOST:
         return f"takes N and D up to {dense.MOST}, where two products still pay"
     return None
 

@@ -98,7 +98,7 @@ def _not_for_kernels(case: Case) -> str | None:
 def _unfit_for_triton(case: Case) -> str | None:
     if refusal := _not_for_kernels(case):
         return refusal
-    _, seq_len, dim = case.shape
+    _, seq_len, dim = case.sizes()
     if seq_len * dim >= MOST_OFFSET:
         return f"takes N * D below {MOST_OFFSET}, not {seq_len * dim}"
     kept = min(case.options.get("modes", max(1, dim // 2)), seq_len // 2 + 1)
@@ -111,18 +111,17 @@ def _unfit_for_triton(case: Case) -> str | None:
 
 
 def _unfit_for_columns(case: Case) -> str | None:
-    _, seq_len, dim = case.shape
-    return _not_for_kernels(case) or plan.unfit(int(seq_len), int(dim))
+    _, seq_len, dim = case.sizes()
+    return _not_for_kernels(case) or plan.unfit(seq_len, dim)
 
 
 def _columns_road(case: Case) -> str:
-    seq_len = case.shape[1]
+    seq_len = case.sizes()[1]
+    if case.options.get("masked"):
+        return "each true length by its own digits"
     cut = plan.digits(seq_len)
-    if cut is not None:
-        return str(cut)
-    return (
-        f"N = {seq_len} has no digits, so it is part of a circle of {plan.longer(2 * seq_len - 1)}"
-    )
+    longer = plan.longer(2 * seq_len - 1)
+    return str(cut) if cut else f"N = {seq_len} is odd or has a large factor: within {longer}"
 
 
 OPERATOR = Operator(

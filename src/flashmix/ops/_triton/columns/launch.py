@@ -13,6 +13,7 @@ import torch
 import triton
 from torch import Tensor
 
+from flashmix.ops._triton import tuning
 from flashmix.ops._triton.columns.kernels import (
     filter_grad_kernel,
     filter_kernel,
@@ -20,7 +21,7 @@ from flashmix.ops._triton.columns.kernels import (
     signal_kernel,
     stage_kernel,
 )
-from flashmix.ops._triton.columns.plan import Digits, Matrices, matrices
+from flashmix.ops._triton.columns.plan import Digits, Matrices, digits, matrices
 from flashmix.ops._triton.launch import padded, precision, processors
 
 
@@ -48,6 +49,17 @@ def config(cut: Digits, dtype: torch.dtype) -> Config:
         line_c=32 // wide,
         line_warps=4 if side <= 64 else 8,
     )
+
+
+@functools.cache
+def tuned(seq_len: int, dim: int, dtype: torch.dtype) -> tuple[Digits | None, Config | None]:
+    """The digits and tiles found fastest for a filter, in half types; else the usual ones."""
+    found = tuning.nearest("spectral_columns", {"seq_len": seq_len, "dim": dim})
+    if found is not None and dtype != torch.float32:
+        cut = Digits(*found["digits"])
+        if cut.seq_len == seq_len:
+            return cut, Config(**found["columns"])
+    return digits(seq_len), None
 
 
 def planes_dtype(cut: Digits, dtype: torch.dtype) -> torch.dtype:

@@ -11,18 +11,17 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._padding import each_length
-from flashmix.ops._triton.columns.plan import digits
 from flashmix.ops._triton.launch import by_batches
 from flashmix.ops.fnet.registration import register
 from flashmix.ops.fnet.triton import bluestein
-from flashmix.ops.fnet.triton.passes import mix
+from flashmix.ops.fnet.triton.passes import mix, tuned
 
 
 def _mix(x: Tensor, norm: str) -> Tensor:
-    cut = digits(x.shape[1])
+    cut, how, columns = tuned(x.shape[1], x.shape[2], x.dtype)
     if cut is None:
         return bluestein.mix(x, norm)
-    return mix(x, cut, norm)
+    return mix(x, cut, norm, how, columns)
 
 
 @torch.library.custom_op("flashmix::fnet_triton_columns", mutates_args=())

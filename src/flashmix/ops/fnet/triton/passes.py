@@ -14,8 +14,9 @@ import torch
 import triton
 from torch import Tensor
 
+from flashmix.ops._triton import tuning
 from flashmix.ops._triton.columns import launch
-from flashmix.ops._triton.columns.plan import Digits
+from flashmix.ops._triton.columns.plan import Digits, digits
 from flashmix.ops._triton.columns.plan import matrices as column_matrices
 from flashmix.ops._triton.launch import padded, precision
 from flashmix.ops._triton.matrices import Matrix, dft, phases, place
@@ -44,6 +45,19 @@ def config(side: int, dim: int, dtype: torch.dtype) -> Config:
         mirror_c=32 // wide,
         mirror_warps=4 if side <= 64 else 8,
     )
+
+
+@functools.cache
+def tuned(
+    seq_len: int, dim: int, dtype: torch.dtype
+) -> tuple[Digits | None, Config | None, launch.Config | None]:
+    """The digits and tiles found fastest at this length, in half types; else the usual ones."""
+    found = tuning.nearest("fnet_columns", {"seq_len": seq_len, "dim": dim})
+    if found is not None and dtype != torch.float32:
+        cut = Digits(*found["digits"])
+        if cut.seq_len == seq_len:
+            return cut, Config(**found["width"]), launch.Config(**found["columns"])
+    return digits(seq_len), None, None
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,7 @@ def mix(
     how: Config | None = None,
     columns: launch.Config | None = None,
 ) -> Tensor:
-    """Re(FFT2(x)) of ``x`` [B, N, D], B >= 1, whose length ``cut`` is for."""
+    """Re(FFT2(x)) of ``x`` [B, N, D], B >= 1, whose length ``cut`` is for; tiles as told."""
     batch, seq_len, dim = x.shape
     how = how or config(padded(cut.nb), dim, x.dtype)
     columns = columns or launch.config(cut, x.dtype)

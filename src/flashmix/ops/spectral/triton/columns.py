@@ -14,17 +14,18 @@ from torch import Tensor
 
 from flashmix.ops._padding import each_length
 from flashmix.ops._triton.columns import launch
-from flashmix.ops._triton.columns.plan import Digits, digits, longer
+from flashmix.ops._triton.columns.plan import Digits, longer
 from flashmix.ops._triton.launch import by_batches
 from flashmix.ops.spectral.lengthened import lengthened, lengthened_grad
 from flashmix.ops.spectral.registration import register
 
 
-def _cut(seq_len: int) -> Digits:
-    found = digits(seq_len) or longer(2 * seq_len - 1)
+def _cut(seq_len: int, dim: int, dtype: torch.dtype) -> tuple[Digits, launch.Config | None]:
+    found, how = launch.tuned(seq_len, dim, dtype)
+    found = found or longer(2 * seq_len - 1)
     if found is None:
         raise AssertionError("the dispatcher refuses such lengths")
-    return found
+    return found, how
 
 
 @torch.library.custom_op("flashmix::spectral_triton_columns", mutates_args=())
@@ -45,9 +46,9 @@ def spectral(
 
     def run(x: Tensor) -> Tensor:
         n = x.shape[1]
-        cut = _cut(n)
+        cut, how = _cut(n, x.shape[2], x.dtype)
         if cut.seq_len == n:
-            return launch.filtered(x, weight, bias, cut, unitary=unitary)
+            return launch.filtered(x, weight, bias, cut, unitary=unitary, how=how)
         return launch.filtered(x, lengthened(weight, n, cut.seq_len, unitary), bias, cut)
 
     return each_length(partial(by_batches, run), mask, x)
@@ -64,9 +65,9 @@ def spectral_backward(
 
     def run(grad: Tensor, x: Tensor) -> Tensor:
         n = x.shape[1]
-        cut = _cut(n)
+        cut, how = _cut(n, x.shape[2], x.dtype)
         if cut.seq_len == n:
-            grad_x, part, bias = launch.filter_grads(grad, x, weight, cut, unitary=unitary)
+            grad_x, part, bias = launch.filter_grads(grad, x, weight, cut, unitary=unitary, how=how)
         else:
             longer_weight = lengthened(weight, n, cut.seq_len, unitary)
             grad_x, part, bias = launch.filter_grads(grad, x, longer_weight, cut)

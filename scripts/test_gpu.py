@@ -1,0 +1,101 @@
+"""Run the kernels' tests on this machine's GPU: in parallel, on poisoned memory, and sanitized.
+
+Usage: python scripts/test_gpu.py [--jobs N] [--no-sanitizer]
+
+1. tests/test_triton_*.py, compiled, large shapes included. Compiling is most of the time, so tests
+   run in N processes. Every fresh tensor holds NaN (tests/conftest.py), so that an element which
+   nobody wrote shows.
+2. compute-sanitizer (memcheck, then racecheck) over the tests of small shapes. It comes with the
+   CUDA toolkit; where it is absent this step is left out, and said to be.
+
+Exits with 1 where anything failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {
+    "test_triton_fnet.py": "forward and ((2, 64, 32) or (1, 24, 12)) or padding",
+    "test_triton_spectral.py": "(2, 37, 16, 9) or (1, 48, 16, 25)",
+    "test_triton_columns.py": "(1, 128, 12) or (1, 7, 5) or (1, 32, 4, 20) or three_digits",
+}
+"""Tests that take every kernel once and are small enough for a hundredth of the speed."""
+
+
+def pytest(*arguments: str) -> list[str]:
+    """The command of a pytest process."""
+    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+
+
+def together(commands: list[list[str]]) -> bool:
+    """Run processes side by side; whether all went well."""
+    running = [subprocess.Popen(command, cwd=ROOT) for command in commands]
+    return not any([process.wait() for process in running])
+
+
+def tests(jobs: int) -> bool:
+    """All files, by pytest-xdist where it is installed, else a process for each file."""
+    files = [str(file) for file in sorted((ROOT / "tests").glob("test_triton_*.py"))]
+    if importlib.util.find_spec("xdist"):
+        return together([pytest("-n", str(jobs), *files)])
+    print("pytest-xdist is not installed: one process for each file")
+    return together([pytest(file) for file in files])
+
+
+def sanitized(tool: str) -> bool:
+    """The small tests under each of compute-sanitizer's checks, files side by side."""
+    return all(
+        together(
+            [
+                [tool, "--tool", check, "--error-exitcode", "9", "--target-processes", "all"]
+                + pytest(f"tests/{file}", "-k", chosen, "--timeout=1200")
+                for file, chosen in SMALL.items()
+            ]
+        )
+        for check in ("memcheck", "racecheck")
+    )
+
+
+def main() -> int:
+    """Run both steps."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--jobs", type=int, default=min(8, os.cpu_count() or 1))
+    parser.add_argument("--no-sanitizer", action="store_true")
+    told = parser.parse_args()
+    if not torch.cuda.is_available():
+        print(
+            "PyTorch sees no GPU; the kernels' arithmetic is tested without one by:\n"
+            "  TRITON_INTERPRET=1 pytest tests/test_triton_*.py"
+        )
+        return 1
+    start = time.perf_counter()
+    good = tests(told.jobs)
+    print(f"tests took {time.perf_counter() - start:.0f} s")
+    tool = shutil.which("compute-sanitizer") or shutil.which(
+        "/usr/local/cuda/bin/compute-sanitizer"
+    )
+    if told.no_sanitizer:
+        print("compute-sanitizer: left out as asked")
+    elif tool is None:
+        print("compute-sanitizer: NOT RUN, it is not installed (it comes with the CUDA toolkit)")
+    else:
+        good = sanitized(tool) and good
+    print("all went well" if good else "something failed; see above")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
