@@ -21,13 +21,17 @@ pytestmark = pytest.mark.skipif(
 )
 each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
+
+def large(*shapes):
+    """Shapes for a GPU alone, left aside under compute-sanitizer."""
+    return [pytest.param(shape, marks=pytest.mark.slow) for shape in shapes if ON_GPU]
+
+
 FNET = [(2, 2, 1), (1, 6, 2), (1, 12, 5), (1, 128, 12)]
-FNET += [(2, 4096, 768), (1, 16384, 768), (1, 131072, 768), (8, 512, 256)] if ON_GPU else []
-ANY_LENGTH = [(2, 1, 1), (1, 7, 5), (1, 12, 8)] + (
-    [(2, 509, 768), (1, 4099, 768)] if ON_GPU else []
-)
+FNET += large((2, 4096, 768), (1, 16384, 768), (1, 131072, 768), (8, 512, 256))
+ANY_LENGTH = [(2, 1, 1), (1, 7, 5), (1, 12, 8), *large((2, 509, 768), (1, 4099, 768))]
 SPECTRAL = [(1, 1, 3, 2), (2, 6, 3, 4), (1, 7, 4, 2), (1, 32, 4, 20)]
-SPECTRAL += [(4, 4096, 768, 2049), (2, 2047, 256, 1024), (1, 131072, 64, 65537)] if ON_GPU else []
+SPECTRAL += large((4, 4096, 768, 2049), (2, 2047, 256, 1024), (1, 131072, 64, 65537))
 THREE_DIGITS = Digits(4, 3, 2)
 
 
@@ -82,6 +86,7 @@ def test_fnet_in_three_digits(dtype):
     assert relative(got, exact(x)) <= budget(exact(x), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not ON_GPU, reason="needs a GPU")
 def test_a_million_tokens():
     x = randn(1, 1 << 20, 768, dtype=torch.bfloat16)

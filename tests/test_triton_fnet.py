@@ -28,7 +28,8 @@ SHAPES = [
     (1, 64 * 72, 20),
 ]
 GPU_SHAPES = [(2, 4096, 768), (1, 16384, 768), (2, 4096, 256), (2, 2048, 1024), (8, 512, 256)]
-SHAPES += [] if DEVICE == "cpu" else GPU_SHAPES
+LARGE = [pytest.param(shape, marks=pytest.mark.slow) for shape in GPU_SHAPES]
+SHAPES += [] if DEVICE == "cpu" else LARGE
 
 
 def relative(got, want):

@@ -25,7 +25,9 @@ SHAPES = [
     (1, 600, 24, 40),
     (1, 1200, 16, 200),
 ]
-SHAPES += [] if DEVICE == "cpu" else [(2, 4096, 768, 128), (1, 16384, 768, 128), (2, 2047, 256, 64)]
+GPU_SHAPES = [(2, 4096, 768, 128), (1, 16384, 768, 128), (2, 2047, 256, 64)]
+LARGE = [pytest.param(shape, marks=pytest.mark.slow) for shape in GPU_SHAPES]
+SHAPES += [] if DEVICE == "cpu" else LARGE
 
 
 def relative(got, want):
