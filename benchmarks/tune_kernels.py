@@ -149,7 +149,7 @@ def tune_fnet_columns(batch: int, seq_len: int, dim: int, count: bool) -> dict[s
         both = [
             (
                 replace(first or rows[0], mirror_c=lc, mirror_warps=lw),
-                columns.Config(planes_c=pc, planes_warps=4, line_c=lc, line_warps=lw),
+                columns.Config(planes_c=pc, stage_c=lc, stage_warps=lw, line_c=lc, line_warps=lw),
             )
             for pc, lc, lw in itertools.product((32, 64, 128), (16, 32, 64), (4, 8))
         ]
@@ -170,7 +170,7 @@ def tune_spectral_columns(batch: int, seq_len: int, dim: int, count: bool) -> di
     for cut in cuts(seq_len):
         print(cut)
         tiles = [
-            columns.Config(planes_c=pc, planes_warps=4, line_c=lc, line_warps=lw)
+            columns.Config(planes_c=pc, stage_c=lc, stage_warps=lw, line_c=lc, line_warps=lw)
             for pc, lc, lw in itertools.product((32, 64, 128), (16, 32, 64), (4, 8))
         ]
         ms, best = quickest(

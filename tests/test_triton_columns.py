@@ -191,7 +191,7 @@ def test_refusals_name_the_reason_and_the_road_that_is_left():
 def test_explain_tells_the_road():
     told = explain("fnet", (2, 4096, 768), torch.float16, DEVICE).alternatives
     assert "(4096 = 64 * 64)" in told["triton_columns"]
-    assert "in a circle of 8192 = 64 * 128" in told["bluestein"]
+    assert "in a circle of 8192 = 128 * 64" in told["bluestein"]
     told = explain("fnet", (2, 4099, 768), torch.float16, DEVICE).alternatives
     assert "N = 4099" in told["triton_columns"]
     assert "can run" in told["bluestein"]

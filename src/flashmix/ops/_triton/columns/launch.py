@@ -29,11 +29,14 @@ from flashmix.ops._triton.launch import padded, precision, processors
 class Config:
     """Columns of a tile and warps of a program, for each kind of pass.
 
-    ``planes`` is the first and the last pass, ``line`` the ones between them.
+    ``planes`` is the first and the last pass, ``stage`` that of a third digit, ``line`` the one in
+    the middle.
     """
 
     planes_c: int = 64
     planes_warps: int = 4
+    stage_c: int = 32
+    stage_warps: int = 4
     line_c: int = 32
     line_warps: int = 4
 
@@ -42,12 +45,13 @@ class Config:
 def config(cut: Digits, dtype: torch.dtype) -> Config:
     """What fits: float32 products need twice the room, and sides of 128 twice the warps."""
     wide = 2 if dtype == torch.float32 else 1
-    side = max(padded(cut.na), padded(cut.nb))
     return Config(
         planes_c=64 // wide,
         planes_warps=4 * (wide if cut.n1 > 32 else 1),
+        stage_c=32 // wide,
+        stage_warps=4 if padded(cut.na) <= 64 else 8,
         line_c=32 // wide,
-        line_warps=4 if side <= 64 else 8,
+        line_warps=4 if padded(cut.nb) <= 64 else 8,
     )
 
 
@@ -113,7 +117,7 @@ def _stage(
 ) -> None:
     if cut.na == 1:
         return
-    c, columns = tile(how.line_c, dim)
+    c, columns = tile(how.stage_c, dim)
     twiddle = m.twiddle if inverse else m.stage_twiddle
     stage_kernel[(columns * cut.nb * planes.shape[1] * planes.shape[2],)](
         planes,
@@ -132,7 +136,7 @@ def _stage(
         C=c,
         INVERSE=inverse,
         PRECISION=precision(planes.dtype),
-        num_warps=how.line_warps,
+        num_warps=how.stage_warps,
     )
 
 

@@ -75,12 +75,12 @@ def options(seq_len: int) -> Iterator[Digits]:
 
 
 def _cost(one: Digits) -> tuple[float, ...]:
-    """Passes, arithmetic on padding, then the largest tile."""
+    """Passes, arithmetic on padding, the largest tile; the lines' tile, whose program does most."""
     sides = [2 * one.half_padded, padded(one.nb), *([padded(one.na)] if one.na > 1 else [])]
     waste = 1.0
     for side in sides:
         waste *= side
-    return one.na > 1, waste / one.seq_len, max(sides), one.n1
+    return one.na > 1, waste / one.seq_len, max(sides), padded(one.nb), padded(one.na), one.n1
 
 
 @functools.cache
