@@ -16,11 +16,14 @@ def main() -> None:
     long = torch.randn(8, 16384, 768, device="cuda", dtype=torch.bfloat16)
     narrow = torch.randn(64, 4096, 256, device="cuda", dtype=torch.bfloat16)
     weight = torch.randn(128, 768, 2, device="cuda")
+    all_modes = torch.randn(2049, 768, 2, device="cuda")
     for _ in range(2):
         torch.cuda.synchronize()
         for one in (x, long, narrow):
             ops.fnet(one, impl="triton")
+            ops.fnet(one, impl="triton_columns")
         ops.spectral(x[:32], weight, impl="triton")
+        ops.spectral(x[:32], all_modes, impl="triton_columns")
         torch.cuda.synchronize()
         torch.cuda.cudart().cudaProfilerStart()
     torch.cuda.cudart().cudaProfilerStop()
