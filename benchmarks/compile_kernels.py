@@ -45,6 +45,11 @@ def _signature(value: Any) -> str:
     return "i32" if -(2**31) <= value < 2**31 else "i64"
 
 
+def _constant(value: Any) -> bool:
+    """As Triton does when it launches: absent tensors and ones are known to the compiler."""
+    return value is None or (type(value) is int and value == 1)
+
+
 def _divisible(value: Any) -> bool:
     """As on a GPU: its allocations are aligned, and Triton looks at integers that are."""
     return isinstance(value, torch.Tensor) or (isinstance(value, int) and value % 16 == 0)
@@ -64,7 +69,7 @@ class Compiler:
         constants = {
             (i,): values[one.name]
             for i, one in enumerate(kernel.params)
-            if one.is_constexpr or values[one.name] is None or values[one.name] is 1  # noqa: F632
+            if one.is_constexpr or _constant(values[one.name])
         }
         signature = {
             one.name: "constexpr" if (i,) in constants else _signature(values[one.name])

@@ -160,7 +160,10 @@ def unplanned(seq_len: int | None, dim: int, dtype: torch.dtype) -> str | None:
     if split_width(dim) is None or padded(2) * _row(dim) > _tile(dtype):
         return f"has no factors of D = {dim} that fit its tiles"
     if seq_len is not None and plan(seq_len, dim, dtype) is None:
-        return f"takes N that is even and a product of small factors, not N = {seq_len}"
+        return (
+            f"takes N that is even and a product of factors that fit its tiles, not N = {seq_len}; "
+            "impl='triton_columns' takes longer ones, impl='bluestein' any"
+        )
     return None
 
 
