@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from flashmix.ops._triton.kernels import product, turn
+from flashmix.ops._triton.kernels_complex import product, turn
 
 
 @triton.jit

@@ -16,7 +16,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from flashmix.ops._triton.kernels import digit_last, product, real_product, turn
+from flashmix.ops._triton.kernels_complex import digit_last, product, real_product, turn
 
 
 @triton.jit

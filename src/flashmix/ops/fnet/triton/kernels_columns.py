@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 
 from flashmix.ops._triton.columns.kernels import line_frequencies, load_digit, load_line
-from flashmix.ops._triton.kernels import digit_last, product, real_product, turn
+from flashmix.ops._triton.kernels_complex import digit_last, product, real_product, turn
 
 
 @triton.jit
