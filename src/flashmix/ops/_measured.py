@@ -22,10 +22,16 @@ from flashmix.ops._compile import constant_in_graphs
 
 TABLE = Path(__file__).with_name("measured.json")
 
-_AXES = ("batch", "seq_len", "dim")
-
 # How many times larger or smaller than the measured size a case may be.
-_REACH = {"batch": 64, "seq_len": 8, "dim": 4, "modes": 2}
+_REACH = {
+    "batch": 64,
+    "num_heads": 8,
+    "seq_len": 8,
+    "dim": 4,
+    "modes": 2,
+    "window": 2,
+    "topk": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -85,28 +91,24 @@ def stands_for(dtype: torch.dtype) -> str:
 
 
 def nearest(
-    op: str, shape: tuple[int, ...], modes: int | None, dtype: torch.dtype, device: torch.device
+    op: str, sizes: tuple[tuple[str, int], ...], dtype: torch.dtype, device: torch.device
 ) -> Measurement | None:
     """The measured case nearest to this one on its kind of GPU; None where there is none."""
-    if device.type != "cuda" or not torch.cuda.is_available() or len(shape) != len(_AXES):
+    if device.type != "cuda" or not torch.cuda.is_available():
         return None
-    sizes = dict(zip(_AXES, shape, strict=True))
-    if modes is not None:
-        sizes["modes"] = modes
-    return _nearest(_gpu_name(device), op, stands_for(dtype), tuple(sizes.items()))
+    return _nearest(_gpu_name(device), op, stands_for(dtype), sizes)
 
 
 @constant_in_graphs
 def fastest(
     op: str,
-    shape: tuple[int, ...],
-    modes: int | None,
+    sizes: tuple[tuple[str, int], ...],
     dtype: torch.dtype,
     device: torch.device,
     names: tuple[str, ...],
 ) -> str | None:
     """The fastest of ``names`` at the measured case nearest to this one, where one is measured."""
-    row = nearest(op, shape, modes, dtype, device)
+    row = nearest(op, sizes, dtype, device)
     if row is None:
         return None
     measured = [name for name in names if name in row.milliseconds]

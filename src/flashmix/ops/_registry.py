@@ -34,7 +34,8 @@ class Implementation:
     ``devices`` and ``dtypes`` are what it supports. ``missing`` returns None where it can run,
     otherwise the sentence that says what is missing and how to get it; ``unfit`` does the same
     for a case's shape and options. One that is not ``preferred`` is chosen by ``auto`` only where
-    measurements say so.
+    measurements say so. One that is ``grouped`` takes fewer heads of keys than of queries itself;
+    the others get them repeated.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Implementation:
     missing: Callable[[], str | None] = _present
     unfit: Callable[[Case], str | None] = _any_case
     preferred: bool = True
+    grouped: bool = False
 
     def refusal(self, dtype: torch.dtype, device: str, case: Case | None = None) -> str | None:
         """Why it cannot run on ``device`` with ``dtype``, or ``case`` where given; else None."""

@@ -15,9 +15,6 @@ from torch import Tensor
 from flashmix.ops._padding import real_first
 from flashmix.ops._triton.kernels import delta_kernel
 
-MOST_WIDTH = 256
-"""The widest head whose tiles fit."""
-
 LOG2_E = 1.4426950408889634
 
 
@@ -52,11 +49,6 @@ def strides(*xs: Tensor) -> tuple[int, ...]:
 def padded(width: int) -> int:
     """The width of a tile that holds ``width`` columns."""
     return max(16, triton.next_power_of_2(width))
-
-
-def unfit_width(width: int) -> str | None:
-    """Why heads of this width do not fit the kernels; None where they do."""
-    return None if width <= MOST_WIDTH else f"takes heads up to {MOST_WIDTH} wide, not {width}"
 
 
 def weight_sums(y: Tensor, grad: Tensor) -> Tensor:

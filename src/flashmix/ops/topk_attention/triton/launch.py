@@ -27,9 +27,6 @@ from flashmix.ops.topk_attention.triton.kernels import (
     search_kernel,
 )
 
-MOST_KEPT = 4096
-"""The largest k: a query's candidates are cut in one tile."""
-
 _MOST_GROUPS = 256
 _KEEP_TILE = 2048
 _TILE = 4096
