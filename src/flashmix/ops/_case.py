@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import torch
 
-
 _TOKENS = ("batch", "seq_len", "dim")
 _HEADS = ("batch", "num_heads", "seq_len", "head_dim")
 

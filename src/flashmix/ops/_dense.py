@@ -58,7 +58,7 @@ def zero_qkv(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tens
 
 
 def repeat_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """k and v with as many heads as q: head h of q reads head h // (H / K) of their K."""
+    """K and v with as many heads as q: head h of q reads head h // (H / K) of their K."""
     group = q.shape[1] // k.shape[1]
     if group == 1:
         return k, v

@@ -33,7 +33,11 @@ class Packing:
 
 def packing(mask: Tensor | None) -> Packing:
     """How kernels find the real tokens: nothing is copied."""
-    return Packing(None, None) if mask is None else Packing(real_first(mask), mask.sum(1, dtype=torch.int32))
+    return (
+        Packing(None, None)
+        if mask is None
+        else Packing(real_first(mask), mask.sum(1, dtype=torch.int32))
+    )
 
 
 def side_by_side(*xs: Tensor) -> tuple[Tensor, ...]:

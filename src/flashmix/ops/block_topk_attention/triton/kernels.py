@@ -122,11 +122,9 @@ def forward_kernel(
     total = tl.zeros((TILE,), tl.float32)
     peak = tl.full((TILE,), float("-inf"), tl.float32)
     choice = head * blocks + block
-    for step in range(0, tl.load(counts + choice) * PARTS):
+    for step in range(tl.load(counts + choice) * PARTS):
         other = tl.load(chosen + choice * S + step // PARTS)
-        j, there, filled, kept = _tokens(
-            other, step % PARTS, order, length, N, BLOCK, TILE, PACKED
-        )
+        j, there, filled, kept = _tokens(other, step % PARTS, order, length, N, BLOCK, TILE, PACKED)
         keys = load_rows(k, there, kept, k_n, D, DP)
         values = load_rows(v, there, kept, v_n, D, DP)
         seen = kept[None, :] & real[:, None]
@@ -198,11 +196,9 @@ def query_grad_kernel(
     taken = tl.load(delta + head * N + rows, mask=real, other=0.0)
     acc = tl.zeros((TILE, DP), tl.float32)
     choice = head * blocks + block
-    for step in range(0, tl.load(counts + choice) * PARTS):
+    for step in range(tl.load(counts + choice) * PARTS):
         other = tl.load(chosen + choice * S + step // PARTS)
-        j, there, filled, kept = _tokens(
-            other, step % PARTS, order, length, N, BLOCK, TILE, PACKED
-        )
+        j, there, filled, kept = _tokens(other, step % PARTS, order, length, N, BLOCK, TILE, PACKED)
         keys = load_rows(k, there, kept, k_n, D, DP)
         values = load_rows(v, there, kept, v_n, D, DP)
         seen = kept[None, :] & real[:, None]

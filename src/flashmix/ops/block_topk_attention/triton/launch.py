@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from flashmix.ops._triton.heads import (
@@ -36,7 +35,8 @@ def forward(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output [B, H, N, dh], the base-2 logarithm of each query's sum, float32 [B, H, N], and
-    the blocks chosen, int32 [B, H, G, S], -1 behind the last."""
+    the blocks chosen, int32 [B, H, G, S], -1 behind the last.
+    """
     batch, heads, n, width = q.shape
     q, k, v = side_by_side(q, k, v)
     real = packing(mask)

@@ -235,9 +235,7 @@ def backward_kernel(
             seen = (offset <= BEFORE) & (-offset <= AFTER) & (i[None, :] < length) & real[:, None]
             # Hidden scores may exceed the sum of the others by any amount.
             weights = tl.exp2(tl.where(seen, scores - sums[None, :], float("-inf")))
-            sum_v = tl.dot(
-                weights.to(upstream.dtype), upstream, sum_v, input_precision=PRECISION
-            )
+            sum_v = tl.dot(weights.to(upstream.dtype), upstream, sum_v, input_precision=PRECISION)
             share = tl.dot(values, tl.trans(upstream), input_precision=PRECISION)
             slope = weights * (share - taken[None, :])
             sum_k = tl.dot(slope.to(queries.dtype), queries, sum_k, input_precision=PRECISION)

@@ -44,9 +44,7 @@ def config(width: int, window: int, dtype: torch.dtype) -> Config:
     """Tuned for half types; what holds more bytes takes smaller tiles to stay in shared memory."""
     row = padded(width) * dtype.itemsize
     if row > 512:
-        return Config(
-            queries=32, keys=32, stages=1, back_rows=16, back_step=16, back_stages=1
-        )
+        return Config(queries=32, keys=32, stages=1, back_rows=16, back_step=16, back_stages=1)
     if row > 256:
         return Config(queries=64, keys=32, back_rows=32, back_step=32, back_stages=1)
     if dtype == torch.float32:

@@ -303,9 +303,7 @@ def search_kernel(
             rank = tied[:, None] + tl.cumsum(tie, 1)
             kept = (tie > 0) & (rank <= (want - above)[:, None])
             kept = kept | (seen & (key > low[:, None]))
-            kept_before = _append(
-                scores_to, index_to, scores, there, kept, to, kept_before, C
-            )
+            kept_before = _append(scores_to, index_to, scores, there, kept, to, kept_before, C)
             tied += tl.sum(tie, 1)
         tl.store(counts + to, kept_before, mask=i < N)
     elif not BOUNDED:
