@@ -73,15 +73,8 @@ def test_large_shapes_match_the_other_road(case, dtype):
     mask = holes(shape[0], shape[3]) if masked else None
     if masked:
         mask[-1, : shape[3] // 2] = True
-    check(
-        runner(window, causal, mask), leaves, upstream, reference=torch_road(window, causal, mask)
-    )
-
-
-def torch_road(window, causal, mask):
-    return lambda q, k, v: ops.local_attention(
-        q, k, v, window=window, causal=causal, mask=mask, impl="torch"
-    )
+    run = runner(window, causal, mask)
+    check(run, leaves, upstream, reference=lambda *x: run(*x, impl="torch"))
 
 
 @needs_gpu

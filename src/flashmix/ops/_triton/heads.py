@@ -20,7 +20,7 @@ LOG2_E = 1.4426950408889634
 
 @dataclass(frozen=True)
 class Packing:
-    """The real tokens of each sequence first: their positions, int64 [B, N], and how many, int32 [B]."""
+    """Positions of tokens, real ones first, int64 [B, N], and how many are real, int32 [B]."""
 
     order: Tensor | None
     lengths: Tensor | None
@@ -33,11 +33,9 @@ class Packing:
 
 def packing(mask: Tensor | None) -> Packing:
     """How kernels find the real tokens: nothing is copied."""
-    return (
-        Packing(None, None)
-        if mask is None
-        else Packing(real_first(mask), mask.sum(1, dtype=torch.int32))
-    )
+    if mask is None:
+        return Packing(None, None)
+    return Packing(real_first(mask), mask.sum(1, dtype=torch.int32))
 
 
 def side_by_side(*xs: Tensor) -> tuple[Tensor, ...]:

@@ -61,7 +61,7 @@ def pool_kernel(
     if PACKED:
         order += b * N
     length = true_length(lengths, b, N, PACKED)
-    place, rows, inside, real = _tokens(block, 0, order, length, N, BLOCK, TILE, PACKED)
+    place, rows, _inside, real = _tokens(block, 0, order, length, N, BLOCK, TILE, PACKED)
     if FIRST:
         real = real & (place == block * BLOCK)
     total = tl.sum(load_rows(x, rows, real, x_n, D, DP).to(tl.float32), 0)
@@ -124,7 +124,7 @@ def forward_kernel(
     choice = head * blocks + block
     for step in range(tl.load(counts + choice) * PARTS):
         other = tl.load(chosen + choice * S + step // PARTS)
-        j, there, filled, kept = _tokens(other, step % PARTS, order, length, N, BLOCK, TILE, PACKED)
+        j, there, _, kept = _tokens(other, step % PARTS, order, length, N, BLOCK, TILE, PACKED)
         keys = load_rows(k, there, kept, k_n, D, DP)
         values = load_rows(v, there, kept, v_n, D, DP)
         seen = kept[None, :] & real[:, None]
@@ -198,7 +198,7 @@ def query_grad_kernel(
     choice = head * blocks + block
     for step in range(tl.load(counts + choice) * PARTS):
         other = tl.load(chosen + choice * S + step // PARTS)
-        j, there, filled, kept = _tokens(other, step % PARTS, order, length, N, BLOCK, TILE, PACKED)
+        j, there, _, kept = _tokens(other, step % PARTS, order, length, N, BLOCK, TILE, PACKED)
         keys = load_rows(k, there, kept, k_n, D, DP)
         values = load_rows(v, there, kept, v_n, D, DP)
         seen = kept[None, :] & real[:, None]
@@ -273,7 +273,7 @@ def key_grad_kernel(
         choice = tl.load(pairs + step // PARTS) // S
         line = choice // blocks
         h = line % H
-        i, there, filled, kept = _tokens(
+        i, there, _, kept = _tokens(
             choice % blocks, step % PARTS, order, length, N, BLOCK, TILE, PACKED
         )
         queries = load_rows(q + b * q_b + h * q_h, there, kept, q_n, D, DP)

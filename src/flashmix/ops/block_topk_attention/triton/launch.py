@@ -34,8 +34,9 @@ from flashmix.ops.block_topk_attention.triton.kernels import (
 def forward(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The output [B, H, N, dh], the base-2 logarithm of each query's sum, float32 [B, H, N], and
-    the blocks chosen, int32 [B, H, G, S], -1 behind the last.
+    """The output, base-2 logarithms of sums, float32 [B, H, N], and blocks, int32 [B, H, G, S].
+
+    Behind the last block that a block of queries has chosen stands -1.
     """
     batch, heads, n, width = q.shape
     q, k, v = side_by_side(q, k, v)

@@ -1,7 +1,7 @@
-"""Sliding-window attention on tensor cores; its backward saves the output and one logarithm a
-query, and computes the weights again.
+"""Sliding-window attention on tensor cores.
 
-Distances count real tokens: the kernels step over padding, and nothing is gathered beforehand.
+The backward saves the output and one logarithm a query, and computes the weights again. Distances
+count real tokens: the kernels step over padding, and nothing is gathered beforehand.
 Every sum has one owner, so the same input gives the same bits, backward included.
 """
 

@@ -148,7 +148,7 @@ def bound_kernel(
     highest = tl.full((QUERIES, KEYS), float("-inf"), tl.float32)
     for part in tl.static_range(2):
         for at in range(0 if part == 0 else whole, whole if part == 0 else last, KEYS):
-            scores, there = _scores(
+            scores, _there = _scores(
                 tile, k, at, order, length, scale, N, D, DP, KEYS, PACKED, PRECISION
             )
             if part == 1:
