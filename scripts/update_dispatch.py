@@ -13,6 +13,7 @@ from typing import Any
 from flashmix.bench import read_rows, read_run
 from flashmix.bench.store import write_whole
 from flashmix.ops import OPERATORS
+from flashmix.ops._case import KNOBS
 from flashmix.ops._measured import TABLE
 
 
@@ -36,15 +37,20 @@ def table(folder: Path) -> dict[str, Any]:
         if row["impl"] not in choosable(row["op"]) or row["mixer"] == "copy":
             continue
         sizes = {name: row[name] for name in ("batch", "seq_len", "dim")}
-        if row["modes"] is not None:
-            sizes["modes"] = row["modes"]
+        if row["op"].endswith("attention"):
+            sizes["num_heads"] = row["num_heads"]
+        sizes |= {name: row[name] for name in KNOBS if row[name] is not None}
         entries = ops.setdefault(row["op"], {}).setdefault(row["dtype"], [])
         if not entries or entries[-1]["sizes"] != sizes:
             entries.append({"sizes": sizes, "ms": {}})
         entries[-1]["ms"][row["impl"]] = round(max(row["median_ms"], row["host_ms"]), 5)
-    for dtypes in ops.values():
-        for dtype, entries in dtypes.items():
-            dtypes[dtype] = [one for one in entries if len(one["ms"]) > 1]
+    for op, dtypes in ops.items():
+        compared = {
+            dtype: [one for one in entries if len(one["ms"]) > 1]
+            for dtype, entries in dtypes.items()
+        }
+        ops[op] = {dtype: entries for dtype, entries in compared.items() if entries}
+    ops = {op: dtypes for op, dtypes in ops.items() if dtypes}
     machine = run["machine"]
     return {"run": folder.as_posix(), "commit": machine["commit"], "gpus": {machine["gpu"]: ops}}
 
