@@ -27,7 +27,7 @@ def test_crossovers_are_of_rows_that_differ_in_length_alone():
         row
         for n in (1024, 2048, 4096)
         for row in (
-            op_row("local_attention", "sdpa", n, n**2 / 2048, window=128),
+            op_row("local_attention", "sdpa", n, n**2 / 3000, window=128),
             op_row("local_attention", "triton", n, n, window=128),
             op_row("local_attention", "sdpa", n, 1.0, window=512),
             op_row("local_attention", "triton", n, 2.0, window=512),
@@ -38,7 +38,7 @@ def test_crossovers_are_of_rows_that_differ_in_length_alone():
     (section,) = sparse_sections(rows)
     found = {(line[0], line[1].split(", ")[-1]): line for line in section.table.rows}
     crossing = found["local_attention", "window 128"]
-    assert crossing[4].startswith("N = 2,048")
+    assert crossing[4].startswith("N = 3,000")
     assert crossing[-1].startswith("1.00")
     assert found["local_attention", "window 512"][4] == "at no N measured"
     assert found["block_topk_attention", "1/16 of the keys"][4] == "at every N measured"

@@ -73,20 +73,22 @@ def check_qkv(
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         check_floating(where, name, tensor, "B, H, N, dh")
-        shape = list(q.shape)
-        if grouped and name == "k" and k.shape[1] and q.shape[1] % k.shape[1] == 0:
-            shape[1] = k.shape[1]
-        if grouped and name == "v":
-            shape[1] = k.shape[1]
+        like, shape, note = "q", list(q.shape), ""
+        if grouped and name == "k":
+            note = " (or fewer heads, a divisor of H)"
+            if k.shape[1] and q.shape[1] % k.shape[1] == 0:
+                shape[1] = k.shape[1]
+        elif grouped and name == "v":
+            like, shape = "k", list(k.shape)
         for what, got, need in (
             ("shape", list(tensor.shape), shape),
             ("dtype", tensor.dtype, q.dtype),
             ("device", tensor.device, q.device),
         ):
             if got != need:
-                heads = " (or fewer heads, a divisor of H)" if grouped and what == "shape" else ""
+                tail = note if what == "shape" else ""
                 raise ArgumentError(
-                    f"{where}: {name} must have q's {what} {need}{heads}, got {got}"
+                    f"{where}: {name} must have {like}'s {what} {need}{tail}, got {got}"
                 )
     check_mask(where, mask, q, q.shape[2])
 

@@ -44,11 +44,17 @@ def config(width: int, window: int, dtype: torch.dtype) -> Config:
     """Tuned for half types; what holds more bytes takes smaller tiles to stay in shared memory."""
     row = padded(width) * dtype.itemsize
     if row > 512:
-        return Config(queries=32, keys=32, stages=1, back_rows=16, back_step=16, back_stages=1)
+        return Config(
+            queries=32, keys=16, stages=1, back_rows=16, back_step=16, back_warps=8, back_stages=1
+        )
     if row > 256:
-        return Config(queries=64, keys=32, back_rows=32, back_step=32, back_stages=1)
+        return Config(
+            keys=32, warps=8, stages=1, back_rows=32, back_step=32, back_warps=8, back_stages=1
+        )
     if dtype == torch.float32:
-        return Config(queries=64, keys=32, back_rows=32, back_step=32)
+        return Config(keys=32, back_rows=32, back_step=32)
+    if row > 128:
+        return Config(back_warps=8)
     tuned = tuning.nearest("local_attention", {"head_dim": width, "window": window})
     return Config() if tuned is None else Config(**tuned)
 
