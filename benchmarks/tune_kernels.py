@@ -20,8 +20,10 @@ from kernel_timing import median_ms
 from flashmix.ops._triton.tuning import TABLE
 from flashmix.ops.fnet.plan import matrices, plans
 from flashmix.ops.fnet.triton import launch as fnet
+from flashmix.ops.local_attention.triton import launch as local
 from flashmix.ops.spectral.plan import plan as spectral_plan
 from flashmix.ops.spectral.triton import launch as spectral
+from flashmix.ops.topk_attention.triton import launch as topk_attention
 
 FNET = (
     (64, 4096, 768),
@@ -32,6 +34,10 @@ FNET = (
     (32, 512, 768),
 )
 SPECTRAL = ((32, 4096, 768, 128), (8, 16384, 768, 128), (8, 2048, 256, 128))
+# Batch, N, and window or topk; eight heads of width 64.
+LOCAL = ((4, 4096, 128), (1, 16384, 512))
+TOPK = ((4, 4096, 32), (1, 16384, 64))
+HEADS, HEAD_WIDTH = 8, 64
 DTYPE = torch.bfloat16
 
 
@@ -115,25 +121,84 @@ def tune_spectral(batch: int, seq_len: int, dim: int, modes: int, count: bool) -
     return {"sizes": sizes, "parameters": asdict(how)}
 
 
+def heads(batch: int, seq_len: int) -> list[torch.Tensor]:
+    """q, k and v."""
+    shape = (batch, HEADS, seq_len, HEAD_WIDTH)
+    return [torch.randn(shape, device="cuda", dtype=DTYPE) for _ in range(3)]
+
+
+def tune_local(batch: int, seq_len: int, window: int, count: bool) -> dict[str, Any]:
+    """Both directions of a sliding window."""
+    q, k, v = heads(batch, seq_len)
+    forward = partial(local.forward, q, k, v, None, window, False)
+    first = [
+        local.Config(queries=m, keys=n, warps=w, stages=s)
+        for m, n, w, s in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3))
+        if not (m == 64 and w == 8)
+    ]
+    _, one = quickest(first, lambda how: forward(how=how), count)
+    y, logarithm = forward()
+    backward = partial(local.backward, y, q, k, v, y, logarithm, None, window, False)
+    second = [
+        local.Config(back_rows=m, back_step=n, back_warps=w, back_stages=s)
+        for m, n, w, s in itertools.product((64, 128), (32, 64), (4, 8), (1, 2, 3))
+    ]
+    _, two = quickest(second, lambda how: backward(how=how), count)
+    if not count:
+        return {}
+    names = [name for name in asdict(two) if name.startswith("back")]
+    how = replace(one, **{name: getattr(two, name) for name in names})
+    return {"sizes": {"head_dim": HEAD_WIDTH, "window": window}, "parameters": asdict(how)}
+
+
+def tune_topk(batch: int, seq_len: int, topk: int, count: bool) -> dict[str, Any]:
+    """The selection of exact top-k: its bound, then its candidates."""
+    forward = partial(topk_attention.forward, *heads(batch, seq_len), None, topk, False)
+    first = [
+        topk_attention.Config(queries=m, warps=w, stages=s)
+        for m, w, s in itertools.product((64, 128), (4, 8), (2, 3))
+    ]
+    _, one = quickest(first, lambda how: forward(how=how), count)
+    second = [
+        replace(one or first[0], collect_keys=n, collect_warps=w, collect_stages=s)
+        for n, w, s in itertools.product((32, 64, 128), (4, 8), (2, 3))
+    ]
+    _, two = quickest(second, lambda how: forward(how=how), count)
+    if not count:
+        return {}
+    return {"sizes": {"head_dim": HEAD_WIDTH, "topk": topk}, "parameters": asdict(two)}
+
+
 def jobs() -> Iterator[tuple[str, Callable[[bool], dict[str, Any]]]]:
     """One job for each shape."""
     for shape in FNET:
         yield "fnet", lambda count, shape=shape: tune_fnet(*shape, count)
     for shape in SPECTRAL:
         yield "spectral", lambda count, shape=shape: tune_spectral(*shape, count)
+    for shape in LOCAL:
+        yield "local_attention", lambda count, shape=shape: tune_local(*shape, count)
+    for shape in TOPK:
+        yield "topk_attention", lambda count, shape=shape: tune_topk(*shape, count)
 
 
 def main() -> None:
     """Compile one job's kernels, or time all of them and write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--compile-only", type=int)
+    parser.add_argument("--ops", nargs="*", help="tune these alone and keep the others' entries")
     parser.add_argument("--out", type=Path, default=TABLE)
     options = parser.parse_args()
     if options.compile_only is not None:
         next(itertools.islice(jobs(), options.compile_only, None))[1](False)
         return
     table: dict[str, Any] = {"gpu": torch.cuda.get_device_name()}
+    if options.ops:
+        kept = json.loads(TABLE.read_text())
+        if kept.pop("gpu") == table["gpu"]:
+            table |= {op: entries for op, entries in kept.items() if op not in options.ops}
     for op, job in jobs():
+        if options.ops and op not in options.ops:
+            continue
         table.setdefault(op, []).append(job(True))
         torch.cuda.empty_cache()
     options.out.write_text(json.dumps(table, indent=1) + "\n")

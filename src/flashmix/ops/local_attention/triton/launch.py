@@ -64,14 +64,20 @@ def _side(side: int, seq_len: int) -> int:
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    window: int,
+    causal: bool,
+    how: Config | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The output [B, H, N, dh] and the base-2 logarithm of each query's sum, float32 [B, H, N]."""
     batch, heads, n, width = q.shape
     q, k, v = side_by_side(q, k, v)
     y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     logarithm = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    how = config(width, window, q.dtype)
+    how = how or config(width, window, q.dtype)
     real = packing(mask)
     before, after = reach(window, causal, n)
     queries = _side(how.queries, n)
@@ -113,12 +119,13 @@ def backward(
     mask: Tensor | None,
     window: int,
     causal: bool,
+    how: Config | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to q, k and v, contiguous."""
     batch, heads, n, width = q.shape
     q, k, v, grad = side_by_side(q, k, v, grad)
     grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-    how = config(width, window, q.dtype)
+    how = how or config(width, window, q.dtype)
     real = packing(mask)
     before, after = reach(window, causal, n)
     rows = _side(how.back_rows, n)

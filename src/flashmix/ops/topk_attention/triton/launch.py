@@ -72,7 +72,13 @@ def slots(topk: int) -> int:
 
 
 def forward(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    topk: int,
+    causal: bool,
+    how: Config | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output, and the kept keys (int32, -1 where fewer) and weights (float32) [B, H, N, k]."""
     batch, heads, n, width = q.shape
@@ -83,7 +89,8 @@ def forward(
     if not y.numel():
         return y, index, weights
     group = heads // k.shape[1]
-    _select(q, k, mask, topk, causal, index, weights)
+    how = how or config(width, topk, q.dtype)
+    _select(q, k, mask, topk, causal, index, weights, how)
     rows, kept = _gathered(width, topk)
     gather_kernel[(triton.cdiv(n, rows) * batch * heads,)](
         v,
@@ -111,10 +118,10 @@ def _select(
     causal: bool,
     index: Tensor,
     weights: Tensor,
+    how: Config,
 ) -> None:
     """Fill ``index`` and ``weights``."""
     batch, heads, n, width = q.shape
-    how = config(width, topk, q.dtype)
     tile = groups(width, topk, q.dtype)
     # Beyond three keys for four groups the bound leaves more candidates than there is room for.
     bounded = 4 * topk <= 3 * tile
