@@ -58,7 +58,7 @@ def test_what_block_selection_misses_stands_in_the_report():
 def test_recall_and_errors_of_a_selection_that_misses_nothing(monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK", 4)
     q, k, v = randn(3, 1, 2, 22, 8, dtype=torch.float32)
-    found = _compare(q, k, v, topk=22)
+    found = _compare([q, k, v], 22)
     assert found["recall"] == 1
     assert found["weight_kept"] == pytest.approx(1)
     assert found["error_against_exact"] == found["error_against_dense"] == 0
@@ -71,10 +71,10 @@ def test_recall_counts_the_exact_keys_among_the_kept_blocks(monkeypatch):
     k = -torch.ones(1, 1, 16, 8)
     k[:, :, 8:12] = 1
     v = randn(1, 1, 16, 8, dtype=torch.float32)
-    assert _compare(q, k, v, topk=4)["recall"] == 1
+    assert _compare([q, k, v], 4)["recall"] == 1
     # Spread over two blocks, half of them is all that one block holds.
     k[:, :, 10:12], k[:, :, 2:4] = -1, 1
-    assert _compare(q, k, v, topk=4)["recall"] == 0.5
+    assert _compare([q, k, v], 4)["recall"] == 0.5
 
 
 def test_facts_of_white_noise_recall_about_what_chance_would():

@@ -197,3 +197,20 @@ def test_replays_in_a_cuda_graph_and_never_waits_for_the_host():
     want = outputs(lambda *x: local(*x, impl="reference", window=65, mask=mask), wide, upstream)
     for one, exact in zip(got, want, strict=True):
         assert relative_error(one, exact) <= 2e-6
+
+
+def test_auto_compiles_for_any_length_at_once():
+    """Sizes that a graph leaves open decide nothing, and recompile nothing."""
+    torch.compiler.reset()
+    compiled = torch.compile(
+        lambda q, k, v: ops.local_attention(q, k, v, window=9)
+        + ops.topk_attention(q, k, v, topk=4),
+        fullgraph=True,
+        backend="aot_eager",
+        dynamic=True,
+    )
+    for n in (20, 24, 31):
+        (q, k, v), _ = qkv(1, 2, 2, n, 16)
+        want = ops.local_attention(q, k, v, window=9) + ops.topk_attention(q, k, v, topk=4)
+        with torch.compiler.set_stance("default" if n == 20 else "fail_on_recompile"):
+            assert relative_error(compiled(q, k, v), want.double()) <= 2e-6

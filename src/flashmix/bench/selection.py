@@ -34,7 +34,7 @@ def block_selection_facts(case: Case) -> dict[str, Any]:
         "kept_share": case.topk / case.seq_len,
         "queries": min(SAMPLED_BLOCKS * blocks.BLOCK, case.seq_len),
         "inputs": {
-            name: _compare(*(x.to(dtype) for x in inputs), topk=case.topk)
+            name: _compare([x.to(dtype) for x in inputs], case.topk)
             for name, inputs in kinds.items()
         },
     }
@@ -47,8 +47,9 @@ def _smooth(x: Tensor) -> Tensor:
     return (mean / mean.std()).transpose(1, 2).view(x.shape)
 
 
-def _compare(q: Tensor, k: Tensor, v: Tensor, topk: int) -> dict[str, float]:
+def _compare(qkv: list[Tensor], topk: int) -> dict[str, float]:
     """Block selection beside exact selection and dense attention, over blocks spread evenly."""
+    q, k, v = qkv
     n = q.shape[2]
     (q_blocks, k_blocks, _), lengths = blocks.pack_blocks(q, k, v, None)
     kept = blocks.select_blocks(q_blocks, k_blocks, lengths, topk, causal=False)

@@ -7,11 +7,17 @@ from dataclasses import dataclass, field
 
 import torch
 
-_TOKENS = ("batch", "seq_len", "dim")
-_HEADS = ("batch", "num_heads", "seq_len", "head_dim")
-
 KNOBS = ("modes", "window", "topk")
 """Options that decide how much there is to do."""
+
+
+def _all_known(sizes: tuple[int, ...]) -> bool:
+    """Whether no size is left open by a graph that is being compiled for any."""
+    if not torch.compiler.is_compiling():
+        return True
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return all(has_static_value(size) for size in sizes)
 
 
 @dataclass(frozen=True)
@@ -27,13 +33,15 @@ class Case:
     device: torch.device
     options: Mapping[str, int | bool] = field(default_factory=dict)
 
-    def key(self) -> tuple[tuple[tuple[str, int], ...], torch.dtype, torch.device]:
-        """What measured times are looked up by; a graph being compiled is bound to these sizes."""
-        shape = [int(size) for size in self.shape]
-        if len(shape) == len(_HEADS):
-            sizes = dict(zip(_HEADS, shape, strict=True))
-            sizes["dim"] = sizes["num_heads"] * sizes.pop("head_dim")
+    def key(self) -> tuple[tuple[tuple[str, int], ...], torch.dtype, torch.device] | None:
+        """What measured times are looked up by; None while a graph is compiled for any size."""
+        if not _all_known(self.shape):
+            return None
+        if len(self.shape) == 4:
+            batch, heads, seq_len, width = self.shape
+            sizes = [("batch", batch), ("seq_len", seq_len), ("dim", heads * width)]
+            sizes.append(("num_heads", heads))
         else:
-            sizes = dict(zip(_TOKENS, shape, strict=True))
-        knobs = {name: int(self.options[name]) for name in KNOBS if name in self.options}
-        return tuple({**sizes, **knobs}.items()), self.dtype, self.device
+            sizes = list(zip(("batch", "seq_len", "dim"), self.shape, strict=True))
+        knobs = [(name, int(self.options[name])) for name in KNOBS if name in self.options]
+        return (*sizes, *knobs), self.dtype, self.device

@@ -104,16 +104,19 @@ class Operator:
         return unknown_choice(f"impl of {self.name}", impl, ["auto", *names, *self.aliases])
 
     def _prefer(self, able: Sequence[Implementation], case: Case | None) -> Implementation:
-        if case is not None and not all(one.preferred for one in able):
+        undecided = case is not None and not all(one.preferred for one in able)
+        key = case.key() if case is not None and undecided else None
+        if key is not None:
             names = tuple(one.name for one in able)
-            name = _measured.fastest(self.name, *case.key(), names)
+            name = _measured.fastest(self.name, *key, names)
             if name is not None:
                 return able[names.index(name)]
         return next((one for one in able if one.preferred), able[0])
 
     def why(self, chosen: Implementation, able: Sequence[Implementation], case: Case) -> str:
         """Why ``auto`` prefers ``chosen`` to the others that are able to run ``case``."""
-        row = _measured.nearest(self.name, *case.key())
+        key = case.key()
+        row = None if key is None else _measured.nearest(self.name, *key)
         if row is not None and any(one.name in row.milliseconds for one in able):
             return f"the fastest of {row}"
         rank = [one.name for one in self.implementations].index(chosen.name) + 1

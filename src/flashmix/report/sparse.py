@@ -47,7 +47,7 @@ def _crossovers(rows: Sequence[Row]) -> Section | None:
                 if label == DENSE or len(lengths) < 2:
                     continue
                 crossing = tables.crossover(sweep.crossover(label, DENSE))
-                last = sweep.ok(label, lengths[-1])
+                last = sweep.cells[label][lengths[-1]]
                 body.append(
                     [
                         op,
