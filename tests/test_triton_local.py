@@ -203,8 +203,9 @@ def test_auto_compiles_for_any_length_at_once():
     """Sizes that a graph leaves open decide nothing, and recompile nothing."""
     torch.compiler.reset()
     compiled = torch.compile(
-        lambda q, k, v: ops.local_attention(q, k, v, window=9)
-        + ops.topk_attention(q, k, v, topk=4),
+        lambda q, k, v: (
+            ops.local_attention(q, k, v, window=9) + ops.topk_attention(q, k, v, topk=4)
+        ),
         fullgraph=True,
         backend="aot_eager",
         dynamic=True,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashmix.ops._dense import repeat_heads
 from flashmix.ops._triton.heads import (
     LOG2_E,
     Packing,
@@ -123,13 +124,13 @@ def _pooled(x: Tensor, real: Packing, first: bool) -> Tensor:
 
 def _choose(q: Tensor, k: Tensor, real: Packing, topk: int, causal: bool) -> Tensor:
     """The blocks chosen, int32 [B, H, G, S]."""
-    batch, heads, n, _ = q.shape
+    batch, n = q.shape[0], q.shape[2]
     pooled_q, pooled_k = _pooled(q, real, causal), _pooled(k, real, False)
     lengths = real.lengths
     if lengths is None:
         lengths = torch.full((batch,), n, device=q.device)
     filled = blocks.filled_slots(lengths, pooled_q.shape[2], blocks.BLOCK)
-    pooled_k = pooled_k.repeat_interleave(heads // k.shape[1], 1)
+    pooled_k, _ = repeat_heads(pooled_q, pooled_k, pooled_k)
     chosen, possible = blocks.choose_blocks(pooled_q, pooled_k, filled, n, topk, causal)
     return chosen.masked_fill(~possible, -1).int()
 
