@@ -17,13 +17,15 @@ from flashmix.ops._triton import tuning
 from flashmix.ops._triton.heads import packing, padded
 from flashmix.ops._triton.inverse import inverse
 from flashmix.ops._triton.launch import precision
-from flashmix.ops.topk_attention.triton.kernels import (
-    bound_kernel,
-    collect_kernel,
+from flashmix.ops.topk_attention.triton.kernels_gather import (
     gather_kernel,
-    keep_kernel,
     key_grad_kernel,
     query_grad_kernel,
+)
+from flashmix.ops.topk_attention.triton.kernels_select import (
+    bound_kernel,
+    collect_kernel,
+    keep_kernel,
     search_kernel,
 )
 
@@ -31,7 +33,7 @@ _MOST_GROUPS = 256
 _KEEP_TILE = 2048
 _TILE = 4096
 _EASY_TILE, _LARGEST_TILE = 1 << 15, 1 << 17
-"""Bytes of a tile of keys that is two stages hold with ease, and of one that just fits."""
+"""Bytes of a tile of keys that two stages hold with ease, and of one that just fits."""
 
 
 @dataclass(frozen=True, kw_only=True)
