@@ -56,6 +56,9 @@ TOPK_SWEEP: tuple[Shape, ...] = tuple((4, n, 32) for n in (512, 1024, 2048, 8192
 BLOCK_SWEEP: tuple[Shape, ...] = tuple(
     (1, n, n // 16) for n in (2048, 4096, 8192, 16384, 32768, 131072)
 )
+ATTENTION_CPU = (512, 1024, 2048, 4096, 8192)
+LOCAL_CPU: tuple[Shape, ...] = tuple((1, n, w) for n in ATTENTION_CPU for w in (64, 128, 512))
+TOPK_CPU: tuple[Shape, ...] = tuple((1, n, 32) for n in ATTENTION_CPU)
 BLOCK_CPU: tuple[Shape, ...] = ((1, 2048, 128), (1, 4096, 256))
 
 HEADS, HEAD_WIDTH = 8, 64
@@ -165,13 +168,9 @@ def _subjects(grid: Grid) -> Iterator[Case]:
             for modes in (MODES, shape[1] // 2 + 1):
                 yield case("spectral", *shape, modes=modes)
     width = HEADS * HEAD_WIDTH
-    local, topk, block = (*LOCAL_GPU, *LOCAL_SWEEP), (*TOPK_GPU, *TOPK_SWEEP), BLOCK_GPU
+    local, topk, block = LOCAL_CPU, TOPK_CPU, BLOCK_CPU
     if grid.on_gpu:
-        block = (*BLOCK_GPU, *BLOCK_SWEEP)
-    else:
-        on_cpu = (512, 1024, 2048, 4096, 8192)
-        local = tuple((1, n, window) for n in on_cpu for window in (64, 128, 512))
-        topk, block = tuple((1, n, 32) for n in on_cpu), BLOCK_CPU
+        local, topk, block = LOCAL_GPU + LOCAL_SWEEP, TOPK_GPU + TOPK_SWEEP, BLOCK_GPU + BLOCK_SWEEP
     if "local" in wanted:
         for batch, n, window in lengths(local):
             yield case("local_attention", batch, n, width, window=window)
