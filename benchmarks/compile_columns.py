@@ -1,6 +1,6 @@
-"""Compile every Triton kernel for an H200 (sm_90) without one, and say what each takes.
+"""Compile the kernels of fnet and spectral for an H200 (sm_90) without one, and size them up.
 
-Usage: TRITON_INTERPRET=0 python benchmarks/compile_kernels.py [--dtype bfloat16] [TEXT]
+Usage: TRITON_INTERPRET=0 python benchmarks/compile_columns.py [--dtype bfloat16] [TEXT]
 
 Runs the launches of this package on tensors without memory, and hands each kernel to Triton's
 compiler instead of a GPU. Prints shared memory, registers and spills of those whose line holds

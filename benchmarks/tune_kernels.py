@@ -1,10 +1,10 @@
 """Find the launch parameters of the Triton kernels on this GPU and write ``tuned.json``.
 
-Usage: python benchmarks/tune_kernels.py [--op OP] [--compile-only INDEX] [--out FILE]
+Usage: python benchmarks/tune_kernels.py [--ops OP ...] [--compile-only INDEX] [--out FILE]
 
 Both ways to FNet mixing are timed at the same shapes, two passes ("fnet") and column by column
 ("fnet_columns"), and filters by products ("spectral") and by columns ("spectral_columns").
-Other ops' entries of the file stay as they are where --op names one.
+Other ops' entries of the file stay as they are where --ops names some.
 """
 
 from __future__ import annotations
@@ -23,13 +23,16 @@ from kernel_timing import median_ms
 
 from flashmix._files import write_whole
 from flashmix.ops._triton.columns import launch as columns
-from flashmix.ops._triton.columns.plan import Digits, digits, options
+from flashmix.ops._triton.columns.plan import Digits, digits
+from flashmix.ops._triton.columns.plan import options as ways
 from flashmix.ops._triton.tuning import TABLE
 from flashmix.ops.fnet.plan import matrices, plans
 from flashmix.ops.fnet.triton import launch as fnet
 from flashmix.ops.fnet.triton import passes
+from flashmix.ops.local_attention.triton import launch as local
 from flashmix.ops.spectral.plan import plan as spectral_plan
 from flashmix.ops.spectral.triton import launch as spectral
+from flashmix.ops.topk_attention.triton import launch as topk_attention
 
 FNET = (
     (64, 4096, 768),
@@ -42,7 +45,10 @@ FNET = (
 SPECTRAL = ((32, 4096, 768, 128), (8, 16384, 768, 128), (8, 2048, 256, 128))
 LONG = ((1, 131072, 768), (1, 1048576, 768))
 ALL_MODES = ((32, 4096, 768), (8, 16384, 768), (8, 2048, 256))
-OPS = ("fnet", "spectral", "fnet_columns", "spectral_columns")
+# Batch, N, and window or topk; eight heads of width 64.
+LOCAL = ((4, 4096, 128), (1, 16384, 512))
+TOPK = ((4, 4096, 32), (1, 16384, 64))
+HEADS, HEAD_WIDTH = 8, 64
 DTYPE = torch.bfloat16
 
 
@@ -130,7 +136,7 @@ def cuts(seq_len: int) -> list[Digits]:
     """The likeliest cuts of a length: few passes, little padding."""
     usual = digits(seq_len)
     assert usual is not None
-    found = [one for one in options(seq_len) if (one.na > 1) == (usual.na > 1)]
+    found = [one for one in ways(seq_len) if (one.na > 1) == (usual.na > 1)]
     return sorted(found, key=lambda one: max(one.n1, one.na, one.nb))[:4]
 
 
@@ -183,16 +189,69 @@ def tune_spectral_columns(batch: int, seq_len: int, dim: int, count: bool) -> di
     return {"sizes": sizes, "parameters": min(found, key=lambda one: one[0])[1]} if found else {}
 
 
-def jobs(only: str | None) -> Iterator[tuple[str, Callable[[bool], dict[str, Any]]]]:
-    """One job for each shape of an op, or of all."""
-    for op, tune, shapes in (
-        ("fnet", tune_fnet, FNET),
-        ("spectral", tune_spectral, SPECTRAL),
-        ("fnet_columns", tune_fnet_columns, (*FNET, *LONG)),
-        ("spectral_columns", tune_spectral_columns, ALL_MODES),
-    ):
-        for shape in shapes if only in (None, op) else ():
+def heads(batch: int, seq_len: int) -> list[torch.Tensor]:
+    """q, k and v."""
+    shape = (batch, HEADS, seq_len, HEAD_WIDTH)
+    return [torch.randn(shape, device="cuda", dtype=DTYPE) for _ in range(3)]
+
+
+def tune_local(batch: int, seq_len: int, window: int, count: bool) -> dict[str, Any]:
+    """Both directions of a sliding window."""
+    q, k, v = heads(batch, seq_len)
+    forward = partial(local.forward, q, k, v, None, window, False)
+    first = [
+        local.Config(queries=m, keys=n, warps=w, stages=s)
+        for m, n, w, s in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3))
+        if not (m == 64 and w == 8)
+    ]
+    _, one = quickest(first, lambda how: forward(how=how), count)
+    y, logarithm = forward()
+    backward = partial(local.backward, y, q, k, v, y, logarithm, None, window, False)
+    second = [
+        local.Config(back_rows=m, back_step=n, back_warps=w, back_stages=s)
+        for m, n, w, s in itertools.product((64, 128), (32, 64), (4, 8), (1, 2, 3))
+    ]
+    _, two = quickest(second, lambda how: backward(how=how), count)
+    if not count:
+        return {}
+    names = [name for name in asdict(two) if name.startswith("back")]
+    how = replace(one, **{name: getattr(two, name) for name in names})
+    return {"sizes": {"head_dim": HEAD_WIDTH, "window": window}, "parameters": asdict(how)}
+
+
+def tune_topk(batch: int, seq_len: int, topk: int, count: bool) -> dict[str, Any]:
+    """The selection of exact top-k: its bound, then its candidates."""
+    forward = partial(topk_attention.forward, *heads(batch, seq_len), None, topk, False)
+    first = [
+        topk_attention.Config(queries=m, warps=w, stages=s)
+        for m, w, s in itertools.product((64, 128), (4, 8), (2, 3))
+    ]
+    _, one = quickest(first, lambda how: forward(how=how), count)
+    second = [
+        replace(one or first[0], collect_keys=n, collect_warps=w, collect_stages=s)
+        for n, w, s in itertools.product((32, 64, 128), (4, 8), (2, 3))
+    ]
+    _, two = quickest(second, lambda how: forward(how=how), count)
+    if not count:
+        return {}
+    return {"sizes": {"head_dim": HEAD_WIDTH, "topk": topk}, "parameters": asdict(two)}
+
+
+def jobs(only: list[str] | None) -> Iterator[tuple[str, Callable[[bool], dict[str, Any]]]]:
+    """One job for each shape of the ops named, or of all."""
+    for op, (tune, shapes) in JOBS.items():
+        for shape in shapes if only is None or op in only else ():
             yield op, lambda count, tune=tune, shape=shape: tune(*shape, count)
+
+
+JOBS: dict[str, tuple[Callable[..., dict[str, Any]], tuple[tuple[int, ...], ...]]] = {
+    "fnet": (tune_fnet, FNET),
+    "spectral": (tune_spectral, SPECTRAL),
+    "fnet_columns": (tune_fnet_columns, (*FNET, *LONG)),
+    "spectral_columns": (tune_spectral_columns, ALL_MODES),
+    "local_attention": (tune_local, LOCAL),
+    "topk_attention": (tune_topk, TOPK),
+}
 
 
 def main() -> None:
@@ -200,19 +259,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--op", choices=OPS, help="tune this one alone")
     parser.add_argument("--compile-only", type=int)
+    parser.add_argument(
+        "--ops",
+        nargs="*",
+        choices=tuple(JOBS),
+        help="tune these alone and keep the others' entries",
+    )
     parser.add_argument("--out", type=Path, default=TABLE)
-    told = parser.parse_args()
-    if told.compile_only is not None:
-        next(itertools.islice(jobs(told.op), told.compile_only, None))[1](False)
+    options = parser.parse_args()
+    if options.compile_only is not None:
+        next(itertools.islice(jobs(options.ops), options.compile_only, None))[1](False)
         return
     table: dict[str, Any] = {"gpu": torch.cuda.get_device_name()}
-    for op, job in jobs(told.op):
+    if options.ops:
+        kept = json.loads(TABLE.read_text())
+        if kept.pop("gpu") == table["gpu"]:
+            table |= {op: entries for op, entries in kept.items() if op not in options.ops}
+    for op, job in jobs(options.ops):
         table.setdefault(op, []).append(job(True))
         torch.cuda.empty_cache()
-    old = json.loads(told.out.read_text()) if told.op and told.out.exists() else {}
-    write_whole(told.out, json.dumps({**old, **table}, indent=1) + "\n")
+    write_whole(options.out, json.dumps(table, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -109,6 +109,18 @@ FACTS = {
         "input": "white noise",
     },
     "spectral": {"unitary_energy_ratio": 1.0, "same_bits_twice": True},
+    "block_topk_attention": {
+        "kept_share": 0.0625,
+        "queries": 1024,
+        "inputs": {
+            "white noise": {
+                "recall": 0.07,
+                "weight_kept": 0.08,
+                "error_against_exact": 1.5,
+                "error_against_dense": 3.0,
+            }
+        },
+    },
 }
 
 

@@ -1,5 +1,6 @@
 """Which implementation ``auto`` runs where times were measured, and what ``explain`` says of it."""
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -9,10 +10,12 @@ import pytest
 import torch
 
 import flashmix
-from flashmix.bench import read_rows
+from bench_helpers import make_row
+from flashmix.bench import Case, read_rows
 from flashmix.ops import _measured
 from flashmix.ops._triton.tuning import TABLE as TUNED
 from flashmix.ops.fnet.plan import plan
+from report_helpers import write_run
 
 H200 = "NVIDIA H200"
 ROOT = Path(__file__).parent.parent
@@ -99,6 +102,71 @@ def test_auto_leaves_what_the_kernels_refuse_or_nobody_measured_to_torch():
     assert "no causal filter" in told.alternatives["triton"]
     told = flashmix.explain("spectral", (8, 4096, 768), torch.float16, "cuda", modes=500)
     assert told.impl == "torch"
+
+
+@pytest.mark.usefixtures("an_h200")
+def test_attention_goes_by_heads_and_window_or_k_too(monkeypatch, tmp_path):
+    def entry(seq_len, torch_ms, triton_ms, **knobs):
+        sizes = {"batch": 4, "seq_len": seq_len, "dim": 512, "num_heads": 8, **knobs}
+        return {"sizes": sizes, "ms": {"torch": torch_ms, "triton": triton_ms}}
+
+    ops = {
+        "local_attention": {
+            "bfloat16": [entry(4096, 0.2, 0.03, window=128), entry(64, 0.02, 0.03, window=128)]
+        },
+        "topk_attention": {"bfloat16": [entry(4096, 17.0, 1.0, topk=32)]},
+    }
+    table = tmp_path / "measured.json"
+    table.write_text(json.dumps({"run": "a run", "gpus": {H200: ops}}))
+    monkeypatch.setattr(_measured, "TABLE", table)
+
+    def chosen(op, *shape, dtype=torch.float16, **options):
+        return flashmix.explain(op, shape, dtype, "cuda", **options).impl
+
+    assert chosen("local_attention", 4, 8, 4000, 64, window=100) == "triton"
+    assert chosen("local_attention", 4, 8, 100, 64, window=128) == "torch"
+    assert chosen("local_attention", 4, 8, 4096, 64, window=4096) == "torch"
+    assert chosen("local_attention", 4, 8, 4096, 64) == "torch"
+    assert chosen("local_attention", 4, 8, 4096, 64, window=128, dtype=torch.float32) == "torch"
+    assert chosen("topk_attention", 4, 8, 4096, 64, topk=32) == "triton"
+    assert chosen("block_topk_attention", 4, 8, 4096, 64, topk=32) == "torch"
+    assert chosen("attention", 4, 8, 4096, 64) == "torch"
+
+
+def test_the_table_of_a_run_names_what_attention_is_looked_up_by(tmp_path):
+    def rows(op, impl, ms, **knobs):
+        case = Case(
+            suite="kernels",
+            mixer=op,
+            op=op,
+            impl=impl,
+            subject="op",
+            batch=4,
+            seq_len=4096,
+            dim=512,
+            num_heads=8,
+            dtype="bfloat16",
+            device="cuda",
+            **knobs,
+        )
+        return make_row(impl, 4096, ms, host_ms=0.01) | case.as_dict()
+
+    found = [
+        rows("local_attention", "torch", 0.2, window=128),
+        rows("local_attention", "sdpa", 0.3, window=128),
+        rows("local_attention", "triton", 0.03, window=128),
+        rows("topk_attention", "torch", 9.0, topk=32),
+    ]
+    folder = write_run(tmp_path / "run", found)
+    about = json.loads((folder / "run.json").read_text())
+    about["machine"] |= {"gpu": H200, "commit": "abc"}
+    (folder / "run.json").write_text(json.dumps(about))
+    spec = importlib.util.spec_from_file_location("update", ROOT / "scripts/update_dispatch.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    sizes = {"batch": 4, "seq_len": 4096, "dim": 512, "num_heads": 8, "window": 128}
+    want = [{"sizes": sizes, "ms": {"torch": 0.2, "triton": 0.03}}]
+    assert script.table(folder)["gpus"][H200] == {"local_attention": {"bfloat16": want}}
 
 
 def test_tuned_parameters_fit_the_plans_they_are_for():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -63,8 +64,8 @@ def _sdpa_mask(case: Case) -> Function:
     return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def _flex(case: Case) -> Function:
-    """FlexAttention, compiled, its block mask built beforehand."""
+def _flex_parts(case: Case) -> tuple[Callable[[], Any], Callable[..., Tensor]]:
+    """FlexAttention, compiled, and what builds its block mask, which visits all N x N pairs."""
     import torch._dynamo
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -74,12 +75,24 @@ def _flex(case: Case) -> Function:
     def near(b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:
         return (i - j).abs() <= reach
 
-    mask = create_block_mask(near, None, None, n, n, device=case.device)
     # After eight shapes a compiled function would silently run dense and uncompiled.
     torch._dynamo.reset()
     torch._dynamo.config.fail_on_recompile_limit_hit = True
     compiled = torch.compile(flex_attention, dynamic=False)
-    return lambda q, k, v: compiled(q, k, v, block_mask=mask)
+    return lambda: create_block_mask(near, None, None, n, n, device=case.device), compiled
+
+
+def _flex(case: Case) -> Function:
+    """FlexAttention, compiled, its block mask built beforehand."""
+    build, attend = _flex_parts(case)
+    mask = build()
+    return lambda q, k, v: attend(q, k, v, block_mask=mask)
+
+
+def _flex_mask(case: Case) -> Function:
+    """FlexAttention, compiled, its block mask built anew in each call, as for lengths that vary."""
+    build, attend = _flex_parts(case)
+    return lambda q, k, v: attend(q, k, v, block_mask=build())
 
 
 def _topk_scatter(case: Case) -> Function:
@@ -133,6 +146,7 @@ EVERYDAY: dict[str, dict[str, Callable[[Case], Function]]] = {
         "sdpa": _sdpa,
         "sdpa-mask": _sdpa_mask,
         "flex": _flex,
+        "flex-mask": _flex_mask,
         "local-attention": _local_attention_package,
     },
     "topk_attention": {
@@ -140,6 +154,7 @@ EVERYDAY: dict[str, dict[str, Callable[[Case], Function]]] = {
         "topk-scatter": _topk_scatter,
         "x-transformers": _x_transformers,
     },
+    "block_topk_attention": {"sdpa": _sdpa},
 }
 
 
@@ -178,7 +193,10 @@ def _own(case: Case) -> Function:
         return lambda q, k, v: ops.local_attention(q, k, v, window=window, impl=case.impl)
     assert case.topk is not None
     topk = case.topk
-    return lambda q, k, v: ops.topk_attention(q, k, v, topk=topk, impl=case.impl)
+    selection: Literal["exact", "block"] = "exact" if case.op == "topk_attention" else "block"
+    return lambda q, k, v: ops.topk_attention(
+        q, k, v, topk=topk, selection=selection, impl=case.impl
+    )
 
 
 def build_contender(case: Case) -> tuple[list[Tensor], Function]:

@@ -8,12 +8,14 @@ from typing import Any
 from flashmix.bench.case import COPY
 from flashmix.bench.store import Row
 from flashmix.ops import OPERATORS
+from flashmix.ops._case import KNOBS
 
 NAMES = {
     "fnet": "fnet",
     "spectral": "spectral",
     "local": "local_attention",
     "topk": "topk_attention",
+    "block": "block_topk_attention",
 }
 """What suite ``kernels`` calls an operator, and its name."""
 
@@ -45,17 +47,21 @@ def measured_ops(rows: Sequence[Row]) -> dict[str, Any]:
         if row["impl"] not in choosable(row["op"]) or row["mixer"] == COPY:
             continue
         sizes = {name: row[name] for name in ("batch", "seq_len", "dim")}
-        if row["modes"] is not None:
-            sizes["modes"] = row["modes"]
+        if row["op"].endswith("attention"):
+            sizes["num_heads"] = row["num_heads"]
+        sizes |= {name: row[name] for name in KNOBS if row.get(name) is not None}
         entries = ops.setdefault(row["op"], {}).setdefault(row["dtype"], [])
         if not entries or entries[-1]["sizes"] != sizes:
             entries.append({"sizes": sizes, "ms": {}})
         milliseconds = max(row["median_ms"], row.get("host_ms") or 0.0)
         entries[-1]["ms"][row["impl"]] = round(milliseconds, 5)
-    for dtypes in ops.values():
-        for dtype, entries in dtypes.items():
-            dtypes[dtype] = [one for one in entries if len(one["ms"]) > 1]
-    return ops
+    for op, dtypes in ops.items():
+        compared = {
+            dtype: [one for one in entries if len(one["ms"]) > 1]
+            for dtype, entries in dtypes.items()
+        }
+        ops[op] = {dtype: entries for dtype, entries in compared.items() if entries}
+    return {op: dtypes for op, dtypes in ops.items() if dtypes}
 
 
 def machine_of(run: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from flashmix.bench.case import Case
+from flashmix.bench.selection import block_selection_facts
 from flashmix.mixers import FourierAttention, Spectral
 from flashmix.ops import spectral
 
@@ -14,6 +15,8 @@ from flashmix.ops import spectral
 def measure_facts(case: Case) -> dict[str, Any]:
     """The facts of a case's mixer at its shape."""
     torch.manual_seed(case.seed)
+    if case.op == "block_topk_attention":
+        return block_selection_facts(case)
     x = torch.randn(case.batch, case.seq_len, case.dim, device=case.device)
     if case.mixer.partition("(")[0] == "fourier":
         return _fourier_facts(case, x)

@@ -85,9 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
     measured = read_run(folder)
     if measured["suite"] != "kernels":
         raise ArgumentError(f"{folder} is a run of suite {measured['suite']!r}, not 'kernels'")
-    ops = {
-        op: dtypes for op, dtypes in measured_ops(read_rows(folder)).items() if any(dtypes.values())
-    }
+    ops = measured_ops(read_rows(folder))
     if not ops:
         raise FlashmixError(
             f"{folder} holds no shape that two implementations ran, so there is nothing to choose"

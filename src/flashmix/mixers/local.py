@@ -20,7 +20,7 @@ class LocalAttention(QKVMixer):
         num_heads: heads H, a divisor of ``dim``; heads of width 64 by default.
         causal: token i sees tokens j <= i only.
         bias: whether the four projections have one.
-        impl: "auto", "torch" or "reference".
+        impl: "auto", or a name of :func:`flashmix.ops.local_attention`'s.
     """
 
     summary = "attention to the tokens within window // 2 on each side"

@@ -66,8 +66,8 @@ def explain(
         shape: the shape of its first argument, [B, N, D] or [B, H, N, dh].
         dtype: a floating dtype.
         device: for example "cpu" or "cuda".
-        options: what else the choice depends on: ``masked``, and for "spectral" ``modes`` and
-            ``causal``.
+        options: what else the choice depends on: ``masked``, ``causal``, for "spectral" ``modes``,
+            for "local_attention" ``window``, for top-k attention ``topk``.
 
     Returns:
         An :class:`Explanation`; print it for the story.

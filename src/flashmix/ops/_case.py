@@ -8,12 +8,25 @@ from dataclasses import dataclass, field
 
 import torch
 
+KNOBS = ("modes", "window", "topk")
+"""Options that decide how much there is to do."""
+
+
+def _all_known(sizes: tuple[int, ...]) -> bool:
+    """Whether no size is left open by a graph that is being compiled for any."""
+    if not torch.compiler.is_compiling():
+        return True
+    from torch.fx.experimental.symbolic_shapes import has_static_value
+
+    return all(has_static_value(size) for size in sizes)
+
 
 @dataclass(frozen=True)
 class Case:
     """A call's first argument and the options that matter to the choice.
 
-    ``options`` holds, where the op has them, ``masked``, ``causal``, ``modes`` and the like.
+    ``options`` holds, where the op has them, ``masked``, ``causal``, ``modes``, ``window``,
+    ``topk`` and the like.
     """
 
     shape: tuple[int, ...]
@@ -26,12 +39,15 @@ class Case:
         # Unlike int(), index() makes the compiler settle on a number where it traces any length.
         return tuple(operator.index(size) for size in self.shape)
 
-    def key(self) -> tuple[tuple[int, ...], int | None, torch.dtype, torch.device]:
-        """What measured times are looked up by."""
-        modes = self.options.get("modes")
-        return (
-            self.sizes(),
-            None if modes is None else operator.index(modes),
-            self.dtype,
-            self.device,
-        )
+    def key(self) -> tuple[tuple[tuple[str, int], ...], torch.dtype, torch.device] | None:
+        """What measured times are looked up by; None while a graph is compiled for any size."""
+        if not _all_known(self.shape):
+            return None
+        if len(self.shape) == 4:
+            batch, heads, seq_len, width = self.shape
+            sizes = [("batch", batch), ("seq_len", seq_len), ("dim", heads * width)]
+            sizes.append(("num_heads", heads))
+        else:
+            sizes = list(zip(("batch", "seq_len", "dim"), self.shape, strict=True))
+        knobs = [(name, int(self.options[name])) for name in KNOBS if name in self.options]
+        return (*sizes, *knobs), self.dtype, self.device

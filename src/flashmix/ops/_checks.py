@@ -64,17 +64,32 @@ def check_tokens(where: str, x: Tensor, mask: Tensor | None, dim: int | None = N
     check_mask(where, mask, x, x.shape[1])
 
 
-def check_qkv(where: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> None:
-    """``q``, ``k`` and ``v`` are [B, H, N, dh], alike in shape, dtype and device."""
+def check_qkv(
+    where: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, grouped: bool = False
+) -> None:
+    """``q``, ``k`` and ``v`` are [B, H, N, dh], alike in shape, dtype and device.
+
+    Where ``grouped``, k and v may have fewer heads, as many as divide H.
+    """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
         check_floating(where, name, tensor, "B, H, N, dh")
+        like, shape, note = "q", list(q.shape), ""
+        if grouped and name == "k":
+            note = " (or fewer heads, a divisor of H)"
+            if k.shape[1] and q.shape[1] % k.shape[1] == 0:
+                shape[1] = k.shape[1]
+        elif grouped and name == "v":
+            like, shape = "k", list(k.shape)
         for what, got, need in (
-            ("shape", list(tensor.shape), list(q.shape)),
+            ("shape", list(tensor.shape), shape),
             ("dtype", tensor.dtype, q.dtype),
             ("device", tensor.device, q.device),
         ):
             if got != need:
-                raise ArgumentError(f"{where}: {name} must have q's {what} {need}, got {got}")
+                tail = note if what == "shape" else ""
+                raise ArgumentError(
+                    f"{where}: {name} must have {like}'s {what} {need}{tail}, got {got}"
+                )
     check_mask(where, mask, q, q.shape[2])
 
 

@@ -55,3 +55,12 @@ def attend(
 def zero_qkv(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v with zeros at padding, so that nothing there (NaN included) reaches a product."""
     return zero_head_padding(q, mask), zero_head_padding(k, mask), zero_head_padding(v, mask)
+
+
+def repeat_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """K and v with as many heads as q: head h of q reads head h // (H / K) of their K."""
+    group = q.shape[1] // k.shape[1]
+    if group == 1:
+        return k, v
+    k, v = (x[:, :, None].expand(-1, -1, group, -1, -1).flatten(1, 2) for x in (k, v))
+    return k, v

@@ -26,10 +26,16 @@ from flashmix.ops._machine import device_name
 
 TABLE = Path(__file__).with_name("measured.json")
 
-_AXES = ("batch", "seq_len", "dim")
-
 # How many times larger or smaller than the measured size a case may be.
-_REACH = {"batch": 64, "seq_len": 8, "dim": 4, "modes": 2}
+_REACH = {
+    "batch": 64,
+    "num_heads": 8,
+    "seq_len": 8,
+    "dim": 4,
+    "modes": 2,
+    "window": 2,
+    "topk": 2,
+}
 
 
 @dataclass(frozen=True)
@@ -80,13 +86,17 @@ def _nearest(
 ) -> Measurement | None:
     wanted = dict(sizes)
 
+    def kind(sizes: Mapping[str, int]) -> bool:
+        """Fourier transforms tell lengths apart, attentions do not."""
+        return "num_heads" in sizes or smooth(sizes["seq_len"])
+
     def factors(row: Measurement) -> dict[str, float]:
         return {name: abs(math.log(max(1, wanted[name]) / row.sizes[name])) for name in wanted}
 
     def alike(row: Measurement) -> bool:
         return (
             set(row.sizes) == set(wanted)
-            and smooth(row.sizes["seq_len"]) == smooth(wanted["seq_len"])
+            and kind(row.sizes) == kind(wanted)
             and all(factor <= math.log(_REACH[name]) for name, factor in factors(row).items())
         )
 
@@ -96,42 +106,29 @@ def _nearest(
     return None
 
 
-@constant_in_graphs
-def applies(device: torch.device) -> bool:
-    """Whether anything is measured on the machine that ``device`` is of."""
-    name = device_name(device)
-    return any(name in machines for machines, _ in _tables())
-
-
 def stands_for(dtype: torch.dtype) -> str:
     """The dtype whose measurements count for ``dtype``: both half types move the same bytes."""
     return str(torch.bfloat16 if dtype == torch.float16 else dtype).removeprefix("torch.")
 
 
 def nearest(
-    op: str, shape: tuple[int, ...], modes: int | None, dtype: torch.dtype, device: torch.device
+    op: str, sizes: tuple[tuple[str, int], ...], dtype: torch.dtype, device: torch.device
 ) -> Measurement | None:
     """The measured case nearest to this one on its machine; None where there is none."""
     machine = device_name(device)
-    if machine is None or len(shape) != len(_AXES):
-        return None
-    sizes = dict(zip(_AXES, shape, strict=True))
-    if modes is not None:
-        sizes["modes"] = modes
-    return _nearest(machine, op, stands_for(dtype), tuple(sizes.items()))
+    return None if machine is None else _nearest(machine, op, stands_for(dtype), sizes)
 
 
 @constant_in_graphs
 def fastest(
     op: str,
-    shape: tuple[int, ...],
-    modes: int | None,
+    sizes: tuple[tuple[str, int], ...],
     dtype: torch.dtype,
     device: torch.device,
     names: tuple[str, ...],
 ) -> str | None:
     """The fastest of ``names`` at the measured case nearest to this one, where one is measured."""
-    row = nearest(op, shape, modes, dtype, device)
+    row = nearest(op, sizes, dtype, device)
     if row is None:
         return None
     measured = [name for name in names if name in row.milliseconds]

@@ -34,7 +34,8 @@ class Implementation:
     ``devices`` and ``dtypes`` are what it supports. ``missing`` returns None where it can run,
     otherwise the sentence that says what is missing and how to get it; ``unfit`` does the same
     for a case's shape and options, and ``road`` says how it goes about one that it takes. One that
-    is not ``preferred`` is chosen by ``auto`` only where measurements say so.
+    is not ``preferred`` is chosen by ``auto`` only where measurements say so. One that is
+    ``grouped`` takes fewer heads of keys than of queries itself; the others get them repeated.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Implementation:
     unfit: Callable[[Case], str | None] = _any_case
     road: Callable[[Case], str | None] = _any_case
     preferred: bool = True
+    grouped: bool = False
 
     def told(self, case: Case) -> str:
         """The summary, and how it goes about ``case`` where it has several ways."""
@@ -108,17 +110,19 @@ class Operator:
         return unknown_choice(f"impl of {self.name}", impl, ["auto", *names, *self.aliases])
 
     def _prefer(self, able: Sequence[Implementation], case: Case | None) -> Implementation:
-        unsure = case is not None and not all(one.preferred for one in able)
-        if case is not None and unsure and _measured.applies(case.device):
+        undecided = case is not None and not all(one.preferred for one in able)
+        key = case.key() if case is not None and undecided else None
+        if key is not None:
             names = tuple(one.name for one in able)
-            name = _measured.fastest(self.name, *case.key(), names)
+            name = _measured.fastest(self.name, *key, names)
             if name is not None:
                 return able[names.index(name)]
         return next((one for one in able if one.preferred), able[0])
 
     def why(self, chosen: Implementation, able: Sequence[Implementation], case: Case) -> str:
         """Why ``auto`` prefers ``chosen`` to the others that are able to run ``case``."""
-        row = _measured.nearest(self.name, *case.key())
+        key = case.key()
+        row = None if key is None else _measured.nearest(self.name, *key)
         if row is not None and any(one.name in row.milliseconds for one in able):
             return f"the fastest of {row}"
         rank = [one.name for one in self.implementations].index(chosen.name) + 1

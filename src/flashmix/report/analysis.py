@@ -221,7 +221,8 @@ def kernel_ratios(
     """
     groups: dict[tuple[str, str], dict[tuple[object, ...], dict[str, float]]] = {}
     for row in rows:
-        if row.get("subject") == "op" and row["status"] == "ok":
+        timed = row["direction"] != "facts" and row["status"] == "ok"
+        if row.get("subject") == "op" and timed:
             shape = tuple(row[k] for k in ("batch", "seq_len", "dim", "window", "topk", "modes"))
             cells = groups.setdefault((row["op"], row["direction"]), {}).setdefault(shape, {})
             cells[row["label"]] = row["median_ms"]

@@ -11,6 +11,7 @@ from flashmix.bench.store import Row
 from flashmix.report import tables
 from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, comparable
 from flashmix.report.recommend import recommendation_section
+from flashmix.report.sparse import sparse_sections
 from flashmix.report.tables import Cell, Section, Table, interval, number
 
 
@@ -349,7 +350,7 @@ def kernels_sections(rows: Sequence[Row]) -> list[Section]:
             part = [row for row in rows if row["op"] == op and row["direction"] == direction]
             if part:
                 found.append(_kernel_section(op, name, part))
-    return found
+    return [*found, *sparse_sections(rows)]
 
 
 def _kernel_section(op: str, direction: str, rows: Sequence[Row]) -> Section:

@@ -44,17 +44,38 @@ SPECTRAL_GPU: tuple[Shape, ...] = (
     (1, 131072, 768),
     (8, 4099, 768),
 )
-ATTENTION_GPU: tuple[tuple[int, int, int, int], ...] = ((4, 4096, 128, 32), (1, 16384, 512, 64))
-"""Batch, N, window and topk; eight heads of width 64."""
+# Batch, N and window, or keys kept; eight heads of width 64.
+LOCAL_GPU: tuple[Shape, ...] = (
+    (4, 4096, 128),
+    (4, 16384, 512),
+    (1, 16384, 512),
+    (1, 131072, 512),
+    (1, 1048576, 512),
+)
+TOPK_GPU: tuple[Shape, ...] = ((4, 4096, 32), (1, 16384, 64))
+BLOCK_GPU: tuple[Shape, ...] = ((1, 65536, 4096),)
+# More lengths, to find from which N each is faster than fused dense attention: fewer contenders.
+LOCAL_SWEEP: tuple[Shape, ...] = tuple((4, n, 128) for n in (512, 1024, 2048, 8192, 16384))
+TOPK_SWEEP: tuple[Shape, ...] = tuple((4, n, 32) for n in (512, 1024, 2048, 8192, 16384))
+BLOCK_SWEEP: tuple[Shape, ...] = tuple(
+    (1, n, n // 16) for n in (2048, 4096, 8192, 16384, 32768, 131072)
+)
+ATTENTION_CPU = (512, 1024, 2048, 4096, 8192)
+LOCAL_CPU: tuple[Shape, ...] = tuple((1, n, w) for n in ATTENTION_CPU for w in (64, 128, 512))
+TOPK_CPU: tuple[Shape, ...] = tuple((1, n, 32) for n in ATTENTION_CPU)
+BLOCK_CPU: tuple[Shape, ...] = ((1, 2048, 128), (1, 4096, 256))
 
 HEADS, HEAD_WIDTH = 8, 64
 MODES = 128
 WHOLE_SCORES = ("topk-scatter", "x-transformers")
 NAIVE_TOPK_MOST = 4096
 """As usually written, top-k attention needs several N x N tensors: 12 GB at 16,384 on the GPU."""
+MASK_MOST = 32_768
+"""A mask of N x N elements beside fused attention takes 2 GB and more beyond."""
+DENSE_MOST = 262_144
+"""Dense attention over a million tokens takes seconds a call."""
 
-
-OPS = ("fnet", "spectral", "local", "topk")
+OPS = ("fnet", "spectral", "local", "topk", "block")
 
 
 def check_op(name: str) -> None:
@@ -64,7 +85,10 @@ def check_op(name: str) -> None:
 
 
 def kernels(grid: Grid) -> Suite:
-    """Forward and forward + backward of fnet, spectral, local and top-k attention."""
+    """Forward and forward + backward of fnet, spectral, local and top-k attention.
+
+    Also what block selection misses of the exact one's keys.
+    """
     cases = [
         dataclasses.replace(case, impl=impl)
         for direction in ("forward", "forward_backward")
@@ -72,6 +96,11 @@ def kernels(grid: Grid) -> Suite:
         for case in _subjects(grid)
         for case in [dataclasses.replace(case, direction=direction)]
         for impl in (_impls(case) if grid.contenders else implementations(case))
+    ]
+    facts = [
+        dataclasses.replace(case, impl="torch", direction="facts")
+        for case in _subjects(grid)
+        if case.op == "block_topk_attention" and (case.batch, case.seq_len) in _FACTS_AT
     ]
     with_floor: list[Case] = []
     for case in cases:
@@ -81,7 +110,7 @@ def kernels(grid: Grid) -> Suite:
     return Suite(
         name="kernels",
         about="every op and implementation against what a user would otherwise run",
-        cases=tuple(with_floor),
+        cases=(*with_floor, *facts),
         min_samples=9,
         max_samples=60,
         seconds_per_case=0.3,
@@ -89,15 +118,27 @@ def kernels(grid: Grid) -> Suite:
     )
 
 
+_FACTS_AT = {(batch, n) for batch, n, _ in (*BLOCK_GPU, *BLOCK_CPU)}
+
+
 def _impls(case: Case) -> list[str]:
     assert case.op is not None
-    others = [
-        name
-        for name in everyday(case.op)
-        if not (name in WHOLE_SCORES and case.seq_len > NAIVE_TOPK_MOST and case.device == "cpu")
-        and not (name == "flex" and case.device == "cpu" and case.direction != "forward")
-    ]
+    shape = (case.batch, case.seq_len, case.window or case.topk)
+    sweep = {"local_attention": LOCAL_SWEEP, "topk_attention": TOPK_SWEEP}.get(case.op, ())
+    others = [name for name in everyday(case.op) if not _left_out(name, case)]
+    if case.device == "cuda" and shape in sweep:
+        others = [name for name in others if name == "sdpa"]
     return [*others, *implementations(case)]
+
+
+def _left_out(name: str, case: Case) -> bool:
+    """Whether a contender could not finish, or is not made for the device."""
+    if case.device == "cpu":
+        whole = name in WHOLE_SCORES and case.seq_len > NAIVE_TOPK_MOST
+        return whole or name == "flex-mask" or (name == "flex" and case.direction != "forward")
+    if name == "sdpa-mask":
+        return case.seq_len > MASK_MOST
+    return name == "sdpa" and case.seq_len > DENSE_MOST
 
 
 def _subjects(grid: Grid) -> Iterator[Case]:
@@ -131,17 +172,15 @@ def _subjects(grid: Grid) -> Iterator[Case]:
             for modes in (MODES, shape[1] // 2 + 1):
                 yield case("spectral", *shape, modes=modes)
     width = HEADS * HEAD_WIDTH
+    local, topk, block = LOCAL_CPU, TOPK_CPU, BLOCK_CPU
     if grid.on_gpu:
-        settings = [(b, n, window, topk) for b, n, window, topk in ATTENTION_GPU]
-    else:
-        settings = [
-            (1, n, window, 32) for n in (512, 1024, 2048, 4096, 8192) for window in (64, 128, 512)
-        ]
-    if grid.seq_lens is not None:
-        settings = [one for one in settings if one[1] in grid.seq_lens]
+        local, topk, block = LOCAL_GPU + LOCAL_SWEEP, TOPK_GPU + TOPK_SWEEP, BLOCK_GPU + BLOCK_SWEEP
     if "local" in wanted:
-        for batch, n, window, _ in settings:
+        for batch, n, window in lengths(local):
             yield case("local_attention", batch, n, width, window=window)
     if "topk" in wanted:
-        for batch, n, topk in dict.fromkeys((b, n, topk) for b, n, _, topk in settings):
-            yield case("topk_attention", batch, n, width, topk=topk)
+        for batch, n, count in lengths(topk):
+            yield case("topk_attention", batch, n, width, topk=count)
+    if "block" in wanted:
+        for batch, n, count in lengths(block):
+            yield case("block_topk_attention", batch, n, width, topk=count)

@@ -11,6 +11,8 @@ import os
 
 import torch
 
+from flashmix.ops._case import Case
+
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 # The interpreter reads tensors of either device; compiled kernels only those of a GPU.
@@ -28,3 +30,13 @@ def missing() -> str | None:
     if _INSTALLED:
         return None
     return "needs Triton, which is not installed; run: pip install 'flashmix[triton]'"
+
+
+MOST_WIDTH = 256
+"""The widest head whose tiles fit in shared memory."""
+
+
+def too_wide(case: Case) -> str | None:
+    """Why heads [B, H, N, dh] do not fit the kernels; None where they do."""
+    width = case.shape[3]
+    return None if width <= MOST_WIDTH else f"takes heads up to {MOST_WIDTH} wide, not {width}"

@@ -1,7 +1,19 @@
 """Block selection for ``topk_attention(selection="block")``, whose public function it serves."""
 
+from torch import Tensor
+
 from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops._triton import availability
 from flashmix.ops.block_topk_attention import reference, torch
+
+
+def _triton(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
+) -> Tensor:
+    from flashmix.ops.block_topk_attention.triton import block_topk_attention
+
+    return block_topk_attention(q, k, v, mask, topk, causal)
+
 
 OPERATOR = Operator(
     name="block_topk_attention",
@@ -11,6 +23,17 @@ OPERATOR = Operator(
             name="torch",
             run=torch.block_topk_attention,
             summary="gathers the selected key blocks for each block of queries",
+        ),
+        Implementation(
+            name="triton",
+            run=_triton,
+            summary="tiles that visit the selected key blocks where they stand, gathering nothing",
+            devices=availability.DEVICES,
+            dtypes=availability.DTYPES,
+            missing=availability.missing,
+            unfit=availability.too_wide,
+            preferred=False,
+            grouped=True,
         ),
         Implementation(
             name="reference",

@@ -60,21 +60,46 @@ def select_blocks(q: Tensor, k: Tensor, lengths: Tensor, topk: int, causal: bool
         lengths: real tokens of each sequence, int64 [B].
     """
     groups, size = q.shape[2:4]
-    start = torch.arange(groups, device=q.device) * size
-    filled = (lengths[:, None] - start).clamp(0, size)[:, None, :, None]
+    filled = filled_slots(lengths, groups, size)
+    real = filled.clamp(min=1)[:, None, :, None]
     wide = transform_dtype(q.dtype)
-    pooled_k = k.to(wide).sum(3) / filled.clamp(min=1)
-    pooled_q = q[:, :, :, 0].to(wide) if causal else q.to(wide).sum(3) / filled.clamp(min=1)
-    with full_precision(q.device):
+    pooled_k = k.sum(3, dtype=wide) / real
+    pooled_q = q[:, :, :, 0].to(wide) if causal else q.sum(3, dtype=wide) / real
+    chosen, possible = choose_blocks(pooled_q, pooled_k, filled, groups * size, topk, causal)
+    kept = possible.new_zeros((*possible.shape[:3], groups))
+    return kept.scatter(-1, chosen, possible)
+
+
+def filled_slots(lengths: Tensor, groups: int, size: int) -> Tensor:
+    """Real tokens in each block, int64 [B, G]."""
+    start = torch.arange(groups, device=lengths.device) * size
+    return (lengths[:, None] - start).clamp(0, size)
+
+
+def choose_blocks(
+    pooled_q: Tensor, pooled_k: Tensor, filled: Tensor, n: int, topk: int, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """The key blocks each block of queries keeps, the best first.
+
+    Args:
+        pooled_q, pooled_k: float32 or float64 [B, H, G, dh].
+        filled: real tokens in each block, int64 [B, G].
+        n: tokens.
+        topk: keys to hold.
+        causal: whether later blocks are hidden.
+
+    Returns:
+        Blocks, int64 [B, H, G, S], and which of them may be seen; those come first.
+    """
+    groups = filled.shape[1]
+    with full_precision(pooled_q.device):
         scores = pooled_q @ pooled_k.transpose(2, 3)
-    possible = (filled > 0).transpose(2, 3).expand_as(scores)
+    possible = (filled > 0)[:, None, None, :].expand_as(scores)
     if causal:
-        own = torch.eye(groups, dtype=torch.bool, device=q.device)
+        own = torch.eye(groups, dtype=torch.bool, device=filled.device)
         possible = possible.tril()
         scores = scores.masked_fill(own, float("inf"))
     scores = scores.masked_fill(~possible, float("-inf"))
     order = scores.argsort(dim=-1, descending=True, stable=True)
-    kept = torch.zeros_like(possible).scatter(
-        -1, order[..., : blocks_needed(groups * size, topk)], True
-    )
-    return kept & possible
+    chosen = order[..., : blocks_needed(n, topk)]
+    return chosen, possible.gather(-1, chosen)

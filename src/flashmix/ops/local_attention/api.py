@@ -5,9 +5,21 @@ from __future__ import annotations
 from torch import Tensor
 
 from flashmix.ops import _checks
+from flashmix.ops._case import Case
 from flashmix.ops._cpu import library
+from flashmix.ops._dense import repeat_heads
 from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops._triton import availability
 from flashmix.ops.local_attention import cpu, reference, torch
+
+
+def _triton(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+) -> Tensor:
+    from flashmix.ops.local_attention.triton import local_attention
+
+    return local_attention(q, k, v, mask, window, causal)
+
 
 OPERATOR = Operator(
     name="local_attention",
@@ -24,6 +36,17 @@ OPERATOR = Operator(
             name="torch",
             run=torch.local_attention,
             summary="blocks of queries against overlapping key blocks through fused attention",
+        ),
+        Implementation(
+            name="triton",
+            run=_triton,
+            summary="tiles that visit only the keys in view; saves the output and a number a query",
+            devices=availability.DEVICES,
+            dtypes=availability.DTYPES,
+            missing=availability.missing,
+            unfit=availability.too_wide,
+            preferred=False,
+            grouped=True,
         ),
         Implementation(
             name="reference",
@@ -50,11 +73,13 @@ def local_attention(
     (the pattern of Beltagy et al. 2020, Longformer, section 3.1).
 
     Args:
-        q, k, v: [B, H, N, dh], one floating dtype and device.
+        q, k, v: [B, H, N, dh], one floating dtype and device; k and v may have fewer heads, a
+            divisor of H, and are then shared by neighbouring heads of q.
         window: keys in view, in tokens, >= 1; ``window // 2`` on each side and the token itself.
         mask: bool [B, N], True = a real token. Outputs at padding are zero.
         causal: query i sees keys j <= i only.
-        impl: "auto", "cpu" (native kernels), "torch" or "reference".
+        impl: "auto", "cpu" (native kernels), "torch", "triton" (heads up to 256 wide) or
+            "reference".
 
     Returns:
         [B, H, N, dh] in the dtype of ``q``. Work and memory are O(N * window) but for "reference".
@@ -63,8 +88,13 @@ def local_attention(
         ArgumentError: an argument has the wrong shape, dtype or value.
         ImplementationError: ``impl`` cannot run here.
     """
-    _checks.check_qkv("local_attention", q, k, v, mask)
+    _checks.check_qkv("local_attention", q, k, v, mask, grouped=True)
     _checks.check_count("local_attention", "window", window)
     _checks.check_flag("local_attention", "causal", causal)
-    y: Tensor = OPERATOR.choose(impl, q.dtype, q.device).run(q, k, v, mask, window, causal)
+    options = {"masked": mask is not None, "causal": causal, "window": window}
+    case = Case(tuple(q.shape), q.dtype, q.device, options)
+    chosen = OPERATOR.choose(impl, q.dtype, q.device, case)
+    if not chosen.grouped:
+        k, v = repeat_heads(q, k, v)
+    y: Tensor = chosen.run(q, k, v, mask, window, causal)
     return y

@@ -1,0 +1,73 @@
+"""Tensors [B, H, N, dh] as the kernels of the sparse attentions take them.
+
+Shapes: B batch, H heads of queries, K heads of keys and values (a divisor of H), N tokens, dh
+width of a head.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from flashmix.ops._padding import real_first
+from flashmix.ops._triton.kernels import delta_kernel
+
+LOG2_E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class Packing:
+    """Positions of tokens, real ones first, int64 [B, N], and how many are real, int32 [B]."""
+
+    order: Tensor | None
+    lengths: Tensor | None
+
+    @property
+    def packed(self) -> bool:
+        """Whether there is any padding to step over."""
+        return self.order is not None
+
+
+def packing(mask: Tensor | None) -> Packing:
+    """How kernels find the real tokens: nothing is copied."""
+    if mask is None:
+        return Packing(None, None)
+    return Packing(real_first(mask), mask.sum(1, dtype=torch.int32))
+
+
+def side_by_side(*xs: Tensor) -> tuple[Tensor, ...]:
+    """``xs`` with the elements of a row next to each other, copied only where they are not."""
+    return tuple(x if x.stride(3) == 1 else x.contiguous() for x in xs)
+
+
+def strides(*xs: Tensor) -> tuple[int, ...]:
+    """Those of batch, head and token of each tensor, one after the other."""
+    return tuple(stride for x in xs for stride in x.stride()[:3])
+
+
+def padded(width: int) -> int:
+    """The width of a tile that holds ``width`` columns."""
+    return max(16, triton.next_power_of_2(width))
+
+
+def weight_sums(y: Tensor, grad: Tensor) -> Tensor:
+    """Sum over dh of y * grad, float32 [B, H, N]: what a softmax's backward takes off."""
+    batch, heads, n, width = y.shape
+    delta = torch.empty(y.shape[:3], dtype=torch.float32, device=y.device)
+    rows = 32
+    delta_kernel[(batch * heads * triton.cdiv(n, rows),)](
+        y.contiguous(),
+        grad,
+        delta,
+        *strides(grad),
+        heads,
+        n,
+        D=width,
+        DP=padded(width),
+        ROWS=rows,
+        num_warps=4,
+    )
+    return delta

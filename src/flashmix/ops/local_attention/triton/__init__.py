@@ -1,0 +1,83 @@
+"""Sliding-window attention on tensor cores.
+
+The backward saves the output and one logarithm a query, and computes the weights again. Distances
+count real tokens: the kernels step over padding, and nothing is gathered beforehand.
+Every sum has one owner, so the same input gives the same bits, backward included.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashmix.ops.local_attention.triton import launch
+
+
+def local_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+) -> Tensor:
+    """Attention within the window, [B, H, N, dh]; k and v may have fewer heads."""
+    y: Tensor = _op(q, k, v, mask, window, causal)[0]
+    return y
+
+
+@torch.library.custom_op("flashmix::local_attention_triton", mutates_args=())
+def _op(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+) -> tuple[Tensor, Tensor]:
+    """The output, and the base-2 logarithm of each query's sum of exponentials [B, H, N]."""
+    return launch.forward(q, k, v, mask, window, causal)
+
+
+@_op.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+) -> tuple[Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+@torch.library.custom_op("flashmix::local_attention_triton_backward", mutates_args=())
+def _backward_op(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    logarithm: Tensor,
+    mask: Tensor | None,
+    window: int,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to q, k and v."""
+    return launch.backward(grad, q, k, v, y, logarithm, mask, window, causal)
+
+
+@_backward_op.register_fake
+def _(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    logarithm: Tensor,
+    mask: Tensor | None,
+    window: int,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    *qkv, mask, ctx.window, ctx.causal = inputs
+    ctx.save_for_backward(*qkv, *output, mask)
+    ctx.mark_non_differentiable(output[1])
+
+
+def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *saved, mask = ctx.saved_tensors
+    return *_backward_op(grad, *saved, mask, ctx.window, ctx.causal), None, None, None
+
+
+_op.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,166 @@
+"""Launching the sliding-window kernels.
+
+Shapes: B batch, H heads of queries, K heads of keys and values, N tokens, dh width of a head.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+import triton
+from torch import Tensor
+
+from flashmix.ops._triton import tuning
+from flashmix.ops._triton.heads import (
+    LOG2_E,
+    packing,
+    padded,
+    side_by_side,
+    strides,
+    weight_sums,
+)
+from flashmix.ops._triton.launch import precision
+from flashmix.ops.local_attention.triton.kernels import backward_kernel, forward_kernel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Sides of a tile, warps of a program and depth of its pipeline, for both directions."""
+
+    queries: int = 64
+    keys: int = 64
+    warps: int = 4
+    stages: int = 2
+    back_rows: int = 64
+    back_step: int = 64
+    back_warps: int = 4
+    back_stages: int = 2
+
+
+@functools.cache
+def config(width: int, window: int, dtype: torch.dtype) -> Config:
+    """Tuned for half types; what holds more bytes takes smaller tiles to stay in shared memory."""
+    row = padded(width) * dtype.itemsize
+    if row > 512:
+        return Config(
+            queries=32, keys=16, stages=1, back_rows=16, back_step=16, back_warps=8, back_stages=1
+        )
+    if row > 256:
+        return Config(
+            keys=32, warps=8, stages=1, back_rows=32, back_step=32, back_warps=8, back_stages=1
+        )
+    if dtype == torch.float32:
+        return Config(keys=32, back_rows=32, back_step=32)
+    if row > 128:
+        return Config(back_warps=8)
+    tuned = tuning.nearest("local_attention", {"head_dim": width, "window": window})
+    return Config() if tuned is None else Config(**tuned)
+
+
+def _side(side: int, seq_len: int) -> int:
+    return min(side, padded(seq_len))
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    window: int,
+    causal: bool,
+    how: Config | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The output [B, H, N, dh] and the base-2 logarithm of each query's sum, float32 [B, H, N]."""
+    batch, heads, n, width = q.shape
+    q, k, v = side_by_side(q, k, v)
+    y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    logarithm = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
+    how = how or config(width, window, q.dtype)
+    real = packing(mask)
+    before, after = reach(window, causal, n)
+    queries = _side(how.queries, n)
+    if y.numel():
+        forward_kernel[(triton.cdiv(n, queries) * batch * heads,)](
+            q,
+            k,
+            v,
+            y,
+            logarithm,
+            real.order,
+            real.lengths,
+            *strides(q, k, v),
+            width**-0.5 * LOG2_E,
+            heads,
+            heads // k.shape[1],
+            n,
+            before,
+            after,
+            D=width,
+            DP=padded(width),
+            QUERIES=queries,
+            KEYS=_side(how.keys, n),
+            PACKED=real.packed,
+            PRECISION=precision(q.dtype),
+            num_warps=how.warps,
+            num_stages=how.stages,
+        )
+    return y, logarithm
+
+
+def backward(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    logarithm: Tensor,
+    mask: Tensor | None,
+    window: int,
+    causal: bool,
+    how: Config | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to q, k and v, contiguous."""
+    batch, heads, n, width = q.shape
+    q, k, v, grad = side_by_side(q, k, v, grad)
+    grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    how = how or config(width, window, q.dtype)
+    real = packing(mask)
+    before, after = reach(window, causal, n)
+    rows = _side(how.back_rows, n)
+    if y.numel():
+        backward_kernel[(triton.cdiv(n, rows) * batch * k.shape[1],)](
+            q,
+            k,
+            v,
+            grad,
+            logarithm,
+            weight_sums(y, grad),
+            *grads,
+            real.order,
+            real.lengths,
+            *strides(q, k, v, grad),
+            width**-0.5,
+            width**-0.5 * LOG2_E,
+            heads,
+            heads // k.shape[1],
+            n,
+            before,
+            after,
+            D=width,
+            DP=padded(width),
+            ROWS=rows,
+            STEP=_side(how.back_step, n),
+            PACKED=real.packed,
+            PRECISION=precision(q.dtype),
+            num_warps=how.back_warps,
+            num_stages=how.back_stages,
+        )
+    return grads[0], grads[1], grads[2]
+
+
+def reach(window: int, causal: bool, seq_len: int) -> tuple[int, int]:
+    """How many tokens a token sees before and after it."""
+    side = min(window // 2, seq_len)
+    return side, 0 if causal else side

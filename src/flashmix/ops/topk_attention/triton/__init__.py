@@ -1,0 +1,74 @@
+"""Exact top-k attention on tensor cores, without the N x N scores in memory.
+
+The forward saves k indices and weights a query, and the backward reads those keys alone: O(N k).
+Sums over queries have one owner and one order, so the same input gives the same bits, backward
+included.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashmix.ops._dense import repeat_heads
+from flashmix.ops.attention.torch import attention
+from flashmix.ops.topk_attention.triton import launch
+
+
+def topk_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
+) -> Tensor:
+    """Exact top-k attention, [B, H, N, dh]; k and v may have fewer heads."""
+    if topk >= q.shape[2]:
+        return attention(q, *repeat_heads(q, k, v), mask, causal)
+    y: Tensor = _op(q, k, v, mask, topk, causal)[0]
+    return y
+
+
+@torch.library.custom_op("flashmix::topk_attention_triton", mutates_args=())
+def _op(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, and the kept indices and weights [B, H, N, k]; -1 and 0 where fewer."""
+    return launch.forward(q, k, v, mask, topk, causal)
+
+
+@_op.register_fake
+def _(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    kept = (*q.shape[:3], topk)
+    return (
+        q.new_empty(q.shape),
+        q.new_empty(kept, dtype=torch.int32),
+        q.new_empty(kept, dtype=torch.float32),
+    )
+
+
+@torch.library.custom_op("flashmix::topk_attention_triton_backward", mutates_args=())
+def _backward_op(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, index: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to q, k and v."""
+    return launch.backward(grad, q, k, v, y, index, weights)
+
+
+@_backward_op.register_fake
+def _(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, index: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    ctx.save_for_backward(*inputs[:3], *output)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    return *_backward_op(grad, *ctx.saved_tensors), None, None, None
+
+
+_op.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,233 @@
+"""Launching the kernels of exact top-k attention.
+
+Shapes: B batch, H heads of queries, K heads of keys and values, N tokens, dh width of a head.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from flashmix.ops._triton import tuning
+from flashmix.ops._triton.heads import packing, padded
+from flashmix.ops._triton.inverse import inverse
+from flashmix.ops._triton.launch import precision
+from flashmix.ops.topk_attention.triton.kernels_gather import (
+    gather_kernel,
+    key_grad_kernel,
+    query_grad_kernel,
+)
+from flashmix.ops.topk_attention.triton.kernels_select import (
+    bound_kernel,
+    collect_kernel,
+    keep_kernel,
+    search_kernel,
+)
+
+_MOST_GROUPS = 256
+_KEEP_TILE = 2048
+_TILE = 4096
+_EASY_TILE, _LARGEST_TILE = 1 << 15, 1 << 17
+"""Bytes of a tile of keys that two stages hold with ease, and of one that just fits."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Queries of a tile, warps of a program and depth of its pipeline, for the selection."""
+
+    queries: int = 64
+    warps: int = 8
+    stages: int = 2
+    collect_keys: int = 64
+    collect_warps: int = 8
+    collect_stages: int = 2
+
+
+@functools.cache
+def config(width: int, topk: int, dtype: torch.dtype) -> Config:
+    """Tuned for half types; rows of more bytes take shorter pipelines."""
+    row = padded(width) * dtype.itemsize
+    if row > 256:
+        return Config(queries=32 if row > 512 else 64, stages=1, collect_stages=1)
+    if dtype == torch.float32:
+        return Config()
+    tuned = tuning.nearest("topk_attention", {"head_dim": width, "topk": topk})
+    return Config() if tuned is None else Config(**tuned)
+
+
+def groups(width: int, topk: int, dtype: torch.dtype) -> int:
+    """Groups of keys, which are the keys of a tile; 4 k of them leave few candidates beyond k."""
+    row = padded(width) * dtype.itemsize
+    needed = triton.next_power_of_2(triton.cdiv(4 * topk, 3))
+    wanted = max(needed, min(triton.next_power_of_2(4 * topk), _EASY_TILE // row))
+    return max(64, min(wanted, _MOST_GROUPS, _LARGEST_TILE // row))
+
+
+def slots(topk: int) -> int:
+    """Candidates of a query that there is room for."""
+    return max(64, triton.next_power_of_2(2 * topk))
+
+
+def forward(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    topk: int,
+    causal: bool,
+    how: Config | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, and the kept keys (int32, -1 where fewer) and weights (float32) [B, H, N, k]."""
+    batch, heads, n, width = q.shape
+    q, k, v = (x.contiguous() for x in (q, k, v))
+    y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    index = torch.empty((*q.shape[:3], topk), dtype=torch.int32, device=q.device)
+    weights = torch.empty(index.shape, dtype=torch.float32, device=q.device)
+    if not y.numel():
+        return y, index, weights
+    group = heads // k.shape[1]
+    how = how or config(width, topk, q.dtype)
+    _select(q, k, mask, topk, causal, index, weights, how)
+    rows, kept = _gathered(width, topk)
+    gather_kernel[(triton.cdiv(n, rows) * batch * heads,)](
+        v,
+        index,
+        weights,
+        y,
+        heads,
+        group,
+        n,
+        topk,
+        D=width,
+        DP=padded(width),
+        ROWS=rows,
+        KEPT=kept,
+        num_warps=4,
+    )
+    return y, index, weights
+
+
+def _select(
+    q: Tensor,
+    k: Tensor,
+    mask: Tensor | None,
+    topk: int,
+    causal: bool,
+    index: Tensor,
+    weights: Tensor,
+    how: Config,
+) -> None:
+    """Fill ``index`` and ``weights``."""
+    batch, heads, n, width = q.shape
+    tile = groups(width, topk, q.dtype)
+    # Beyond three keys for four groups the bound leaves more candidates than there is room for.
+    bounded = 4 * topk <= 3 * tile
+    room = slots(topk) if bounded else max(64, triton.next_power_of_2(topk))
+    real = packing(mask)
+    queries = min(how.queries, padded(n))
+    rows = batch * heads * n
+    grid = (triton.cdiv(n, queries) * batch * heads,)
+    scores = torch.empty((rows, room), dtype=torch.float32, device=q.device)
+    keys = torch.empty((rows, room), dtype=torch.int32, device=q.device)
+    counts = torch.empty(rows, dtype=torch.int32, device=q.device)
+    bounds = torch.empty(rows, dtype=torch.float32, device=q.device)
+    padding = (real.order, real.lengths)
+    sizes = (width**-0.5, heads, heads // k.shape[1], n)
+    options: dict[str, Any] = {
+        "D": width,
+        "DP": padded(width),
+        "QUERIES": queries,
+        "CAUSAL": causal,
+        "PACKED": real.packed,
+        "PRECISION": precision(q.dtype),
+    }
+    collecting: dict[str, Any] = {
+        **options,
+        "KEYS": how.collect_keys,
+        "C": room,
+        "num_warps": how.collect_warps,
+        "num_stages": how.collect_stages,
+    }
+    found = (bounds, scores, keys, counts)
+    if bounded:
+        bound_kernel[grid](
+            q,
+            k,
+            bounds,
+            *padding,
+            *sizes,
+            topk,
+            KEYS=tile,
+            num_warps=how.warps,
+            num_stages=how.stages,
+            **options,
+        )
+        collect_kernel[grid](q, k, *found, *padding, *sizes, **collecting)
+    search_kernel[grid](q, k, *found, *padding, *sizes, topk, BOUNDED=bounded, **collecting)
+    together = max(1, _KEEP_TILE // room)
+    keep_kernel[(triton.cdiv(rows, together),)](
+        scores, keys, counts, index, weights, rows, topk, C=room, ROWS=together, num_warps=4
+    )
+
+
+def _gathered(width: int, topk: int) -> tuple[int, int]:
+    """Queries of a program, and how many of each one's keys it reads at a time."""
+    kept = min(16, triton.next_power_of_2(topk))
+    return max(1, min(16, _TILE // (kept * padded(width)))), kept
+
+
+def backward(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, index: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to q, k and v, contiguous."""
+    batch, heads, n, width = q.shape
+    topk = index.shape[-1]
+    grad, q, k, v, y = (x.contiguous() for x in (grad, q, k, v, y))
+    grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    if not y.numel():
+        return grads[0], grads[1], grads[2]
+    group = heads // k.shape[1]
+    slopes = torch.empty_like(weights)
+    rows, kept = _gathered(width, topk)
+    query_grad_kernel[(triton.cdiv(n, rows) * batch * heads,)](
+        grad,
+        k,
+        v,
+        y,
+        index,
+        weights,
+        grads[0],
+        slopes,
+        width**-0.5,
+        heads,
+        group,
+        n,
+        topk,
+        D=width,
+        DP=padded(width),
+        ROWS=rows,
+        KEPT=kept,
+        num_warps=4,
+    )
+    pairs, offsets = inverse(index, n, group)
+    key_grad_kernel[(batch * k.shape[1] * n,)](
+        q,
+        grad,
+        weights,
+        slopes,
+        pairs,
+        offsets,
+        grads[1],
+        grads[2],
+        topk,
+        D=width,
+        DP=padded(width),
+        PAIRS=max(1, min(32, _TILE // padded(width))),
+        num_warps=2,
+    )
+    return grads[0], grads[1], grads[2]
