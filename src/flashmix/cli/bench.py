@@ -71,11 +71,12 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _directions(text: str) -> tuple[str, ...]:
+    from flashmix.errors import unknown_choice
+
     words = tuple(part.strip() for part in text.split(","))
-    if unknown := [word for word in words if word not in DIRECTIONS]:
-        raise argparse.ArgumentTypeError(
-            f"expected some of {', '.join(DIRECTIONS)}, got {', '.join(map(repr, unknown))}"
-        )
+    for word in words:
+        if word not in DIRECTIONS:
+            raise argparse.ArgumentTypeError(str(unknown_choice("direction", word, DIRECTIONS)))
     return words
 
 

@@ -21,6 +21,7 @@ from flashmix.cli import (
     show,
     swap,
 )
+from flashmix.cli.parser import Parser
 from flashmix.errors import ArgumentError, FlashmixError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -53,7 +54,7 @@ COMMANDS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command and all its subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="flashmix",
         description="Token mixers for PyTorch, attention and what can stand in for it, "
         "measured honestly.",
