@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flashmix.errors import FlashmixError
@@ -29,9 +29,14 @@ class WorkerDiedError(Exception):
 
 
 class Worker:
-    """A worker process of its own session, so that Ctrl-C reaches the parent alone."""
+    """A worker process of its own session, so that Ctrl-C reaches the parent alone.
 
-    def __init__(self, module: str = "flashmix.bench.worker") -> None:
+    ``environment`` holds variables that it has besides, or instead of, this process's own.
+    """
+
+    def __init__(
+        self, module: str = "flashmix.bench.worker", environment: Mapping[str, str] | None = None
+    ) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by kill)
         self._process = subprocess.Popen(
             [sys.executable, "-m", module],
@@ -40,6 +45,7 @@ class Worker:
             stderr=self._errors,
             text=True,
             start_new_session=True,
+            env={**os.environ, **(environment or {})},
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()

@@ -103,7 +103,7 @@ def run_suite(
         done, total = total + len(again) - len(todo), total + len(again)
         for case, now, row in _measure(todo, threads, settings, time_limit):
             if row is not None:
-                folder.append_repeat(row)
+                folder.append(row, REPEATS_FILE)
                 done += 1
             listener(Progress(done=done, total=total, now=f"again: {_where(case)}: {now}"))
         run["finished"] = _now()

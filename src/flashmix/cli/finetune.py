@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flashmix.cli.training import (
-    add_common,
-    device_and_precision,
-    given,
-    numbers,
-    run_command,
-    seeds,
-)
+from flashmix.cli.training import add_common, experiment, numbers, run_command, settings
+
+if TYPE_CHECKING:
+    from flashmix.bench.training import Experiment
 
 EPILOG = """\
 The validation split is cut from the training data and picks the best epoch; the test set is read
@@ -30,10 +26,7 @@ examples:
   flashmix finetune --resume runs/finetune-20260101-120000
 """
 
-FIELDS = (
-    "data", "tokenizer", "epochs", "batch_size", "seq_len", "lr", "warmup", "val_share", "limit",
-    "patience", "pooling",
-)  # fmt: skip
+FIELDS = ("tokenizer", "epochs", "val_share", "patience", "pooling")
 
 
 def add_command(commands: Any) -> None:
@@ -75,26 +68,16 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from flashmix.bench.training import Experiment
+    return run_command(arguments, _experiment)
+
+
+def _experiment(arguments: argparse.Namespace) -> Experiment:
     from flashmix.errors import ArgumentError
     from flashmix.tasks.finetuning import FinetuneConfig
 
-    if arguments.resume is not None:
-        return run_command(arguments, None, "finetune")
     if arguments.task is None:
         raise ArgumentError("name a --task: imdb, sst2 or digits")
     config = FinetuneConfig(
-        task=arguments.task,
-        model=arguments.model,
-        compile=arguments.compile,
-        **device_and_precision(arguments),
-        **given(arguments, FIELDS),
+        task=arguments.task, model=arguments.model, **settings(arguments, FIELDS)
     )
-    experiment = Experiment(
-        config=config,
-        mixers=arguments.mixers,
-        seeds=seeds(arguments),
-        lengths=arguments.lengths,
-        jobs=arguments.jobs,
-    )
-    return run_command(arguments, experiment, "finetune")
+    return experiment(arguments, config, lengths=arguments.lengths)

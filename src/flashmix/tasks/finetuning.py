@@ -184,8 +184,8 @@ def finetune(
     log: Callable[[str, float, int], object] = lambda name, value, step: None,
     listen: Callable[[Progress, int], object] = lambda progress, steps: None,
     stop: Callable[[], bool] = lambda: False,
-) -> tuple[dict[str, Any], Tensor, encoders.Classifier]:
-    """Train one model with one seed, or go on with it, and test its best epoch once.
+) -> tuple[dict[str, Any], encoders.Classifier]:
+    """Train one model with one seed, or go on with it, and choose its epoch on validation.
 
     Args:
         config: the run.
@@ -199,13 +199,13 @@ def finetune(
         stop: asked after every step; see :class:`flashmix.tasks.loop.Trainer`.
 
     Returns:
-        The result's fields, the test logits [n, C], and the best epoch's model.
+        The result's fields, and the best epoch's model.
     """
     classes = len(data.classes)
     model = encoders.Classifier(
         encoders.classifier(source, mixers, classes, data.special, seed, config.pooling)
     ).to(config.device)
-    val_labels, test_labels = data.val.labels.cpu(), data.test.labels.cpu()
+    val_labels = data.val.labels.cpu()
 
     def evaluate() -> dict[str, float]:
         scores = metrics.score(predict(model, data.val, classes), val_labels)
@@ -231,26 +231,35 @@ def finetune(
         stop=stop,
     )
     done = trainer.run()
-    start = time.perf_counter()
-    with autocast(trainer.device, config.precision):
-        logits = predict(model, data.test, classes)
-    tested = metrics.score(logits, test_labels)
     result = {
         "status": "ok",
         "val_accuracy": done.best_score,
-        "test_accuracy": tested.accuracy,
-        "test_loss": tested.loss,
-        "f1": tested.f1,
-        "confusion": tested.confusion,
         "best_epoch": done.best_epoch,
         "epochs": len(done.history),
         "steps": done.step,
         "wall_seconds": done.seconds,
-        "test_seconds": time.perf_counter() - start,
         "train_examples": len(data.train),
         "val_examples": len(data.val),
-        "test_examples": len(data.test),
         "params": sum(p.numel() for p in model.parameters()),
         "history": done.history,
     }
-    return result, logits, model
+    return result, model
+
+
+def test(
+    config: FinetuneConfig, model: encoders.Classifier, data: TaskData
+) -> tuple[dict[str, Any], Tensor]:
+    """What a trained model does on the test set: the result's fields, and the logits [n, C]."""
+    start = time.perf_counter()
+    with autocast(data.test.ids.device, config.precision):
+        logits = predict(model, data.test, len(data.classes))
+    scores = metrics.score(logits, data.test.labels.cpu())
+    fields = {
+        "test_accuracy": scores.accuracy,
+        "test_loss": scores.loss,
+        "f1": scores.f1,
+        "confusion": scores.confusion,
+        "test_seconds": time.perf_counter() - start,
+        "test_examples": len(data.test),
+    }
+    return fields, logits
