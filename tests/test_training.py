@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench_helpers import start_cli
 from flashmix.bench.store import read_rows, read_run
 from flashmix.bench.training import Experiment, run_experiment
 from flashmix.errors import ArgumentError, FlashmixError
@@ -226,16 +227,6 @@ def test_reviews_from_pretraining_to_the_report(tmp_path, reviews, vocabulary, o
     assert "only the model" in report
 
 
-def command(*words, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "flashmix", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **environment},
-    )
-
-
 DIGITS = ("finetune", "--task", "digits", "--mixers", "fnet", "--seeds", 1, "--lengths", "",
           "--threads", 1, "--limit", 400, "--device", "cpu")  # fmt: skip
 
@@ -244,21 +235,21 @@ def wait_for(path, process):
     deadline = time.monotonic() + 120
     while not path.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
-    assert path.exists(), process.communicate()[0]
+    assert path.exists(), process.communicate()
 
 
 def test_a_killed_run_resumes_to_the_result_of_one_left_alone(tmp_path):
     alone = digits(epochs=3, lr=3e-4, limit=400)
     run_experiment(alone, tmp_path / "alone", kind="finetune", threads=1)
     out = tmp_path / "killed"
-    process = command(*DIGITS, "--epochs", 3, "--out", out)
+    process = start_cli(*DIGITS, "--epochs", 3, "--out", out)
     wait_for(out / "fnet" / "seed-0" / STATE_FILE, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not read_rows(out)
     time.sleep(1.5)  # its worker ends when it notices
-    again = command("finetune", "--resume", out)
-    assert again.wait(120) == 0, again.communicate()[0]
+    again = start_cli("finetune", "--resume", out)
+    assert again.wait(120) == 0, again.communicate()
     (expected,), (found,) = read_rows(tmp_path / "alone"), read_rows(out)
     assert untimed(found) == untimed(expected)
     weights = [
@@ -268,11 +259,12 @@ def test_a_killed_run_resumes_to_the_result_of_one_left_alone(tmp_path):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_ctrl_c_saves_the_state_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_saves_its_state_and_says_how_to_go_on(tmp_path, how):
     out = tmp_path / "run"
-    process = command(*DIGITS, "--epochs", 200, "--out", out)
+    process = start_cli(*DIGITS, "--epochs", 200, "--out", out)
     wait_for(out / "fnet" / "seed-0" / STATE_FILE, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"flashmix finetune --resume {out}" in printed

@@ -6,6 +6,7 @@ import argparse
 import datetime
 import os
 import shlex
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,6 +170,7 @@ def run_command(
     lead = os.environ.get("RANK", "0") == "0"
     console = Console(highlight=False, quiet=not lead)
     out = arguments.resume or arguments.out or _default_folder(kind)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         with progress_listener(console) as listener:
             run_experiment(
@@ -188,6 +190,8 @@ def run_command(
             markup=False,
         )
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if not lead:
         return 0
     print_summary(console, out)

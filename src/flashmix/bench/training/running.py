@@ -166,4 +166,8 @@ def outcome(result: dict[str, Any]) -> str:
         return f"{result['status']}: {result.get('error', '')}"
     if "test_accuracy" in result:
         return f"{100 * result['test_accuracy']:.2f} % of the test right"
-    return f"validation loss {result['val_loss']:.3f}" if "val_loss" in result else "measured"
+    if "val_loss" in result:
+        return f"validation loss {result['val_loss']:.3f}"
+    if "val_accuracy" in result:
+        return f"{100 * result['val_accuracy']:.2f} % of validation right"
+    return "measured"
