@@ -84,6 +84,9 @@ def method_section(run: dict[str, Any], rows: Sequence[Row]) -> Section:
             "tested, once. Batches hold examples of about one length, so that there is hardly any "
             "padding."
         )
+    if parts := run.get("parts"):
+        told = "; ".join(", ".join(part) for part in parts)
+        text.append(f"Put together from {len(parts)} runs, costs in turn within each: {told}.")
     if any(row.get("train_seconds_by", "clock") != "clock" for row in rows):
         text.append(
             "Several trainings shared the device, so training times are not the clock's: they are "
