@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench_helpers import start_cli
+from bench_helpers import WITHOUT_PAGE, start_cli
 from flashmix.bench.store import read_rows, read_run
 from flashmix.bench.training import Experiment, run_experiment
 from flashmix.errors import ArgumentError, FlashmixError
@@ -274,7 +274,7 @@ def test_an_interrupted_training_saves_its_state_and_says_how_to_go_on(tmp_path,
 
 
 def test_two_processes_train_as_one(tmp_path):
-    environment = {"OMP_NUM_THREADS": "1"}
+    environment = {"OMP_NUM_THREADS": "1", **WITHOUT_PAGE}
     two = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
          "--master-port", "0", "--standalone", "-m", "flashmix", *map(str, DIGITS),
