@@ -22,7 +22,7 @@ from flashmix.models import Encoder, SequenceClassifier, TextClassifier
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch as block_topk
 from flashmix.ops.local_attention import torch as local
-from flashmix.parallel import _ring, _spectral
+from flashmix.parallel import _channels, _fnet, _pieces, _ring, _spectral
 from helpers import make_mixer, randn
 
 MESHES: dict[int, DeviceMesh] = {}
@@ -34,7 +34,9 @@ def start() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = True
     for size in range(1, dist.get_world_size() + 1):
         MESHES[size] = DeviceMesh("cpu", list(range(size)))
-    _ring.CHUNK["cpu"], _spectral.CHUNK = 32, 5
+    _ring.CHUNK["cpu"], _spectral.CHUNK["cpu"], _fnet.WIDTH_CHUNK = 32, 5, 3
+    _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES = 3, 1
+    _channels.FEWEST_CHANNELS = 1
     blocks.BLOCK = block_topk.BLOCK = local.MIN_BLOCK = 4
 
 
