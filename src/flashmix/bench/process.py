@@ -31,15 +31,19 @@ class WorkerDiedError(Exception):
 class Worker:
     """A worker process of its own session, so that Ctrl-C reaches the parent alone.
 
-    ``environment`` holds variables that it has besides, or instead of, this process's own.
+    ``arguments`` follow the module on its command line; ``environment`` holds variables that it has
+    besides, or instead of, this process's own.
     """
 
     def __init__(
-        self, module: str = "flashmix.bench.worker", environment: Mapping[str, str] | None = None
+        self,
+        module: str = "flashmix.bench.worker",
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by kill)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
@@ -50,7 +54,7 @@ class Worker:
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         try:
-            self._next(START_LIMIT)
+            self.ready = self._next(START_LIMIT)
         except WorkerDiedError as death:
             raise FlashmixError(
                 f"the benchmark's worker process did not start: {death.reason}"
@@ -111,7 +115,12 @@ class Worker:
 
     def kill(self) -> None:
         """End the process and whatever it started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        end_session(self._process)
         self._errors.close()
+
+
+def end_session(process: subprocess.Popen[Any]) -> None:
+    """Kill a process that leads a session of its own, and all that is in it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

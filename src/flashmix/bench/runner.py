@@ -17,6 +17,7 @@ import torch
 from flashmix.bench import machine
 from flashmix.bench.case import Case, Suite
 from flashmix.bench.process import Worker, WorkerDiedError
+from flashmix.bench.ranks.launch import RankWorker, check_ranks
 from flashmix.bench.repeat import key, to_repeat
 from flashmix.bench.store import REPEATS_FILE, RUN_FILE, Row, RunFolder, read_rows, read_run
 from flashmix.bench.suites import SUITES, Grid, build_suite
@@ -78,6 +79,8 @@ def run_suite(
     suite = build_suite(name, grid)
     if grid.device == "cuda" and not torch.cuda.is_available():
         raise ArgumentError("device 'cuda' was asked for, but PyTorch sees no GPU; use 'cpu'")
+    if size := _ranks(suite.cases):
+        check_ranks(size, grid.device)
     threads = threads or torch.get_num_threads()
     with RunFolder.hold(out) as folder:
         if not resume:
@@ -160,11 +163,16 @@ def _measure(
 ) -> Iterator[tuple[Case, str, Row | None]]:
     """Yield (case, what is going on, its row once there is one)."""
     worker: Worker | None = None
+    size, among_ranks = _ranks(cases), False
     try:
         for _, members in itertools.groupby(cases, key=lambda case: case.group):
             left = list(members)
+            if worker is not None and among_ranks != (left[0].ranks is not None):
+                worker.kill()
+                worker = None
+            among_ranks = left[0].ranks is not None
             while left:
-                worker = worker or Worker()
+                worker = worker or (RankWorker(size) if among_ranks else Worker())
                 current = 0
                 finished = set()
                 job = {
@@ -191,6 +199,11 @@ def _measure(
     finally:
         if worker is not None:
             worker.kill()
+
+
+def _ranks(cases: Sequence[Case]) -> int:
+    """The most ranks of a case; 0 where none is measured among ranks."""
+    return max((case.ranks or 0 for case in cases), default=0)
 
 
 def _row(case: Case, result: dict[str, Any]) -> Row:

@@ -27,6 +27,7 @@ class Grid:
     directions: tuple[Direction, ...] | None = None
     passes: int | None = None
     remedies: bool = False
+    ranks: int | None = None
     seed: int = 0
 
     @property

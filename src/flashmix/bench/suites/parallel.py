@@ -1,0 +1,74 @@
+"""``parallel``: each mixer's tokens over several ranks, against one of them alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+
+import torch
+
+from flashmix.bench.case import COPY, Case, Suite
+from flashmix.bench.suites.grid import Grid
+
+MIXERS = ("fnet", "spectral", "attention", "local", "fourier", "topk")
+LONGEST = {"cpu": {"attention": 2048, "topk": 2048}, "cuda": {"attention": 131072, "topk": 16384}}
+"""Tokens beyond which what grows with N squared would take the rest of the run's time."""
+
+
+def ranks_of(grid: Grid) -> int:
+    """Ranks: as told, as torchrun started, as this machine has GPUs, two at least."""
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    gpus = torch.cuda.device_count() if grid.on_gpu else 0
+    return grid.ranks or (launched if launched > 1 else max(2, gpus))
+
+
+def parallel(grid: Grid) -> Suite:
+    """Forward + backward of one rank at N, and of P ranks at N (strong) and P N (weak scaling)."""
+    ranks, longest = ranks_of(grid), LONGEST[grid.device]
+    lengths = grid.seq_lens or ((16384, 131072, 1048576) if grid.on_gpu else (2048, 16384))
+    cases, shorter = [], {}
+    for direction in grid.directions or ("forward_backward",):
+        if direction not in ("forward", "backward", "forward_backward"):
+            continue
+        for seq_len in lengths:
+            one = Case(
+                suite="parallel",
+                mixer=COPY,
+                impl="torch",
+                direction=direction,
+                batch=grid.batch or 1,
+                seq_len=seq_len,
+                dim=grid.dims[0] if grid.dims else (768 if grid.on_gpu else 256),
+                num_heads=grid.num_heads or (12 if grid.on_gpu else 4),
+                dtype=grid.dtype or ("bfloat16" if grid.on_gpu else "float32"),
+                device=grid.device,
+                seed=grid.seed,
+                ranks=1,
+            )
+            cases.append(one)
+            for mixer in grid.mixers or MIXERS:
+                if not grid.mixers and seq_len > longest.get(mixer, seq_len):
+                    shorter[mixer] = longest[mixer]
+                    continue
+                alone = dataclasses.replace(one, mixer=mixer, impl="auto")
+                over = dataclasses.replace(alone, ranks=ranks)
+                cases += [
+                    alone,
+                    over,
+                    dataclasses.replace(over, seq_len=ranks * seq_len, weak=True),
+                ]
+    notes = tuple(
+        f"{mixer} is measured up to N = {most:,}, beyond which it would take most of the time; "
+        "name it by --mixers to go on."
+        for mixer, most in shorter.items()
+    )
+    return Suite(
+        name="parallel",
+        about=f"each mixer with its tokens over {ranks} ranks, against one of them alone",
+        cases=tuple(cases),
+        min_samples=5,
+        max_samples=15,
+        seconds_per_case=0.5 if grid.on_gpu else 1.0,
+        max_seconds_per_case=3.0,
+        notes=notes,
+    )
