@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from flashmix import parallel
 from flashmix.bench.case import COPY, Case
 from flashmix.bench.contenders import build_contender
-from flashmix.mixers import parse_mixer
+from flashmix.mixers import Mixer, parse_mixer
 from flashmix.models import Block, TextClassifier
 
 Action = Callable[[], object]
@@ -76,7 +76,7 @@ def _module(case: Case) -> nn.Module:
     return Block(case.dim, mixer) if case.subject == "block" else mixer
 
 
-def mixer_of(case: Case) -> nn.Module:
+def mixer_of(case: Case) -> Mixer:
     """The case's mixer, its weights drawn from the current seed."""
     return parse_mixer(case.mixer).build(case.dim, num_heads=case.num_heads, impl=case.impl)
 

@@ -14,7 +14,8 @@ import threading
 from typing import Protocol
 
 import torch
-import torch.distributed as dist
+from torch._C._distributed_c10d import PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from flashmix.bench.process import Worker, end_session
 from flashmix.bench.ranks.worker import FOREVER, connect, tell_failure
@@ -135,15 +136,15 @@ def _followers(size: int) -> Followers:
     return _Torchrun() if launched() else LocalFollowers(list(range(1, size)), size)
 
 
-_rendezvous: dist.Store | None = None
+_rendezvous: Store | None = None
 
 
-def _store() -> dist.Store:
+def _store() -> Store:
     """The store that torchrun's processes share."""
     global _rendezvous
     if _rendezvous is None:
-        store, _, _ = next(iter(dist.rendezvous("env://")))
-        _rendezvous = dist.PrefixStore("flashmix", store)
+        store, _, _ = next(iter(rendezvous("env://")))
+        _rendezvous = PrefixStore("flashmix", store)
         _rendezvous.set_timeout(FOREVER)
     return _rendezvous
 

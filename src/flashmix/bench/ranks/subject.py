@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -63,7 +62,7 @@ class Subject:
 
     def seconds(self, calls: int) -> float:
         """Mean seconds of ``calls`` calls in a row, as the rank that takes longest waits."""
-        dist.barrier(**self._where())
+        self._from_all(0.0)  # none begins before all are here
         begun = time.perf_counter()
         for _ in range(calls):
             self.prepared.action()
@@ -73,11 +72,9 @@ class Subject:
 
     def _from_all(self, value: float) -> list[float]:
         found = [torch.zeros(1, dtype=torch.float64) for _ in range(self.mesh.size())]
-        dist.all_gather(found, torch.tensor([value], dtype=torch.float64))
+        mine = torch.tensor([value], dtype=torch.float64)
+        dist.all_gather(found, mine, group=self.mesh.get_group())
         return [one.item() for one in found]
-
-    def _where(self) -> dict[str, Any]:
-        return {"device_ids": [torch.cuda.current_device()]} if self.case.device == "cuda" else {}
 
 
 def _results(case: Case, module: Callable[[Tensor], Tensor], x: Tensor, up: Tensor) -> list[Tensor]:

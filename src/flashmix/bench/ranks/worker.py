@@ -18,7 +18,8 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed.device_mesh import DeviceMesh
 
 from flashmix.bench import memory
 from flashmix.bench.actions import prepare
@@ -59,12 +60,12 @@ class Team:
         subjects: by the place of their case in the job.
     """
 
-    def __init__(self, store: dist.Store, rank: int, size: int) -> None:
+    def __init__(self, store: Store, rank: int, size: int) -> None:
         self.store, self.rank, self.size = store, rank, size
         self.cases: list[Case] = []
         self.subjects: dict[int, Subject] = {}
         self._orders = 0
-        self._mesh: DeviceMesh | None = None
+        self._meshes: dict[int, DeviceMesh] = {}
 
     def order(self, do: str, *arguments: Any) -> Any:
         """Have every rank, this first one too, call the method ``do``; return this one's answer."""
@@ -91,42 +92,49 @@ class Team:
             torch.cuda.empty_cache()
 
     def build(self, index: int) -> None:
-        """Prepare a case over the ranks, and call it once."""
-        self.subjects[index] = Subject(self.cases[index], self._joined())
+        """Prepare a case over its ranks, and call it once."""
+        ranks = self.cases[index].ranks
+        assert ranks is not None
+        mesh = self._mesh(ranks)
+        if self.rank < ranks:
+            self.subjects[index] = Subject(self.cases[index], mesh)
 
     def ask(self, index: int, what: str, *arguments: Any) -> Any:
-        """A method of a case's subject."""
-        return getattr(self.subjects[index], what)(*arguments)
+        """A method of a case's subject, on its ranks."""
+        if index in self.subjects:
+            return getattr(self.subjects[index], what)(*arguments)
+        return None
 
-    def _joined(self) -> DeviceMesh:
-        """The mesh of all ranks; the first time, they join it."""
-        if self._mesh is None:
-            device = self.cases[0].device
+    def _mesh(self, ranks: int) -> DeviceMesh:
+        """The mesh of the first ``ranks``; every rank takes part in making it."""
+        device = self.cases[0].device
+        if not dist.is_initialized():
             if device == "cuda":
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
-                store=dist.PrefixStore("group", self.store),
+                store=PrefixStore("group", self.store),
                 rank=self.rank,
                 world_size=self.size,
             )
-            self._mesh = init_device_mesh(device, (self.size,))
-        return self._mesh
+        if ranks not in self._meshes:
+            self._meshes[ranks] = DeviceMesh(device, list(range(ranks)))
+        return self._meshes[ranks]
 
 
-def tell_failure(store: dist.Store, result: dict[str, Any]) -> None:
+def tell_failure(store: Store, result: dict[str, Any]) -> None:
     """Let the first rank know why a rank failed; the first reason told stands."""
     store.compare_set(FAILED, "", json.dumps(result))
 
 
-def connect(address: str) -> dist.TCPStore:
+def connect(address: str) -> TCPStore:
     """A connection to the store that the first rank hosts."""
     host, _, port = address.rpartition(":")
-    return dist.TCPStore(host, int(port), is_master=False, timeout=FOREVER)
+    return TCPStore(host, int(port), is_master=False, timeout=FOREVER)
 
 
 def _lead(size: int, host: str) -> None:
-    store = dist.TCPStore(host, 0, size, is_master=True, timeout=FOREVER, wait_for_workers=False)
+    store = TCPStore(host, 0, size, is_master=True, timeout=FOREVER, wait_for_workers=False)
     address = f"{host}:{store.port}"
     team = Team(store, 0, size)
     heard = _Watched(connect(address))
@@ -144,7 +152,7 @@ def _lead(size: int, host: str) -> None:
 class _Watched:
     """Events to the runner, and the end of this process once a rank failed."""
 
-    def __init__(self, store: dist.Store) -> None:
+    def __init__(self, store: Store) -> None:
         self.emit: Emit | None = None
         self._index = 0
         self._store = store

@@ -9,6 +9,7 @@ import torch
 
 from flashmix.bench.case import COPY, Case, Suite
 from flashmix.bench.suites.grid import Grid
+from flashmix.errors import ArgumentError
 
 MIXERS = ("fnet", "spectral", "attention", "local", "fourier", "topk")
 LONGEST = {"cpu": {"attention": 2048, "topk": 2048}, "cuda": {"attention": 131072, "topk": 16384}}
@@ -22,9 +23,18 @@ def ranks_of(grid: Grid) -> int:
     return grid.ranks or (launched if launched > 1 else max(2, gpus))
 
 
+def doublings(ranks: int) -> list[int]:
+    """2, 4, ... below ``ranks``, and ``ranks``."""
+    return [*(1 << i for i in range(1, ranks.bit_length()) if 1 << i < ranks), ranks]
+
+
 def parallel(grid: Grid) -> Suite:
     """Forward + backward of one rank at N, and of P ranks at N (strong) and P N (weak scaling)."""
     ranks, longest = ranks_of(grid), LONGEST[grid.device]
+    if ranks < 2:
+        raise ArgumentError(
+            f"suite 'parallel' compares with one rank; --ranks must be 2 or more, got {ranks}"
+        )
     lengths = grid.seq_lens or ((16384, 131072, 1048576) if grid.on_gpu else (2048, 16384))
     cases, shorter = [], {}
     for direction in grid.directions or ("forward_backward",):
@@ -51,12 +61,10 @@ def parallel(grid: Grid) -> Suite:
                     shorter[mixer] = longest[mixer]
                     continue
                 alone = dataclasses.replace(one, mixer=mixer, impl="auto")
-                over = dataclasses.replace(alone, ranks=ranks)
-                cases += [
-                    alone,
-                    over,
-                    dataclasses.replace(over, seq_len=ranks * seq_len, weak=True),
-                ]
+                cases.append(alone)
+                for count in doublings(ranks):
+                    over = dataclasses.replace(alone, ranks=count)
+                    cases += [over, dataclasses.replace(over, seq_len=count * seq_len, weak=True)]
     notes = tuple(
         f"{mixer} is measured up to N = {most:,}, beyond which it would take most of the time; "
         "name it by --mixers to go on."

@@ -93,7 +93,7 @@ class _Workers:
                 except queue.Empty:
                     return
                 if worker is None:
-                    worker = Worker(WORKER, environment)
+                    worker = Worker(WORKER, environment=environment)
                     self._workers.append(worker)
                 try:
                     for event in worker.run(self._jobs[job], SILENCE_LIMIT):

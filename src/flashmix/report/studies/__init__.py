@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from flashmix.bench.store import Row
+from flashmix.report import ranks
 from flashmix.report.studies import fourier, kernels, naive, spectral, swap
 from flashmix.report.tables import Section
 
@@ -14,5 +15,6 @@ STUDIES: dict[str, Callable[[Sequence[Row]], list[Section]]] = {
     "spectral": spectral.sections,
     "swap": swap.sections,
     "kernels": kernels.sections,
+    "parallel": ranks.sections,
 }
 """By suite, what makes the sections of its report from its rows."""

@@ -143,7 +143,7 @@ def _remedies(rows: Sequence[Row], labels: Sequence[str]) -> Section:
                             direction,
                             f"{dim}",
                             f"{seq_len:,}",
-                            tables.speed_cell(row, base),
+                            tables.speed_cell(row, base, in_turn=row.get("ranks") is None),
                             Cell(
                                 f"{number(base['peak_mb'] / max(row['peak_mb'], 1e-9))}x",
                                 row,
@@ -156,7 +156,8 @@ def _remedies(rows: Sequence[Row], labels: Sequence[str]) -> Section:
         [
             "Against naive attention: above 1x is faster, or smaller. The backward's memory is "
             "that of a whole forward + backward; its time, where the forward is recomputed, "
-            "includes the recomputation. Sequence parallelism is not among them yet."
+            "includes the recomputation. Over ranks, the tokens of the same attention lie on "
+            "several processes that share the threads, or on several GPUs; memory is per rank."
         ],
         Table(["remedy", "direction", "d_model", "seq_len", "speed", "memory saved"], body),
     )
