@@ -23,10 +23,11 @@ examples:
   flashmix pretrain --arch bert-tiny --mixers "attention; spectral,attention" --out runs/pre
   flashmix finetune --model runs/pre --task imdb --mixers "attention; spectral,attention"
   torchrun --nproc-per-node 2 -m flashmix finetune --task digits --out runs/two
+  torchrun --nproc-per-node 4 -m flashmix finetune --task imdb --sequence-parallel 2
   flashmix finetune --resume runs/finetune-20260101-120000
 """
 
-FIELDS = ("tokenizer", "epochs", "val_share", "patience", "pooling")
+FIELDS = ("tokenizer", "epochs", "val_share", "patience", "pooling", "sequence_parallel")
 
 
 def add_command(commands: Any) -> None:
@@ -51,6 +52,12 @@ def add_command(commands: Any) -> None:
         "--pooling",
         choices=("mean", "cls"),
         help="what the head reads: the mean of the tokens (default), or [CLS]",
+    )
+    parser.add_argument(
+        "--sequence-parallel",
+        type=int,
+        metavar="P",
+        help="under torchrun: spread each sequence over P processes; the others share the batch",
     )
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--patience", type=int, metavar="N", help="stop N epochs after the best")

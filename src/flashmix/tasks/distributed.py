@@ -23,9 +23,14 @@ def rank() -> int:
     return dist.get_rank() if world() > 1 else 0
 
 
+def launched_world() -> int:
+    """Number of processes that torchrun started, this one among them; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def launched() -> bool:
     """Whether torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return launched_world() > 1
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from flashmix.tasks import distributed
 from flashmix.tasks.encoders import VANILLA
 from flashmix.tasks.finetuning import FinetuneConfig
 from flashmix.tasks.pretraining import PretrainConfig
+from flashmix.tasks.sequence import check_processes
 
 COSTS_FILE = "costs.json"
 
@@ -133,6 +134,8 @@ def run_experiment(
     elif (out / RUN_FILE).exists() or read_rows(out):
         raise ArgumentError(f"{out} already holds a run; pass --resume {out} to go on with it")
     config = experiment.config
+    if isinstance(config, FinetuneConfig):
+        check_processes(config.sequence_parallel)
     threads = threads or max(1, torch.get_num_threads() // experiment.jobs)
     with distributed.group(config.device):
         if distributed.rank():
@@ -190,6 +193,7 @@ def _lead(experiment: Experiment, folder: RunFolder, threads: int, listener: Lis
         row = _row(experiment, folder.path, job, result, costs.get(job["mixers"], {}), baselines)
         if distributed.launched():
             row["processes"] = distributed.world()
+            row["sequence_parallel"] = job["config"].get("sequence_parallel", 1)
         folder.append(row)
         if result["status"] == "ok":
             clean(Path(job["folder"]))
