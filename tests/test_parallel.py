@@ -85,6 +85,15 @@ def test_a_swapped_hugging_face_encoder_agrees(ranks_pool):
     assert max(ranks_pool.run("error_of_hugging_face", (5, 6, 4, 5))) < 1e-12
 
 
+@pytest.mark.parametrize("mixers", ["fnet", "attention,spectral"])
+@pytest.mark.parametrize("tokens", [11, 1])
+def test_fine_tuning_over_sequences_and_batch_has_one_processs_gradients(
+    ranks_pool, mixers, tokens
+):
+    pytest.importorskip("transformers")
+    assert_equal(ranks_pool.run("errors_of_spread_training", mixers, tokens))
+
+
 def test_a_model_stays_what_it_was(ranks_pool):
     for before, after in ranks_pool.run("names_and_types", COUNTS):
         assert before == after

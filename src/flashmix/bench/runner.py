@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import itertools
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +23,7 @@ from flashmix.bench.repeat import key, to_repeat
 from flashmix.bench.store import REPEATS_FILE, RUN_FILE, Row, RunFolder, read_rows, read_run
 from flashmix.bench.suites import SUITES, Grid, build_suite
 from flashmix.errors import ArgumentError
+from flashmix.tasks.distributed import launched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,7 @@ def run_suite(
         raise ArgumentError("device 'cuda' was asked for, but PyTorch sees no GPU; use 'cpu'")
     if size := _ranks(suite.cases):
         check_ranks(size, grid.device)
+        grid = dataclasses.replace(grid, ranks=size)
     threads = threads or torch.get_num_threads()
     with RunFolder.hold(out) as folder:
         if not resume:
@@ -138,7 +141,8 @@ def _describe(suite: Suite, grid: Grid, threads: int, time_limit: float) -> dict
 def _command(suite: Suite, grid: Grid) -> str:
     """What was typed, or the call from Python."""
     if Path(sys.argv[0]).name in COMMANDS:
-        return shlex.join(["flashmix", *sys.argv[1:]])
+        start = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m"]
+        return shlex.join([*(start if launched() else []), "flashmix", *sys.argv[1:]])
     changed = ", ".join(
         f"{one.name}={value!r}"
         for one in dataclasses.fields(grid)

@@ -83,6 +83,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         name = DIRECTIONS.get(direction, direction)
         found += [
             _strong(part, name),
+            _memory(part, name),
             _weak(part, name),
             _bytes(part, name),
             _agreement(part, name),
@@ -97,36 +98,64 @@ def _over(rows: Sequence[Row], *, weak: bool) -> list[Row]:
 
 def _strong(rows: Sequence[Row], direction: str) -> Section:
     found = {id(pair.over): pair for pair in pairs(rows)}
-    every = {(row["mixer"], row["seq_len"]): row for row in rows if row["ranks"] == 1}
+    alone = {(row["mixer"], row["seq_len"]): row for row in rows if row["ranks"] == 1}
     body = []
     for row in _over(rows, weak=False):
-        one, copy = every.get((row["mixer"], row["seq_len"])), every.get((COPY, row["seq_len"]))
-        pair = found.get(id(row))
+        pair, one = found.get(id(row)), alone.get((row["mixer"], row["seq_len"]))
         body.append(
             [
                 row["mixer"],
                 f"{row['seq_len']:,}",
                 f"{row['ranks']}",
-                tables.time_cell(one) if one else "-",
-                tables.time_cell(row),
+                _median(one),
+                _median(row),
                 Cell(interval(pair.speedup), *pair.rows) if pair else "-",
-                _copies(row, copy),
-                tables.memory_cell(one) if one and one["status"] == "ok" else "-",
-                tables.memory_cell(row) if row["status"] == "ok" else "-",
                 Cell(f"{number(pair.memory)}x", *pair.rows) if pair else "-",
             ]
         )
-    columns = [
-        "mixer", "N", "ranks", "one rank (ms)", "all ranks (ms)", "speed-up", "of a copy",
-        "one rank's memory (MB)", "memory per rank (MB)", "of one's",
-    ]  # fmt: skip
+    columns = ["mixer", "N", "ranks", "one (ms)", "all (ms)", "speed-up", "memory per rank"]
     return Section(
         f"Over ranks against one of them, {direction}",
         [
-            "The same N on one rank and over all, timed in turn as the caller waits; over ranks "
-            "the time of the slowest and the memory of the largest. One rank has as many threads "
-            "alone as each has among all. Of a copy: times the copy of a rank's share of "
-            "[B, N, D] on one rank."
+            "The same N on one rank and over all, timed in turn as the caller waits: medians, over "
+            "ranks of the slowest. One rank alone has as many threads as each among all. Memory "
+            "per rank: the largest peak of any, of one rank's alone."
+        ],
+        Table(columns, body),
+    )
+
+
+def _median(row: Row | None) -> str:
+    if row is None or row["status"] != "ok":
+        return tables.status_cell(row)
+    return Cell(number(row["median_ms"]) + (" ~" if row["noisy"] else ""), row)
+
+
+def _memory(rows: Sequence[Row], direction: str) -> Section:
+    alone = {(row["mixer"], row["seq_len"]): row for row in rows if row["ranks"] == 1}
+    body = []
+    for row in _over(rows, weak=False):
+        one, copy = alone.get((row["mixer"], row["seq_len"])), alone.get((COPY, row["seq_len"]))
+        body.append(
+            [
+                row["mixer"],
+                f"{row['seq_len']:,}",
+                f"{row['ranks']}",
+                tables.memory_cell(one) if one and one["status"] == "ok" else "-",
+                tables.memory_cell(row) if row["status"] == "ok" else "-",
+                tables.time_cell(row),
+                _copies(row, copy),
+            ]
+        )
+    columns = [
+        "mixer", "N", "ranks", "one's peak (MB)", "peak per rank (MB)", "all ranks (ms)",
+        "of the copy floor",
+    ]  # fmt: skip
+    return Section(
+        f"Memory, and distance to the floor, {direction}",
+        [
+            "Tensors allocated during one call, beyond inputs and weights. Floor: a rank copies "
+            "its share of [B, N, D] once, twice with the backward, as measured on one rank."
         ],
         Table(columns, body),
     )

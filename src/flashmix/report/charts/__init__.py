@@ -28,7 +28,7 @@ def charts(rows: Sequence[Row]) -> list[Chart]:
         MissingDependencyError: altair is not installed.
     """
     tuned = [row for row in rows if is_finetuning(row)]
-    cases = [r for r in rows if not is_finetuning(r) and r["suite"] != "parallel"]
+    cases = [r for r in rows if not is_finetuning(r) and r.get("suite") != "parallel"]
     found: list[Chart | None] = [*finetuning_charts(tuned)]
     for subject in SUBJECTS:
         part = [row for row in cases if row.get("subject", "mixer") == subject]
