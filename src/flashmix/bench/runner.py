@@ -141,8 +141,10 @@ def _describe(suite: Suite, grid: Grid, threads: int, time_limit: float) -> dict
 def _command(suite: Suite, grid: Grid) -> str:
     """What was typed, or the call from Python."""
     if Path(sys.argv[0]).name in COMMANDS:
-        start = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m"]
-        return shlex.join([*(start if launched() else []), "flashmix", *sys.argv[1:]])
+        start = []
+        if launched():
+            start = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m"]
+        return shlex.join([*start, "flashmix", *sys.argv[1:]])
     changed = ", ".join(
         f"{one.name}={value!r}"
         for one in dataclasses.fields(grid)
