@@ -17,7 +17,7 @@ from flashmix.parallel._ranks import even_split, starts
 
 PIECES = {"cpu": 64, "cuda": 8}
 """Most pieces of an exchange: more hold less memory, fewer cost fewer messages."""
-MIN_PIECE_BYTES = 1 << 18
+MIN_PIECE_BYTES = 1 << 20
 """An exchange is cut no finer than this, of what a rank receives."""
 
 Piece = list[slice]

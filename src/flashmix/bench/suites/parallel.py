@@ -12,8 +12,11 @@ from flashmix.bench.suites.grid import Grid
 from flashmix.errors import ArgumentError
 
 MIXERS = ("fnet", "spectral", "attention", "local", "fourier", "topk")
-LONGEST = {"cpu": {"attention": 2048, "topk": 2048}, "cuda": {"attention": 131072, "topk": 16384}}
-"""Tokens beyond which what grows with N squared would take the rest of the run's time."""
+LONGEST = {
+    "cpu": {"attention": 2048, "topk": 2048, "local": 16384, "fourier": 16384},
+    "cuda": {"attention": 131072, "topk": 16384},
+}
+"""Tokens beyond which a mixer would take the rest of the run's time; --mixers goes on."""
 
 
 def ranks_of(grid: Grid) -> int:
@@ -35,7 +38,7 @@ def parallel(grid: Grid) -> Suite:
         raise ArgumentError(
             f"suite 'parallel' compares with one rank; --ranks must be 2 or more, got {ranks}"
         )
-    lengths = grid.seq_lens or ((16384, 131072, 1048576) if grid.on_gpu else (2048, 16384))
+    lengths = grid.seq_lens or ((16384, 131072, 1048576) if grid.on_gpu else (2048, 16384, 131072))
     cases, shorter = [], {}
     for direction in grid.directions or ("forward_backward",):
         if direction not in ("forward", "backward", "forward_backward"):
@@ -65,11 +68,8 @@ def parallel(grid: Grid) -> Suite:
                 for count in doublings(ranks):
                     over = dataclasses.replace(alone, ranks=count)
                     cases += [over, dataclasses.replace(over, seq_len=count * seq_len, weak=True)]
-    notes = tuple(
-        f"{mixer} is measured up to N = {most:,}, beyond which it would take most of the time; "
-        "name it by --mixers to go on."
-        for mixer, most in shorter.items()
-    )
+    cuts = ", ".join(f"{mixer} up to N = {most:,}" for mixer, most in shorter.items())
+    notes = (f"To keep the run short: {cuts}. Named by --mixers they go on.",) if cuts else ()
     return Suite(
         name="parallel",
         about=f"each mixer with its tokens over {ranks} ranks, against one of them alone",
