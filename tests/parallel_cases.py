@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from flashmix import create_mixer, parallel
+from flashmix.bench.memory import peak_mb
 from flashmix.bench.ranks.traffic import SentBytes
 from flashmix.models import Encoder, SequenceClassifier, TextClassifier
 from flashmix.ops.block_topk_attention import blocks
@@ -39,7 +40,7 @@ def start() -> None:
         MESHES[size] = DeviceMesh("cpu", list(range(size)))
     _ring.CHUNK["cpu"], _spectral.CHUNK["cpu"], _fnet.WIDTH_CHUNK = 32, 5, 3
     _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES = 3, 1
-    _channels.FEWEST_CHANNELS = 1
+    _channels.FEWEST_CHANNELS = _fnet.FEWEST_COLUMNS = 1
     blocks.BLOCK = block_topk.BLOCK = local.MIN_BLOCK = 4
 
 
@@ -231,6 +232,38 @@ def bytes_of(text, ranks, n, batch, dim, heads, masked=False):
     with SentBytes() as backward:
         y.sum().backward()
     return (forward.exchanged, forward.reduced), (backward.exchanged, backward.reduced)
+
+
+def share_of_memory(text, n, dim):
+    """Peak of a forward and backward on two ranks, over that of one device; [] elsewhere."""
+    if dist.get_rank() > 1:
+        return None
+    settings = (_pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES, _fnet.FEWEST_COLUMNS)
+    chunks = (_fnet.WIDTH_CHUNK, _spectral.CHUNK["cpu"])
+    # As a sequence of 131,072 tokens is cut.
+    _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES, _fnet.FEWEST_COLUMNS = 64, 1 << 16, 4
+    _fnet.WIDTH_CHUNK, _spectral.CHUNK["cpu"] = 32, 32
+    peaks = []
+    try:
+        for mixer in (
+            create_mixer(text, dim),
+            parallel.shard_sequence(create_mixer(text, dim), MESHES[2]),
+        ):
+            own = isinstance(mixer, parallel._sharded.Sharded)
+            x = torch.randn(1, n // 2 if own else n, dim, requires_grad=True)
+            upstream = torch.randn_like(x)
+
+            def step(mixer=mixer, x=x, upstream=upstream):
+                mixer(x).backward(upstream)
+                mixer.zero_grad()
+                x.grad = None
+
+            step()
+            peaks.append(peak_mb(step, "cpu"))
+    finally:
+        _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES, _fnet.FEWEST_COLUMNS = settings
+        _fnet.WIDTH_CHUNK, _spectral.CHUNK["cpu"] = chunks
+    return peaks[1] / peaks[0]
 
 
 def die():

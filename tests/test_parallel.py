@@ -94,6 +94,12 @@ def test_fine_tuning_over_sequences_and_batch_has_one_processs_gradients(
     assert_equal(ranks_pool.run("errors_of_spread_training", mixers, tokens))
 
 
+@pytest.mark.parametrize("text", ["fnet", "spectral(modes=128)"])
+def test_two_ranks_hold_little_more_than_half_of_one(ranks_pool, text):
+    shares = ranks_pool.run("share_of_memory", text, 4096, 768)[:2]
+    assert max(shares) <= 0.55
+
+
 def test_a_model_stays_what_it_was(ranks_pool):
     for before, after in ranks_pool.run("names_and_types", COUNTS):
         assert before == after

@@ -25,6 +25,8 @@ from flashmix.parallel._ranks import even_split
 
 WIDTH_CHUNK = 512
 """Tokens whose width is transformed at a time."""
+FEWEST_COLUMNS = 4
+"""Of a piece: fewer lie too far apart in memory to be gathered fast."""
 
 
 class _FNet(torch.autograd.Function):
@@ -52,7 +54,8 @@ def _mix(x: Tensor, layout: Layout, norm: str) -> Tensor:
     batch, _, dim = x.shape
     y = _over_width(x, layout, norm)
     shares = even_split(dim // 2 + 1, layout.ranks.size)
-    pieces = cut(shares, 2 * batch * layout.total * y.element_size(), x.device.type)
+    column = 2 * batch * layout.total * y.element_size()
+    pieces = cut(shares, column, x.device.type, FEWEST_COLUMNS)
     through(
         pieces,
         layout,
@@ -114,19 +117,22 @@ def _put_back(y: Tensor, piece: Piece, flat: Tensor) -> None:
 
 
 def _over_tokens(flat: Tensor, batch: int, layout: Layout, norm: str) -> Tensor:
-    """Real parts of the transform of columns [N, B, c, 2], beside their mirror images."""
+    """Real parts of the transform of columns [N, B, c, 2], beside their mirror images; in place."""
+    if not flat.numel():
+        return flat
 
     def transform(columns: Tensor) -> Tensor:
         y = torch.fft.fft(columns, dim=1, norm=norm)
-        # y[-k], the mirror image; only the real parts matter.
-        y.imag[:, :1], y.imag[:, 1:] = y.real[:, :1], y.real[:, 1:].flip(1)
+        if layout.mask is not None:  # y[-k], the mirror image; only the real parts matter
+            y.imag[:, :1], y.imag[:, 1:] = y.real[:, :1], y.real[:, 1:].flip(1)
         return y
 
-    if not flat.numel():
-        return flat
-    wide = flat.to(transform_dtype(flat.dtype)).view(layout.total, batch, -1, 2)
-    columns = torch.view_as_complex(wide).transpose(0, 1)
-    mixed = (
-        transform(columns) if layout.mask is None else each_length(transform, layout.mask, columns)
-    )
-    return torch.view_as_real(mixed.transpose(0, 1)).to(flat.dtype).flatten()
+    columns = flat.view(layout.total, batch, -1, 2)
+    wide = torch.view_as_complex(columns.to(transform_dtype(flat.dtype))).transpose(0, 1)
+    if layout.mask is not None:
+        mixed = torch.view_as_real(each_length(transform, layout.mask, wide))
+        return columns.copy_(mixed.transpose(0, 1)).flatten()
+    real = transform(wide).real.transpose(0, 1)
+    columns[..., 0] = real
+    columns[:1, ..., 1], columns[1:, ..., 1] = real[:1], real[1:].flip(0)
+    return flat

@@ -63,7 +63,7 @@ def through(
         send: the own tokens of a piece's columns, one rank's columns behind the other's, flat;
             each rank's token first: [n, B, c].
         work: (number of the piece, all tokens of the own columns [N, B, c] flat) to what takes
-            their place, as flat.
+            their place, as flat; it may be written into what was given.
         receive: takes what came back, laid out as ``send`` gave it.
     """
     ranks = layout.ranks
@@ -91,6 +91,5 @@ def through(
         if returning is not None:
             receive(pieces[k - 1], returning())
         returning = come_back(piece, here)
-        del here
     assert returning is not None
     receive(pieces[-1], returning())
