@@ -241,7 +241,7 @@ def share_of_memory(text, n, dim):
     settings = (_pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES, _fnet.FEWEST_COLUMNS)
     chunks = (_fnet.WIDTH_CHUNK, _spectral.CHUNK["cpu"])
     # As a sequence of 131,072 tokens is cut.
-    _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES, _fnet.FEWEST_COLUMNS = 64, 1 << 16, 4
+    _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES, _fnet.FEWEST_COLUMNS = 64, 1 << 16, 3
     _fnet.WIDTH_CHUNK, _spectral.CHUNK["cpu"] = 32, 32
     peaks = []
     try:

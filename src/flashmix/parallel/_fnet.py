@@ -25,7 +25,7 @@ from flashmix.parallel._ranks import even_split
 
 WIDTH_CHUNK = 512
 """Tokens whose width is transformed at a time."""
-FEWEST_COLUMNS = 4
+FEWEST_COLUMNS = 3
 """Of a piece: fewer lie too far apart in memory to be gathered fast."""
 
 
