@@ -6,6 +6,7 @@ import dataclasses
 
 from flashmix.bench.case import Case, Suite
 from flashmix.bench.suites.grid import Grid
+from flashmix.tasks.distributed import launched, launched_world
 
 REMEDIES: tuple[dict[str, object], ...] = (
     {"impl": "sdpa"},
@@ -25,7 +26,7 @@ def naive(grid: Grid) -> Suite:
     dims = grid.dims or ((16, 32, 64) if small else (16, 32, 64, 128))
     seq_lens = grid.seq_lens or ((256, 1024, 4096) if small else (256, 1024, 4096, 8192, 16384))
     passes = grid.passes or (50 if small else 100)
-    ranks = grid.ranks or (SEQUENCE_PARALLEL if small else None)
+    ranks = grid.ranks or (launched_world() if launched() else SEQUENCE_PARALLEL if small else None)
     cases, over_ranks = [], []
     for dim in dims:
         for seq_len in seq_lens:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import itertools
 
 import torch
 
 from flashmix.bench.case import COPY, Case, Suite
 from flashmix.bench.suites.grid import Grid
 from flashmix.errors import ArgumentError
+from flashmix.tasks.distributed import launched, launched_world
 
 MIXERS = ("fnet", "spectral", "attention", "local", "fourier", "topk")
 LONGEST = {
@@ -21,9 +22,8 @@ LONGEST = {
 
 def ranks_of(grid: Grid) -> int:
     """Ranks: as told, as torchrun started, as this machine has GPUs, two at least."""
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
     gpus = torch.cuda.device_count() if grid.on_gpu else 0
-    return grid.ranks or (launched if launched > 1 else max(2, gpus))
+    return grid.ranks or (launched_world() if launched() else max(2, gpus))
 
 
 def doublings(ranks: int) -> list[int]:
@@ -39,12 +39,13 @@ def parallel(grid: Grid) -> Suite:
             f"suite 'parallel' compares with one rank; --ranks must be 2 or more, got {ranks}"
         )
     lengths = grid.seq_lens or ((16384, 131072, 1048576) if grid.on_gpu else (2048, 16384, 131072))
-    cases, shorter = [], {}
+    cases: list[Case] = []
+    shorter: dict[str, int] = {}
     for direction in grid.directions or ("forward_backward",):
         if direction not in ("forward", "backward", "forward_backward"):
             continue
-        for seq_len in lengths:
-            one = Case(
+        copies = [
+            Case(
                 suite="parallel",
                 mixer=COPY,
                 impl="torch",
@@ -58,16 +59,19 @@ def parallel(grid: Grid) -> Suite:
                 seed=grid.seed,
                 ranks=1,
             )
-            cases.append(one)
-            for mixer in grid.mixers or MIXERS:
-                if not grid.mixers and seq_len > longest.get(mixer, seq_len):
-                    shorter[mixer] = longest[mixer]
-                    continue
-                alone = dataclasses.replace(one, mixer=mixer, impl="auto")
-                cases.append(alone)
-                for count in doublings(ranks):
-                    over = dataclasses.replace(alone, ranks=count)
-                    cases += [over, dataclasses.replace(over, seq_len=count * seq_len, weak=True)]
+            for seq_len in lengths
+        ]
+        cases += copies
+        for mixer, copy in itertools.product(grid.mixers or MIXERS, copies):
+            if not grid.mixers and copy.seq_len > longest.get(mixer, copy.seq_len):
+                shorter[mixer] = longest[mixer]
+                continue
+            alone = dataclasses.replace(copy, mixer=mixer, impl="auto")
+            cases.append(alone)
+            for count in doublings(ranks):
+                over = dataclasses.replace(alone, ranks=count)
+                weak = dataclasses.replace(over, seq_len=count * copy.seq_len, weak=True)
+                cases += [over, weak]
     cuts = ", ".join(f"{mixer} up to N = {most:,}" for mixer, most in shorter.items())
     notes = (f"To keep the run short: {cuts}. Named by --mixers they go on.",) if cuts else ()
     return Suite(
