@@ -199,7 +199,7 @@ def _weak(rows: Sequence[Row], direction: str) -> Section:
 def _bytes(rows: Sequence[Row], direction: str) -> Section:
     body = []
     for row in [*_over(rows, weak=False), *_over(rows, weak=True)]:
-        if row["status"] != "ok":
+        if row["status"] != "ok" or "sent_bytes" not in row:
             continue
         sent, derived = row["sent_bytes"], row["derived_bytes"]
         body.append(

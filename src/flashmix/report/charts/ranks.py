@@ -19,7 +19,9 @@ def rank_charts(rows: Sequence[Row]) -> list[Chart]:
     for direction in DIRECTIONS:
         scaled = [pair for pair in pairs(rows) if pair.direction == direction]
         if scaled:
-            found += [_against_ranks(scaled), _against_n(scaled), _memory(scaled), _bytes(scaled)]
+            found += [_against_ranks(scaled), _against_n(scaled), _memory(scaled)]
+            counted = [pair for pair in _most(scaled) if "sent_bytes" in pair.over]
+            found += [_bytes(counted)] if counted else []
     return found
 
 
@@ -111,8 +113,7 @@ def _memory(scaled: Sequence[Pair]) -> Chart:
     return _chart("ranks-memory", scaled[0], lines, "Memory per rank against N", text)
 
 
-def _bytes(scaled: Sequence[Pair]) -> Chart:
-    most = _most(scaled)
+def _bytes(most: Sequence[Pair]) -> Chart:
     points, derived = [], []
     for pair in most:
         row, n = pair.over, pair.one["seq_len"]
@@ -133,4 +134,4 @@ def _bytes(scaled: Sequence[Pair]) -> Chart:
         f"{most[0].over['ranks']} ranks. Counted at PyTorch's collectives, on the rank that sends "
         "most; dotted: derived on paper."
     )
-    return _chart("ranks-bytes", scaled[0], lines, "Bytes that leave a rank against N", text)
+    return _chart("ranks-bytes", most[0], lines, "Bytes that leave a rank against N", text)
