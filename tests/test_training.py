@@ -273,12 +273,14 @@ def test_an_interrupted_training_saves_its_state_and_says_how_to_go_on(tmp_path,
     assert read_run(out)["finished"] is None
 
 
-def test_two_processes_train_as_one(tmp_path):
+@pytest.mark.parametrize("sharing", [1, 2])
+def test_two_processes_train_as_one(tmp_path, sharing):
+    """Each with its part of the batch, or of every sequence."""
     environment = {"OMP_NUM_THREADS": "1", **WITHOUT_PAGE}
     two = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
          "--master-port", "0", "--standalone", "-m", "flashmix", *map(str, DIGITS),
-         "--epochs", "2", "--out", str(tmp_path / "two")],
+         "--epochs", "2", "--sequence-parallel", str(sharing), "--out", str(tmp_path / "two")],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -290,12 +292,26 @@ def test_two_processes_train_as_one(tmp_path):
         digits(epochs=2, lr=3e-4, limit=400), tmp_path / "one", kind="finetune", threads=1
     )
     (one,), (both,) = read_rows(tmp_path / "one"), read_rows(tmp_path / "two")
-    assert both["processes"] == 2
+    assert (both["processes"], both["sequence_parallel"]) == (2, sharing)
     assert both["steps"] == one["steps"]
     # Dropout draws other numbers in each process, all else is the same.
     for ours, theirs in zip(both["history"], one["history"], strict=True):
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.02)
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sequence_parallel": 2}, "must divide the number of processes, which is 1"),
+        ({"sequence_parallel": 0}, "must be at least 1, got 0"),
+        ({"sequence_parallel": 2, "pooling": "cls"}, "goes with --pooling mean"),
+        ({"sequence_parallel": 2, "compile": True}, "without --compile"),
+    ],
+)
+def test_sequences_that_cannot_be_spread_are_refused(tmp_path, options, words):
+    with pytest.raises(ArgumentError, match=words):
+        run_experiment(digits(**options), tmp_path / "run", kind="finetune", threads=1)
 
 
 def test_a_training_that_fails_is_a_row_and_is_tried_again(tmp_path):
