@@ -89,6 +89,7 @@ class Team:
         if self.cases[0].device == "cpu":
             limit_memory(0.9 / self.size)
         else:
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)))
             torch.cuda.empty_cache()
 
     def build(self, index: int) -> None:
@@ -109,8 +110,6 @@ class Team:
         """The mesh of the first ``ranks``; every rank takes part in making it."""
         device = self.cases[0].device
         if not dist.is_initialized():
-            if device == "cuda":
-                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.rank)))
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo",
                 store=PrefixStore("group", self.store),
