@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from bench_helpers import make_run
+from bench_helpers import WITHOUT_PAGE, make_run
 from flashmix.bench import Grid, build_suite, measure, read_rows, runner
 from flashmix.bench.ranks.launch import RankWorker, check_ranks
 from flashmix.bench.runner import run_suite
@@ -127,7 +127,7 @@ def test_torchruns_processes_are_the_ranks(tmp_path):
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          "-m", "flashmix", "bench", "parallel", "--device", "cpu", "--mixers", "fnet",
          "--seq-lens", "64", "--dims", "16", "--passes", "1", "--out", str(tmp_path / "run")],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **WITHOUT_PAGE},
         capture_output=True,
         text=True,
         timeout=200,
