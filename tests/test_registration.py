@@ -90,6 +90,13 @@ def topk_cpu(device, mask):
     return [(*qkv(device), m, 3, causal, True) for m in (None, mask) for causal in (False, True)]
 
 
+def without_gradients(calls):
+    return lambda device, mask: [
+        tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in call)
+        for call in calls(device, mask)
+    ]
+
+
 NORMS = ("backward", "ortho")
 SAMPLES = {
     "attention_torch": heads_samples((False,), (True,)),
@@ -111,6 +118,11 @@ SAMPLES = {
     "causal_conv_taps_grad": causal_conv_taps_grad,
     "fourier_torch": fourier,
     "fourier_torch_backward": fourier_backward,
+}
+SAMPLES |= {
+    f"{name}_forward": without_gradients(calls)
+    for name, calls in SAMPLES.items()
+    if name.endswith("_cpu")
 }
 
 

@@ -78,18 +78,18 @@ class Operator:
             ImplementationError: it cannot run on this device, with this dtype or this install.
         """
         name = self.aliases.get(impl, impl)
-        able, refusals = [], []
-        for implementation in self.implementations:
-            if name not in ("auto", implementation.name):
-                continue
-            refusal = implementation.refusal(dtype, device.type, case)
-            if refusal is None:
-                able.append(implementation)
-            else:
-                refusals.append(f"{implementation.name!r} {refusal}")
+        named = [one for one in self.implementations if name in ("auto", one.name)]
+        able, settled, place = [], False, device.type
+        for one in named:
+            if settled and one.preferred:
+                continue  # the first of these is chosen, unless one that is not was measured faster
+            if one.refusal(dtype, place, case) is None:
+                able.append(one)
+                settled = settled or one.preferred
         if able:
             return able[0] if len(able) == 1 else self._prefer(able, case)
-        if refusals:
+        if named:
+            refusals = [f"{one.name!r} {one.refusal(dtype, device.type, case)}" for one in named]
             raise ImplementationError(f"{self.name}: " + "; ".join(refusals))
         raise self._unknown(impl)
 

@@ -6,38 +6,41 @@ backward is itself, and saves no activation.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flashmix.ops._cpu.library import call
+from flashmix.ops._cpu.library import DATA, INT, REAL, Kernel
 from flashmix.ops._cpu.smooth import smooth
+from flashmix.ops._library import CpuOp
 from flashmix.ops._padding import each_length
 from flashmix.ops._precision import transform_dtype
 
 
-def _mix(x: Tensor, norm: str) -> Tensor:
-    n, dim = x.shape[1:]
-    y = torch.empty(x.shape, dtype=x.dtype)
+_transform = Kernel("fnet", INT, INT, INT, REAL, DATA, DATA)
+_mirror = Kernel("fnet_mirror", INT, INT, INT, DATA, DATA)
+
+
+def _mix(norm: str, x: Tensor) -> Tensor:
+    batch, n, dim = x.shape
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
     if smooth(n) and smooth(dim):
         scale = (n * dim) ** -0.5 if norm == "ortho" else 1.0
-        call("fnet", x.dtype, *x.shape, scale, x.contiguous(), y)
+        _transform(x.dtype, batch, n, dim, scale, x.contiguous(), y)
     else:
         half = torch.view_as_real(torch.fft.rfft2(x, dim=(1, 2), norm=norm).contiguous())
-        call("fnet_mirror", x.dtype, *x.shape, half, y)
+        _mirror(x.dtype, batch, n, dim, half, y)
     return y
 
 
-@torch.library.custom_op("flashmix::fnet_cpu", mutates_args=(), device_types="cpu")
-def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
-    """Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
+def _kernel(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     wide = x.to(transform_dtype(x.dtype))
-    return each_length(lambda part: _mix(part, norm), mask, wide).to(x.dtype)
+    return each_length(partial(_mix, norm), mask, wide).to(x.dtype)
 
 
-@fnet.register_fake
-def _(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+def _fake(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     return x.new_empty(x.shape)
 
 
@@ -49,4 +52,11 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
     return fnet(grad, ctx.mask, ctx.norm), None, None
 
 
-fnet.register_autograd(_backward, setup_context=_setup)
+fnet = CpuOp(
+    "fnet_cpu(Tensor x, Tensor? mask, str norm) -> Tensor",
+    _kernel,
+    fake=_fake,
+    setup=_setup,
+    backward=_backward,
+)
+"""Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
