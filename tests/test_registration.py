@@ -118,6 +118,8 @@ SAMPLES = {
     "causal_conv_taps_grad": causal_conv_taps_grad,
     "fourier_torch": fourier,
     "fourier_torch_backward": fourier_backward,
+    "fourier_cpu": fourier,
+    "fourier_cpu_backward": fourier_backward,
 }
 SAMPLES |= {
     f"{name}_forward": without_gradients(calls)
