@@ -23,6 +23,7 @@ from flashmix.bench.repeat import key, to_repeat
 from flashmix.bench.store import REPEATS_FILE, RUN_FILE, Row, RunFolder, read_rows, read_run
 from flashmix.bench.suites import SUITES, Grid, build_suite
 from flashmix.errors import ArgumentError
+from flashmix.ops._cpu import library
 from flashmix.tasks.distributed import launched
 
 
@@ -84,6 +85,8 @@ def run_suite(
     if size := _ranks(suite.cases):
         check_ranks(size, grid.device)
         grid = dataclasses.replace(grid, ranks=size)
+    if grid.device == "cpu":
+        library.missing()  # builds the native kernels before anything is timed
     threads = threads or torch.get_num_threads()
     with RunFolder.hold(out) as folder:
         if not resume:
