@@ -9,16 +9,13 @@ Shapes: B batch, H heads, N tokens, dh width of a head.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from flashmix.ops._cpu.heads import strides, widen
+from flashmix.ops._cpu.heads import strides, widen, with_real_first
 from flashmix.ops._cpu.library import DATA, INT, SHAPE, STRIDES, Kernel, Shape
 from flashmix.ops._library import CpuOp, cpu_op
-from flashmix.ops._padding import real_first
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.attention.torch import attention
 
@@ -38,30 +35,6 @@ def local_attention(
     return y
 
 
-def _along(order: Tensor, x: Tensor) -> Tensor:
-    """``order`` [B, N] as an index for the tokens of ``x`` [B, H, N, ...]."""
-    batch, n = order.shape
-    return order.reshape(batch, 1, n, *(1,) * (x.dim() - 3)).expand_as(x)
-
-
-def _real_first(
-    run: Callable[..., list[Tensor]], mask: Tensor | None, *xs: Tensor
-) -> tuple[Tensor, ...]:
-    """``run(make, shape, *xs)`` with the real tokens of ``xs`` first, so that distances count them.
-
-    ``make(*shape)`` makes its results [B, H, N, ...], which are zero at padding.
-    """
-    sizes = xs[0].shape
-    if mask is None:
-        make = partial(torch.empty, dtype=xs[0].dtype)
-        return tuple(run(make, Shape(*sizes, None, None), *xs))
-    order, lengths = real_first(mask), mask.sum(1)
-    make = partial(torch.zeros, dtype=xs[0].dtype)
-    packed = [x.gather(2, _along(order, x)) for x in xs]
-    results = run(make, Shape(*sizes, None, lengths.data_ptr()), *packed)
-    return tuple(torch.zeros_like(y).scatter_(2, _along(order, y), y) for y in results)
-
-
 def _reach(window: int, causal: bool) -> tuple[int, int]:
     return window // 2, 0 if causal else window // 2
 
@@ -76,7 +49,7 @@ def _kernel(
         _forward(y.dtype, shape, *reach, *qkv, strides(*qkv), y, logarithm)
         return [y, logarithm]
 
-    y, logarithm = _real_first(run, mask, *widen(q, k, v))
+    y, logarithm = with_real_first(run, mask, *widen(q, k, v))
     return y.to(q.dtype), logarithm
 
 
@@ -114,7 +87,7 @@ def _backward_op(
         _backward(logarithm.dtype, shape, *reach, *wide, at, logarithm, *grads)
         return grads
 
-    grads = _real_first(run, mask, *widen(grad, q, k, v), logarithm)
+    grads = with_real_first(run, mask, *widen(grad, q, k, v), logarithm)
     grad_q, grad_k, grad_v = (x.to(q.dtype) for x in grads)
     return grad_q, grad_k, grad_v
 
