@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import stat
@@ -180,6 +181,16 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(dtype):
         lambda *x: ops.local_attention(*x, window=9, impl="cpu"),
     ):
         assert torch.equal(run(q, k, v), run(q.float(), k.float(), v.float()).to(dtype))
+
+
+@native
+def test_auto_leaves_local_inference_in_bfloat16_to_processors_with_amx(monkeypatch):
+    api = importlib.import_module("flashmix.ops.local_attention.api")
+    for amx, gradient, impl in ((True, False, "torch"), (True, True, "cpu"), (False, False, "cpu")):
+        monkeypatch.setattr(api, "_processor", lambda amx=amx: {"amx_bf16": amx})
+        told = explain("local_attention", (1, 2, 99, 8), torch.bfloat16, gradient=gradient)
+        assert told.impl == impl
+    assert "AMX" in told.alternatives.get("cpu", "AMX")
 
 
 @pytest.fixture

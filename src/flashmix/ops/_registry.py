@@ -34,8 +34,9 @@ class Implementation:
     ``devices`` and ``dtypes`` are what it supports. ``missing`` returns None where it can run,
     otherwise the sentence that says what is missing and how to get it; ``unfit`` does the same
     for a case's shape and options. One that is not ``preferred`` is chosen by ``auto`` only where
-    measurements say so. One that is ``grouped`` takes fewer heads of keys than of queries itself;
-    the others get them repeated.
+    measurements say so; ``outdone`` says why ``auto`` passes one over that could run a case. One
+    that is ``grouped`` takes fewer heads of keys than of queries itself; the others get them
+    repeated.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Implementation:
     unfit: Callable[[Case], str | None] = _any_case
     preferred: bool = True
     grouped: bool = False
+    outdone: Callable[[Case], str | None] = _any_case
 
     def refusal(self, dtype: torch.dtype, device: str, case: Case | None = None) -> str | None:
         """Why it cannot run on ``device`` with ``dtype``, or ``case`` where given; else None."""
@@ -84,6 +86,8 @@ class Operator:
             if settled and one.preferred:
                 continue  # the first of these is chosen, unless one that is not was measured faster
             if one.refusal(dtype, place, case) is None:
+                if name == "auto" and case is not None and one.outdone(case):
+                    continue
                 able.append(one)
                 settled = settled or one.preferred
         if able:
@@ -175,7 +179,7 @@ def explain_choice(
     able = [one for one in operator.implementations if refusals[one.name] is None]
     chosen = operator.choose("auto", dtype, case.device, case)
     alternatives = {
-        one.name: refusals[one.name] or f"can run: {one.summary}"
+        one.name: refusals[one.name] or one.outdone(case) or f"can run: {one.summary}"
         for one in operator.implementations
         if one is not chosen
     }

@@ -18,7 +18,6 @@ from flashmix.ops._library import CpuOp
 from flashmix.ops._padding import each_length
 from flashmix.ops._precision import transform_dtype
 
-
 _transform = Kernel("fnet", INT, INT, INT, REAL, DATA, DATA)
 _mirror = Kernel("fnet_mirror", INT, INT, INT, DATA, DATA)
 

@@ -19,7 +19,6 @@ from flashmix.ops._library import CpuOp, cpu_op
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.attention.torch import attention
 
-
 _QKV = (DATA, DATA, DATA)
 _forward = Kernel("local_forward", SHAPE, INT, INT, *_QKV, STRIDES, DATA, DATA)
 _backward = Kernel("local_backward", SHAPE, INT, INT, DATA, *_QKV, STRIDES, DATA, *_QKV)

@@ -54,14 +54,13 @@ def _masked(
     q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, reach: int, causal: bool
 ) -> Tensor:
     """As :func:`_banded`, with an N x N mask."""
-    position = torch.arange(q.shape[2], device=q.device)
-    distance = position[:, None] - position
-    near = distance.abs() <= reach
-    if causal:
-        near = near & (distance >= 0)
+    n = q.shape[2]
+    near = torch.ones(n, n, dtype=torch.bool, device=q.device)
+    near = near.triu(-reach).tril(0 if causal else reach)
     if lengths is not None:
+        present = torch.arange(n, device=q.device) < lengths[:, None, None, None]
         # Queries beyond the end would see nothing; the diagonal keeps them finite.
-        near = (near & (position < lengths[:, None, None, None])) | (distance == 0)
+        near = (near & present) | torch.eye(n, dtype=torch.bool, device=q.device)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=near)
 
 

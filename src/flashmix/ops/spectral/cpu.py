@@ -19,7 +19,6 @@ from flashmix.ops._library import CpuOp, cpu_op
 from flashmix.ops._padding import each_length, zero_padding
 from flashmix.ops.spectral import torch as fft_road
 
-
 _forward = Kernel("spectral_forward", INT, INT, INT, INT, FLAG, DATA, DATA, DATA, DATA)
 _backward = Kernel("spectral_backward", INT, INT, INT, INT, FLAG, DATA, DATA, DATA, DATA, DATA)
 
