@@ -190,7 +190,7 @@ def test_auto_leaves_local_inference_in_bfloat16_to_processors_with_amx(monkeypa
         monkeypatch.setattr(api, "_processor", lambda amx=amx: {"amx_bf16": amx})
         told = explain("local_attention", (1, 2, 99, 8), torch.bfloat16, gradient=gradient)
         assert told.impl == impl
-    assert "AMX" in told.alternatives.get("cpu", "AMX")
+        assert impl == "cpu" or "AMX" in told.alternatives["cpu"]
 
 
 @pytest.fixture
