@@ -1,4 +1,4 @@
-"""The tables of the README and of docs/kernels.md come from committed results, and its code runs."""
+"""Tables come from committed results, and the README's code runs."""
 
 import re
 import subprocess
