@@ -29,8 +29,8 @@ def _mix(norm: str, x: Tensor) -> Tensor:
         scale = (n * dim) ** -0.5 if norm == "ortho" else 1.0
         _transform(x.dtype, batch, n, dim, scale, x.contiguous(), y)
         return y
-    # A spectrum takes as much memory as x does; that of half the batch at a time is quick enough.
-    for part, out in zip(x.chunk(2), y.chunk(2), strict=True):
+    # The FFT takes twice the memory of its input; larger parts are a little faster.
+    for part, out in zip(x.chunk(4), y.chunk(4), strict=True):
         half = torch.view_as_real(torch.fft.rfft2(part, dim=(1, 2), norm=norm).contiguous())
         _mirror(x.dtype, len(part), n, dim, half, out)
     return y
