@@ -42,15 +42,17 @@ sanitize: $(READY) ## the native kernels' tests under AddressSanitizer and Undef
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 CXX=g++ FLASHMIX_CXXFLAGS="$(SANITIZE)" \
 		$(BIN)/pytest -k "cpu and not compiles and not opcheck" tests/test_cpu.py tests/test_fnet.py \
-		tests/test_local.py tests/test_topk.py tests/test_spectral.py tests/test_gradients.py
+		tests/test_local.py tests/test_topk.py tests/test_spectral.py tests/test_fourier.py \
+		tests/test_gradients.py
 
 readme: $(READY) ## write the README's tables and picture anew from the committed results
 	$(BIN)/python scripts/update_readme.py
 
-reports: $(READY) ## rebuild the reports of the committed runs, then the README
+reports: $(READY) ## rebuild the reports of the committed runs, the README and docs/kernels.md
 	for run in benchmarks/results/*/*/; do \
 		$(BIN)/flashmix report --no-figures $$run > /dev/null || exit 1; done
 	$(BIN)/python scripts/update_readme.py
+	$(BIN)/python scripts/update_kernel_tables.py
 
 notebook: $(READY) ## execute the notebook and keep its outputs, in about a minute
 	$(BIN)/python scripts/run_notebook.py notebooks/main_benchmark.ipynb

@@ -98,7 +98,16 @@ def make_run(**fields: Any) -> dict[str, Any]:
     }
 
 
-def start_cli(*arguments: object, before: Callable[[], object] = lambda: None) -> subprocess.Popen:
+NO_PAGE = Path(__file__).parent / "no_page"
+WITHOUT_PAGE = {
+    "PYTHONPATH": os.pathsep.join([str(NO_PAGE), *filter(None, [os.environ.get("PYTHONPATH")])])
+}
+"""Finds an altair that cannot be imported: a run ends without its page, which takes seconds."""
+
+
+def start_cli(
+    *arguments: object, before: Callable[[], object] = lambda: None, page: bool = False
+) -> subprocess.Popen:
     """``flashmix`` in a process group of its own, as a shell would start it."""
 
     def prepare() -> None:
@@ -113,7 +122,11 @@ def start_cli(*arguments: object, before: Callable[[], object] = lambda: None) -
         text=True,
         start_new_session=True,
         preexec_fn=prepare,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            **os.environ,
+            "PYTHONDONTWRITEBYTECODE": "1",
+            **({} if page else WITHOUT_PAGE),
+        },
     )
 
 

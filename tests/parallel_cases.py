@@ -5,8 +5,11 @@ A sequence of the test lies over the first ranks, as many as ``counts`` has entr
 
 from __future__ import annotations
 
+import itertools
 import os
+import signal
 import time
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -14,15 +17,16 @@ import torch.nn.functional as F
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from flashmix import create_mixer, parallel
+from flashmix.bench.memory import peak_mb
+from flashmix.bench.ranks.traffic import SentBytes
 from flashmix.models import Encoder, SequenceClassifier, TextClassifier
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch as block_topk
 from flashmix.ops.local_attention import torch as local
-from flashmix.parallel import _ring, _spectral
+from flashmix.parallel import _channels, _fnet, _pieces, _ring, _spectral
 from helpers import make_mixer, randn
 
 MESHES: dict[int, DeviceMesh] = {}
@@ -34,7 +38,9 @@ def start() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = True
     for size in range(1, dist.get_world_size() + 1):
         MESHES[size] = DeviceMesh("cpu", list(range(size)))
-    _ring.CHUNK["cpu"], _spectral.CHUNK = 32, 5
+    _ring.CHUNK["cpu"], _spectral.CHUNK["cpu"], _fnet.WIDTH_CHUNK = 32, 5, 3
+    _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES = 3, 1
+    _channels.FEWEST_CHANNELS = _fnet.FEWEST_COLUMNS = 1
     blocks.BLOCK = block_topk.BLOCK = local.MIN_BLOCK = 4
 
 
@@ -213,26 +219,6 @@ def first_ranks_values():
     return mixer.qkv.weight.sum().item()
 
 
-class SentBytes(TorchDispatchMode):
-    """Bytes that this rank sends to others; an all-reduce counts its payload once."""
-
-    def __init__(self):
-        super().__init__()
-        self.exchanged, self.reduced = 0, 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name
-        if name == "_c10d_functional::all_to_all_single":
-            sizes = list(args[2])
-            del sizes[dist.get_rank()]
-            self.exchanged += sum(sizes) * args[0].element_size()
-        elif name == "_c10d_functional::all_reduce":
-            self.reduced += args[0].numel() * args[0].element_size()
-        elif "c10d" in name and "wait_tensor" not in name and "_wrap_tensor" not in name:
-            raise AssertionError(f"{name} is not counted")
-        return func(*args, **(kwargs or {}))
-
-
 def bytes_of(text, ranks, n, batch, dim, heads, masked=False):
     """(exchanged, reduced) of a forward pass and of its backward, float32."""
     if dist.get_rank() >= ranks:
@@ -248,23 +234,103 @@ def bytes_of(text, ranks, n, batch, dim, heads, masked=False):
     return (forward.exchanged, forward.reduced), (backward.exchanged, backward.reduced)
 
 
-def call(text, *, odd_rank=None, **odd):
+def share_of_memory(text, n, dim):
+    """Peak of a forward and backward on two ranks, over that of one device; [] elsewhere."""
+    if dist.get_rank() > 1:
+        return None
+    settings = (_pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES, _fnet.FEWEST_COLUMNS)
+    chunks = (_fnet.WIDTH_CHUNK, _spectral.CHUNK["cpu"])
+    # As a sequence of 131,072 tokens is cut.
+    _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES, _fnet.FEWEST_COLUMNS = 64, 1 << 16, 3
+    _fnet.WIDTH_CHUNK, _spectral.CHUNK["cpu"] = 32, 32
+    peaks = []
+    try:
+        for mixer in (
+            create_mixer(text, dim),
+            parallel.shard_sequence(create_mixer(text, dim), MESHES[2]),
+        ):
+            own = isinstance(mixer, parallel._sharded.Sharded)
+            x = torch.randn(1, n // 2 if own else n, dim, requires_grad=True)
+            upstream = torch.randn_like(x)
+
+            def step(mixer=mixer, x=x, upstream=upstream):
+                mixer(x).backward(upstream)
+                mixer.zero_grad()
+                x.grad = None
+
+            step()
+            peaks.append(peak_mb(step, "cpu"))
+    finally:
+        _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES, _fnet.FEWEST_COLUMNS = settings
+        _fnet.WIDTH_CHUNK, _spectral.CHUNK["cpu"] = chunks
+    return peaks[1] / peaks[0]
+
+
+def die():
+    """As the system's out-of-memory killer ends a process: no word, no clean-up."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def call(text, *, odd_rank=None, timeout_s=None, **odd):
     """One forward and backward, in which ``odd_rank`` does something else than the others."""
     odd = odd if dist.get_rank() == odd_rank else {}
     mesh = MESHES[dist.get_world_size()]
+    if timeout_s is not None:
+        dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), mesh.get_group())
     mixer = parallel.shard_sequence(create_mixer(text, 8, num_heads=2), mesh, sum_gradients=False)
     x = torch.zeros(odd.get("batch", 2), 6, odd.get("dim", 8), requires_grad=odd.get("grad", True))
     dtype = getattr(torch, odd.get("dtype", "float32"))
     mixer, x = mixer.to(dtype), x.detach().to(dtype).requires_grad_(x.requires_grad)
     if odd.get("dies_in") == "forward":
-        os._exit(3)
+        die()
+    if odd.get("dies_in") == "pieces":
+        mixer.ranks.start_flat = _dies_at_its(3, mixer.ranks.start_flat)
     time.sleep(odd.get("sleeps_s", 0))
     y = mixer(x)
     if odd.get("dies_in") == "backward":
-        os._exit(3)
+        die()
     if y.requires_grad:
         y.sum().backward()
     return list(y.shape)
+
+
+def _dies_at_its(number, function):
+    """``function``, in whose ``number``-th call this process is killed."""
+    calls = itertools.count(1)
+
+    def call(*arguments):
+        if next(calls) == number:
+            die()
+        return function(*arguments)
+
+    return call
+
+
+def errors_of_spread_training(mixers, pooled):
+    """Gradients of a batch spread over 2 x 2 processes against one process's, dropout off."""
+    from flashmix.tasks.batches import Batch
+    from flashmix.tasks.encoders import Classifier, classifier
+    from flashmix.tasks.finetuning import PIXEL
+    from flashmix.tasks.sequence import SpreadClassifier
+
+    def make():
+        return classifier("bert-tiny", mixers, 3, PIXEL, 0).double().eval()
+
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(4, PIXEL.size, (4, pooled), generator=generator)
+    mask = torch.arange(pooled) < torch.tensor([[pooled], [pooled], [max(1, pooled - 3)], [2]])
+    batch = Batch(ids, mask, torch.tensor([0, 1, 2, 0]))
+    whole, spread = Classifier(make()), SpreadClassifier(make(), 2, "cpu")
+    whole(batch).backward()
+    summed = spread(batch.part(dist.get_rank() // 2, 2))
+    summed.backward()
+    # Some gradients are rounding alone (what a softmax does not feel): the largest is the scale.
+    scale = max((p.grad for p in whole.parameters()), key=torch.linalg.vector_norm)
+    errors = {}
+    for (name, want), got in zip(whole.named_parameters(), spread.parameters(), strict=True):
+        dist.all_reduce(got.grad)
+        errors[name] = _relative(got.grad, want.grad, scale)
+    return errors
 
 
 def shard_with(what):

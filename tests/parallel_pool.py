@@ -12,7 +12,7 @@ import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["parallel_cases"])
-ANSWER_S = 60
+ANSWER_S = 120
 
 
 def _free_port() -> int:
@@ -53,7 +53,7 @@ class Failure:
 class Pool:
     """``size`` ranks; ``pool.run(name, ...)`` calls a function on each and returns the answers."""
 
-    def __init__(self, size: int, timeout_s: float = 30) -> None:
+    def __init__(self, size: int, timeout_s: float = 90) -> None:
         port = _free_port()
         self.pipes, self.processes = [], []
         for rank in range(size):

@@ -126,16 +126,23 @@ def test_a_wrong_argument_is_one_line_that_names_the_way_out(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["bnch"], ["invalid choice: 'bnch'", "'bench'"]),
-        (["bench", "quick", "--device", "gpu"], ["'cpu'", "'cuda'"]),
-        (["bench", "quick", "--dtype", "float8"], ["'bfloat16'"]),
+        (["bnch"], ["unknown command 'bnch'; did you mean 'bench'?", "Choices: advise, bench"]),
+        (["finetune", "--task", "imbd"], ["argument --task: unknown value", "mean 'imdb'?"]),
+        (["bench", "quick", "--device", "tpu"], ["Choices: auto, cpu, cuda"]),
+        (["bench", "quick", "--dtype", "float8"], ["unknown value 'float8'", "bfloat16"]),
+        (["bench", "quick", "--mixrs", "fnet"], ["unknown option --mixrs; did you mean --mixers?"]),
+        (["bench", "quick", "--devise=cpu"], ["did you mean --device?"]),
+        (["pretrain", "--zzz"], ["unknown option --zzz; see flashmix pretrain --help"]),
         (["bench", "quick", "--seq-lens", "0"], ["positive integers such as 512,2048, got '0'"]),
         (["bench", "quick", "--seq-lens", "1,a"], ["got '1,a'"]),
         (["bench", "quick", "--batch", "1,2"], ["one positive integer"]),
         (["bench", "quick", "--mixers", "local(window=4"], ["unbalanced parentheses"]),
         (["bench", "quick", "--time-limit", "0"], ["positive number of seconds"]),
         (["bench", "quick", "--time-limit", "inf"], ["positive number of seconds"]),
-        (["bench", "quick", "--directions", "forwrd"], ["forward_backward", "'forwrd'"]),
+        (
+            ["bench", "quick", "--directions", "forwrd"],
+            ["did you mean 'forward'?"],
+        ),
         (["report"], ["RUN"]),
     ],
 )

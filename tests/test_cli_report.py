@@ -96,7 +96,7 @@ def test_a_port_that_is_none_is_wrong_usage(cli, port):
 
 
 def test_serve_says_where_and_ends_at_ctrl_c(folder):
-    process = start_cli("serve", folder.parent)
+    process = start_cli("serve", folder.parent, page=True)
     line = process.stdout.readline()
     assert line.startswith("1 run of ")
     (url,) = (word for word in line.split() if word.startswith("http://127.0.0.1:"))

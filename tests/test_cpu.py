@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 import stat
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 from flashmix import explain, ops
+from flashmix.cli import main
 from flashmix.errors import ImplementationError
 from flashmix.ops._cpu import build, library
 from helpers import HALF, OPS, assert_close, randn
@@ -181,6 +183,16 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(dtype):
         assert torch.equal(run(q, k, v), run(q.float(), k.float(), v.float()).to(dtype))
 
 
+@native
+def test_auto_leaves_local_inference_in_bfloat16_to_processors_with_amx(monkeypatch):
+    api = importlib.import_module("flashmix.ops.local_attention.api")
+    for amx, gradient, impl in ((True, False, "torch"), (True, True, "cpu"), (False, False, "cpu")):
+        monkeypatch.setattr(api, "_processor", lambda amx=amx: {"amx_bf16": amx})
+        told = explain("local_attention", (1, 2, 99, 8), torch.bfloat16, gradient=gradient)
+        assert told.impl == impl
+        assert impl == "cpu" or "AMX" in told.alternatives["cpu"]
+
+
 @pytest.fixture
 def unloaded(monkeypatch, tmp_path):
     """As in a new process whose cache is empty."""
@@ -223,6 +235,31 @@ def test_a_cache_that_cannot_be_written_is_named(unloaded, monkeypatch):
     unloaded.write_text("a file where the folder should be")
     monkeypatch.setenv("CXX", "c++")
     assert "XDG_CACHE_HOME" in (library.missing() or "")
+
+
+def test_a_build_says_so_once_on_the_command_line_and_in_the_log(unloaded, monkeypatch, capsys):
+    monkeypatch.setenv("CXX", fake_compiler(unloaded.parent, "exit 1"))
+    assert main(["doctor", "--no-measure"]) == 0
+    assert capsys.readouterr().err.count("flashmix: compiling the native CPU kernels") == 1
+
+
+PROCESS = """
+from flashmix.ops._cpu import build
+print(build.build())
+"""
+
+
+def test_processes_that_build_at_once_compile_once(unloaded, monkeypatch):
+    count = unloaded.parent / "count"
+    script = f'echo x >> {count}; sleep 0.5; for last; do :; done; echo built > "$last"'
+    monkeypatch.setenv("CXX", fake_compiler(unloaded.parent, script))
+    started = [
+        subprocess.Popen([sys.executable, "-c", PROCESS], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    paths = {one.communicate(timeout=120)[0].strip() for one in started}
+    assert [Path(path).read_text() for path in paths] == ["built\n"]
+    assert count.read_text() == "x\n"
 
 
 def test_builders_at_once_compile_once(unloaded, monkeypatch):

@@ -235,8 +235,8 @@ def test_a_worker_that_does_not_start_is_an_error_with_its_last_words(play):
 
 # The whole command, interrupted
 
-LENGTHS = ",".join(map(str, range(16, 21)))
-CASES = 20  # copy, two attentions and fnet at five lengths
+LENGTHS = "16,17,18"
+CASES = 12  # copy, two attentions and fnet at three lengths
 
 
 def bench(out, **options):

@@ -42,12 +42,21 @@ def check(notebook):
     assert "'topk(topk=32) nonzero_per_row': 32.0" in figures
 
 
+LONG = "Grid(seq_lens=(64, 128, 256, 512, 1024, 2048), passes=10)"
+SHORT = "Grid(seq_lens=(48, 64, 96, 128, 192, 256), passes=2)"
+
+
 @pytest.mark.slow
-def test_the_notebook_runs_in_a_fresh_kernel():
+def test_the_notebook_runs_in_a_fresh_kernel(tmp_path):
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (cell,) = (cell for cell in notebook.cells if LONG in cell.source)
+    cell.source = cell.source.replace(LONG, SHORT)  # as many cases, in less time
+    short = tmp_path / NOTEBOOK.name
+    nbformat.write(notebook, short)
     spec = importlib.util.spec_from_file_location("run_notebook", ROOT / "scripts/run_notebook.py")
     run_notebook = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(run_notebook)
-    check(run_notebook.execute(NOTEBOOK))
+    check(run_notebook.execute(short))
 
 
 def test_the_committed_notebook_is_executed_and_small():

@@ -85,6 +85,22 @@ def test_a_swapped_hugging_face_encoder_agrees(ranks_pool):
     assert max(ranks_pool.run("error_of_hugging_face", (5, 6, 4, 5))) < 1e-12
 
 
+@pytest.mark.parametrize("mixers", ["fnet", "attention,spectral"])
+@pytest.mark.parametrize("tokens", [11, 1])
+def test_fine_tuning_over_sequences_and_batch_has_one_processs_gradients(
+    ranks_pool, mixers, tokens
+):
+    pytest.importorskip("transformers")
+    assert_equal(ranks_pool.run("errors_of_spread_training", mixers, tokens))
+
+
+@pytest.mark.parametrize("text", ["fnet", "spectral(modes=16)"])
+def test_two_ranks_hold_little_more_than_half_of_one(ranks_pool, text):
+    """The rest is a few pieces in flight; how soon gloo lets go of them varies."""
+    shares = ranks_pool.run("share_of_memory", text, 4096, 768)[:2]
+    assert max(shares) <= 0.6, shares
+
+
 def test_a_model_stays_what_it_was(ranks_pool):
     for before, after in ranks_pool.run("names_and_types", COUNTS):
         assert before == after

@@ -86,8 +86,23 @@ def local_backward(device, mask):
     return [(*inputs, m, 5, causal) for m, causal in ((None, False), (mask, True))]
 
 
+def block_backward(device, mask):
+    (grad,) = tensors(1, 2, 2, 9, 4, device=device, grad=False)
+    logarithm = randn(2, 2, 9, dtype=torch.float32, device=device)
+    kept = torch.ones(2, 2, 3, 3, dtype=torch.bool, device=device).tril()
+    inputs = (grad, *qkv(device, grad=False), logarithm, kept)
+    return [(*inputs, m, causal) for m, causal in ((None, False), (mask, True))]
+
+
 def topk_cpu(device, mask):
     return [(*qkv(device), m, 3, causal, True) for m in (None, mask) for causal in (False, True)]
+
+
+def without_gradients(calls):
+    return lambda device, mask: [
+        tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in call)
+        for call in calls(device, mask)
+    ]
 
 
 NORMS = ("backward", "ortho")
@@ -101,6 +116,8 @@ SAMPLES = {
     "topk_attention_cpu": topk_cpu,
     "topk_attention_cpu_backward": topk_backward,
     "block_topk_attention_torch": heads_samples((6, False), (6, True)),
+    "block_topk_attention_cpu": heads_samples((6, False), (6, True)),
+    "block_topk_attention_cpu_backward": block_backward,
     "fnet_torch": fnet,
     "fnet_cpu": fnet,
     "fnet_dense": fnet,
@@ -112,6 +129,13 @@ SAMPLES = {
     "causal_conv_taps_grad": causal_conv_taps_grad,
     "fourier_torch": fourier,
     "fourier_torch_backward": fourier_backward,
+    "fourier_cpu": fourier,
+    "fourier_cpu_backward": fourier_backward,
+}
+SAMPLES |= {
+    f"{name}_forward": without_gradients(calls)
+    for name, calls in SAMPLES.items()
+    if name.endswith("_cpu")
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import os
 from pathlib import Path
 
@@ -37,9 +38,11 @@ each_mixer = pytest.mark.parametrize("mixers", MIXERS)
 
 def takes(name: str, mixers: str) -> bool:
     """Whether a mixer can stand in a model: MPNet's relative positions need scores of one kind."""
-    return name != "mpnet" or not any(
-        part in mixers for part in ("topk", "local(window=3)", "heads")
-    )
+    return name != "mpnet" or not any(part in mixers for part in ("topk", "+local", "'attention'"))
+
+
+def accepted(names: list[str], mixers: list[str]) -> list[tuple[str, str]]:
+    return [pair for pair in itertools.product(names, mixers) if takes(*pair)]
 
 
 @each_family
@@ -50,11 +53,8 @@ def test_full_attention_gives_what_the_model_gave(name, mixers):
     assert_close(logits(flashmix.swap(model, mixers), inputs(name)), want, 1e-12)
 
 
-@each_family
-@each_mixer
+@pytest.mark.parametrize(("name", "mixers"), accepted(FAMILIES, MIXERS))
 def test_swap_changes_nothing_but_the_attention(name, mixers):
-    if not takes(name, mixers):
-        pytest.skip("relative positions are refused, see below")
     before = classifier(name)
     after = flashmix.swap(copy.deepcopy(before), mixers)
     old, new = before.state_dict(), after.state_dict()
@@ -69,11 +69,8 @@ def test_swap_changes_nothing_but_the_attention(name, mixers):
         assert relative_error(output, logits(before, inputs(name))) > 1e-6
 
 
-@pytest.mark.parametrize("name", TEXT)
-@each_mixer
+@pytest.mark.parametrize(("name", "mixers"), accepted(list(TEXT), MIXERS))
 def test_logits_of_a_review_do_not_change_when_its_neighbours_get_longer(name, mixers):
-    if not takes(name, mixers):
-        pytest.skip("relative positions are refused, see below")
     model = swapped(mixers, name)
     pad = model.config.pad_token_id
     alone = logits(model, reviews(9, pad=pad))
@@ -105,23 +102,21 @@ def test_the_mask_arrives_whichever_attention_the_model_had(attention):
     assert torch.equal(got, want)
 
 
-@pytest.mark.parametrize(
-    ("mixers", "keeps"),
-    [
-        ("attention", 3),
-        ("local", 3),
-        ("topk", 3),
-        ("fourier", 1),
-        ("fnet", 0),
-        ("spectral(modes=3)", 0),
-        ("spectral+local", 3),
-        ("hybrid(mixers=('spectral', 'fourier'))", 1),
-    ],
-)
-@each_family
-def test_report_counts_what_was_kept_dropped_and_added(name, mixers, keeps):
-    if not takes(name, mixers) or (name == "mpnet" and "+" in mixers):
-        pytest.skip("relative positions are refused, see below")
+KEEPS = {
+    "attention": 3,
+    "local": 3,
+    "topk": 3,
+    "fourier": 1,
+    "fnet": 0,
+    "spectral(modes=3)": 0,
+    "spectral+local": 3,
+    "hybrid(mixers=('spectral', 'fourier'))": 1,
+}
+
+
+@pytest.mark.parametrize(("name", "mixers"), accepted(FAMILIES, list(KEEPS)))
+def test_report_counts_what_was_kept_dropped_and_added(name, mixers):
+    keeps = KEEPS[mixers]
     before = classifier(name)
     model = flashmix.swap(copy.deepcopy(before), mixers)
     report = flashmix.swap_report(model)
@@ -298,7 +293,7 @@ def test_dropout_of_attention_weights_acts_in_training_alone():
         assert not torch.equal(model(**batch).logits, model(**batch).logits)
 
 
-@pytest.mark.parametrize("mixers", ["topk", "spectral+local"])
+@pytest.mark.parametrize("mixers", [m for m in (*MIXERS, *KEEPS) if not takes("mpnet", m)])
 def test_mpnet_refuses_mixers_that_would_lose_its_relative_positions(mixers):
     with pytest.raises(ModelError, match="adds relative positions"):
         flashmix.swap(classifier("mpnet"), mixers)

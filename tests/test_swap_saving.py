@@ -9,7 +9,7 @@ import torch
 
 import flashmix
 from flashmix.cli.main import main
-from flashmix.errors import ArgumentError
+from flashmix.errors import ArgumentError, ModelError
 from hf_models import MIXERS, TEXT, classifier, inputs, reviews, swapped, transformers
 
 
@@ -53,6 +53,25 @@ def test_the_folder_holds_safetensors_and_the_swap_and_no_code(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     assert config["flashmix"]["mixers"] == ["fnet", "local(window=5)"]
     assert config["architectures"] == ["BertForSequenceClassification"]
+
+
+def test_transformers_alone_refuses_the_folder(tmp_path, monkeypatch):
+    swapped("attention,fnet").save_pretrained(tmp_path)
+    monkeypatch.delitem(transformers.AttentionInterface._global_mapping, "mixers")
+    with pytest.raises(ValueError, match='attn_implementation="mixers"` is not supported'):
+        transformers.AutoModel.from_pretrained(tmp_path)
+    loaded = flashmix.from_pretrained(tmp_path)  # as the first call of a process
+    loaded.save_pretrained(tmp_path / "again")
+    monkeypatch.delitem(transformers.AttentionInterface._global_mapping, "mixers")
+    with pytest.raises(ValueError, match='attn_implementation="mixers"` is not supported'):
+        transformers.BertForSequenceClassification.from_pretrained(tmp_path / "again")
+
+
+def test_transformers_beside_flashmix_builds_no_attention_where_mixers_were(tmp_path):
+    swapped("fnet").save_pretrained(tmp_path)
+    model = transformers.AutoModel.from_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"load swapped models with flashmix\.from_pretrained"):
+        model(**inputs("bert"))
 
 
 def test_shards_and_dtype_come_back(tmp_path):

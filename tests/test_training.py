@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench_helpers import WITHOUT_PAGE, start_cli
 from flashmix.bench.store import read_rows, read_run
 from flashmix.bench.training import Experiment, run_experiment
 from flashmix.errors import ArgumentError, FlashmixError
@@ -226,16 +227,6 @@ def test_reviews_from_pretraining_to_the_report(tmp_path, reviews, vocabulary, o
     assert "only the model" in report
 
 
-def command(*words, **environment):
-    return subprocess.Popen(
-        [sys.executable, "-m", "flashmix", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env={**os.environ, **environment},
-    )
-
-
 DIGITS = ("finetune", "--task", "digits", "--mixers", "fnet", "--seeds", 1, "--lengths", "",
           "--threads", 1, "--limit", 400, "--device", "cpu")  # fmt: skip
 
@@ -244,21 +235,21 @@ def wait_for(path, process):
     deadline = time.monotonic() + 120
     while not path.exists() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
-    assert path.exists(), process.communicate()[0]
+    assert path.exists(), process.communicate()
 
 
 def test_a_killed_run_resumes_to_the_result_of_one_left_alone(tmp_path):
     alone = digits(epochs=3, lr=3e-4, limit=400)
     run_experiment(alone, tmp_path / "alone", kind="finetune", threads=1)
     out = tmp_path / "killed"
-    process = command(*DIGITS, "--epochs", 3, "--out", out)
+    process = start_cli(*DIGITS, "--epochs", 3, "--out", out)
     wait_for(out / "fnet" / "seed-0" / STATE_FILE, process)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not read_rows(out)
     time.sleep(1.5)  # its worker ends when it notices
-    again = command("finetune", "--resume", out)
-    assert again.wait(120) == 0, again.communicate()[0]
+    again = start_cli("finetune", "--resume", out)
+    assert again.wait(120) == 0, again.communicate()
     (expected,), (found,) = read_rows(tmp_path / "alone"), read_rows(out)
     assert untimed(found) == untimed(expected)
     weights = [
@@ -268,11 +259,12 @@ def test_a_killed_run_resumes_to_the_result_of_one_left_alone(tmp_path):
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-def test_ctrl_c_saves_the_state_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_training_saves_its_state_and_says_how_to_go_on(tmp_path, how):
     out = tmp_path / "run"
-    process = command(*DIGITS, "--epochs", 200, "--out", out)
+    process = start_cli(*DIGITS, "--epochs", 200, "--out", out)
     wait_for(out / "fnet" / "seed-0" / STATE_FILE, process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(how)
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"flashmix finetune --resume {out}" in printed
@@ -281,12 +273,14 @@ def test_ctrl_c_saves_the_state_and_says_how_to_go_on(tmp_path):
     assert read_run(out)["finished"] is None
 
 
-def test_two_processes_train_as_one(tmp_path):
-    environment = {"OMP_NUM_THREADS": "1"}
+@pytest.mark.parametrize("sharing", [1, 2])
+def test_two_processes_train_as_one(tmp_path, sharing):
+    """Each with its part of the batch, or of every sequence."""
+    environment = {"OMP_NUM_THREADS": "1", **WITHOUT_PAGE}
     two = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2",
          "--master-port", "0", "--standalone", "-m", "flashmix", *map(str, DIGITS),
-         "--epochs", "2", "--out", str(tmp_path / "two")],
+         "--epochs", "2", "--sequence-parallel", str(sharing), "--out", str(tmp_path / "two")],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -298,12 +292,26 @@ def test_two_processes_train_as_one(tmp_path):
         digits(epochs=2, lr=3e-4, limit=400), tmp_path / "one", kind="finetune", threads=1
     )
     (one,), (both,) = read_rows(tmp_path / "one"), read_rows(tmp_path / "two")
-    assert both["processes"] == 2
+    assert (both["processes"], both["sequence_parallel"]) == (2, sharing)
     assert both["steps"] == one["steps"]
     # Dropout draws other numbers in each process, all else is the same.
     for ours, theirs in zip(both["history"], one["history"], strict=True):
         assert ours["train_loss"] == pytest.approx(theirs["train_loss"], rel=0.02)
         assert ours["val_loss"] == pytest.approx(theirs["val_loss"], rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"sequence_parallel": 2}, "must divide the number of processes, which is 1"),
+        ({"sequence_parallel": 0}, "must be at least 1, got 0"),
+        ({"sequence_parallel": 2, "pooling": "cls"}, "goes with --pooling mean"),
+        ({"sequence_parallel": 2, "compile": True}, "without --compile"),
+    ],
+)
+def test_sequences_that_cannot_be_spread_are_refused(tmp_path, options, words):
+    with pytest.raises(ArgumentError, match=words):
+        run_experiment(digits(**options), tmp_path / "run", kind="finetune", threads=1)
 
 
 def test_a_training_that_fails_is_a_row_and_is_tried_again(tmp_path):

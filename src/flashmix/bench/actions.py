@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
+from flashmix import parallel
 from flashmix.bench.case import COPY, Case
 from flashmix.bench.contenders import build_contender
-from flashmix.mixers import parse_mixer
+from flashmix.mixers import Mixer, parse_mixer
 from flashmix.models import Block, TextClassifier
 
 Action = Callable[[], object]
@@ -31,8 +33,8 @@ class Prepared:
     output_shape: tuple[int, ...]
 
 
-def prepare(case: Case) -> Prepared:
-    """Build inputs and subject of ``case`` from its seed."""
+def prepare(case: Case, mesh: DeviceMesh | None = None) -> Prepared:
+    """Build inputs and subject of ``case`` from its seed; over the ranks of ``mesh``, its slice."""
     torch.manual_seed(case.seed)
     if case.mixer == COPY:
         return _copy(case)
@@ -45,10 +47,15 @@ def prepare(case: Case) -> Prepared:
     if case.subject == "encoder":
         tokens = torch.randint(VOCABULARY, (case.batch, case.seq_len), device=case.device)
         return _encoder(case, module, tokens)
-    return _differentiate(case, module, [_input(case)], list(module.parameters()))
+    x = random_input(case)
+    if mesh is not None:
+        parallel.shard_sequence(module, mesh)
+        x = x[:, parallel.local_slice(case.seq_len, mesh)].clone()
+    return _differentiate(case, module, [x], list(module.parameters()))
 
 
-def _input(case: Case) -> Tensor:
+def random_input(case: Case) -> Tensor:
+    """[B, N, D]."""
     shape = (case.batch, case.seq_len, case.dim)
     return torch.randn(shape, device=case.device, dtype=getattr(torch, case.dtype))
 
@@ -65,8 +72,13 @@ def _module(case: Case) -> nn.Module:
             num_heads=case.num_heads,
             impl=case.impl,
         )
-    mixer = parse_mixer(case.mixer).build(case.dim, num_heads=case.num_heads, impl=case.impl)
+    mixer = mixer_of(case)
     return Block(case.dim, mixer) if case.subject == "block" else mixer
+
+
+def mixer_of(case: Case) -> Mixer:
+    """The case's mixer, its weights drawn from the current seed."""
+    return parse_mixer(case.mixer).build(case.dim, num_heads=case.num_heads, impl=case.impl)
 
 
 def _autocast(case: Case) -> contextlib.AbstractContextManager[object]:
@@ -77,7 +89,7 @@ def _autocast(case: Case) -> contextlib.AbstractContextManager[object]:
 
 def _copy(case: Case) -> Prepared:
     """Read and write [B, N, D] once; twice where a backward reads and writes the gradient too."""
-    x = _input(case)
+    x = random_input(case)
     target = torch.empty_like(x)
 
     def copy() -> None:

@@ -37,6 +37,9 @@ class Case:
         checkpoint: recompute the forward in the backward rather than save it.
         op, window, topk, modes: the op compared and its settings, for subject "op".
         seconds: length of a training, for "train".
+        ranks: processes that the tokens are spread over, 1 for one of them alone; None where the
+            case is not measured among ranks.
+        weak: N is ``ranks`` times that of the case on one rank that it is compared with.
     """
 
     suite: str
@@ -58,6 +61,8 @@ class Case:
     topk: int | None = None
     modes: int | None = None
     seconds: float | None = None
+    ranks: int | None = None
+    weak: bool = False
 
     @property
     def label(self) -> str:
@@ -69,6 +74,7 @@ class Case:
         if self.mixer.partition("(")[0] == "attention" and self.impl in kinds:
             name = "attention" + kinds[self.impl]
         name += ", checkpointed" if self.checkpoint else ""
+        name += f", {self.ranks} ranks" if self.ranks and self.ranks > 1 else ""
         return name + (f", {self.autocast}" if self.autocast else "")
 
     @property
@@ -76,9 +82,12 @@ class Case:
         """Cases of one group are compared with each other, so they are measured interleaved."""
         if self.direction in ("train", "facts"):
             return (self,)
-        shape = (self.batch, self.seq_len, self.dim, self.num_heads, self.dtype, self.device)
+        seq_len = self.seq_len // self.ranks if self.weak and self.ranks else self.seq_len
+        shape = (self.batch, seq_len, self.dim, self.num_heads, self.dtype, self.device)
         knobs = (self.op, self.window, self.topk, self.modes)
-        return (self.direction, self.subject, *shape, *knobs)
+        # Over ranks a mixer is compared with itself alone, so that no two share the memory.
+        among_ranks = self.ranks and (self.mixer, self.impl)
+        return (self.direction, self.subject, *shape, *knobs, among_ranks)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""

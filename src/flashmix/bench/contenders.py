@@ -3,7 +3,7 @@
 A contender is a function of the op's inputs. Each op's table names the everyday choices; the
 implementations of flashmix come from its own registry.
 
-Shapes: fnet and spectral take x [B, N, D]; the attentions q, k, v [B, H, N, dh].
+Shapes: fnet and spectral take x [B, N, D]; the attentions q, k, v [B, H, N, dh], fourier v alone.
 """
 
 from __future__ import annotations
@@ -44,6 +44,19 @@ def _rfft_filter_irfft(case: Case) -> Function:
         filtered = torch.zeros_like(spectrum)
         filtered[:, :kept] = spectrum[:, :kept] * torch.view_as_complex(weight[:kept])
         return (torch.fft.irfft(filtered, n=x.shape[1], dim=1) + bias).to(x.dtype)
+
+    return run
+
+
+def _rfft_weigh_irfft(case: Case) -> Function:
+    """As the formula of Fourier attention reads."""
+
+    def run(v: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(v.float(), dim=2)
+        weights = spectrum.abs().square().mean(-1, keepdim=True).add(1e-6).log().softmax(2)
+        return torch.fft.irfft(spectrum * weights * spectrum.shape[2], n=v.shape[2], dim=2).to(
+            v.dtype
+        )
 
     return run
 
@@ -142,6 +155,7 @@ PEERS = {"local-attention": "local_attention", "x-transformers": "x_transformers
 EVERYDAY: dict[str, dict[str, Callable[[Case], Function]]] = {
     "fnet": {"fftn": _fftn, "fft-fft": _fft_fft},
     "spectral": {"rfft-filter-irfft": _rfft_filter_irfft},
+    "fourier": {"rfft-weigh-irfft": _rfft_weigh_irfft},
     "local_attention": {
         "sdpa": _sdpa,
         "sdpa-mask": _sdpa_mask,
@@ -191,6 +205,8 @@ def _own(case: Case) -> Function:
         assert case.window is not None
         window = case.window
         return lambda q, k, v: ops.local_attention(q, k, v, window=window, impl=case.impl)
+    if case.op == "fourier":
+        return lambda v: ops.fourier(v, impl=case.impl)
     assert case.topk is not None
     topk = case.topk
     selection: Literal["exact", "block"] = "exact" if case.op == "topk_attention" else "block"
@@ -213,5 +229,6 @@ def build_contender(case: Case) -> tuple[list[Tensor], Function]:
         weight = torch.randn(case.modes, case.dim, 2, device=case.device)
         return [x, weight, torch.randn(case.dim, device=case.device)], function
     shape = (case.batch, case.num_heads, case.seq_len, case.dim // case.num_heads)
-    qkv = [torch.randn(shape, device=case.device, dtype=dtype) for _ in range(3)]
+    count = 1 if case.op == "fourier" else 3
+    qkv = [torch.randn(shape, device=case.device, dtype=dtype) for _ in range(count)]
     return qkv, function

@@ -18,8 +18,8 @@ DIRECTION_FACTOR = {"forward": 1, "backward": 2, "forward_backward": 3, "train_s
 
 
 def operations(case: Case) -> float:
-    """Arithmetic of one forward, of the parts that grow with N."""
-    tokens = case.batch * case.seq_len * case.dim
+    """Arithmetic of one forward on one rank, of the parts that grow with N."""
+    tokens = case.batch * case.seq_len * case.dim / (case.ranks or 1)
     if case.mixer == COPY:
         return tokens
     name = case.mixer.partition("(")[0]

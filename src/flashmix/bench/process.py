@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flashmix.errors import FlashmixError
@@ -29,22 +29,32 @@ class WorkerDiedError(Exception):
 
 
 class Worker:
-    """A worker process of its own session, so that Ctrl-C reaches the parent alone."""
+    """A worker process of its own session, so that Ctrl-C reaches the parent alone.
 
-    def __init__(self, module: str = "flashmix.bench.worker") -> None:
+    ``arguments`` follow the module on its command line; ``environment`` holds variables that it has
+    besides, or instead of, this process's own.
+    """
+
+    def __init__(
+        self,
+        module: str = "flashmix.bench.worker",
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (closed by kill)
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module],
+            [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
             start_new_session=True,
+            env={**os.environ, **(environment or {})},
         )
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
         try:
-            self._next(START_LIMIT)
+            self.ready = self._next(START_LIMIT)
         except WorkerDiedError as death:
             raise FlashmixError(
                 f"the benchmark's worker process did not start: {death.reason}"
@@ -105,7 +115,12 @@ class Worker:
 
     def kill(self) -> None:
         """End the process and whatever it started."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
+        end_session(self._process)
         self._errors.close()
+
+
+def end_session(process: subprocess.Popen[Any]) -> None:
+    """Kill a process that leads a session of its own, and all that is in it."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import itertools
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,10 +18,13 @@ import torch
 from flashmix.bench import machine
 from flashmix.bench.case import Case, Suite
 from flashmix.bench.process import Worker, WorkerDiedError
+from flashmix.bench.ranks.launch import RankWorker, check_ranks
 from flashmix.bench.repeat import key, to_repeat
 from flashmix.bench.store import REPEATS_FILE, RUN_FILE, Row, RunFolder, read_rows, read_run
 from flashmix.bench.suites import SUITES, Grid, build_suite
 from flashmix.errors import ArgumentError
+from flashmix.ops._cpu import library
+from flashmix.tasks.distributed import launched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,11 @@ def run_suite(
     suite = build_suite(name, grid)
     if grid.device == "cuda" and not torch.cuda.is_available():
         raise ArgumentError("device 'cuda' was asked for, but PyTorch sees no GPU; use 'cpu'")
+    if size := _ranks(suite.cases):
+        check_ranks(size, grid.device)
+        grid = dataclasses.replace(grid, ranks=size)
+    if grid.device == "cpu":
+        library.missing()  # builds the native kernels before anything is timed
     threads = threads or torch.get_num_threads()
     with RunFolder.hold(out) as folder:
         if not resume:
@@ -103,7 +112,7 @@ def run_suite(
         done, total = total + len(again) - len(todo), total + len(again)
         for case, now, row in _measure(todo, threads, settings, time_limit):
             if row is not None:
-                folder.append_repeat(row)
+                folder.append(row, REPEATS_FILE)
                 done += 1
             listener(Progress(done=done, total=total, now=f"again: {_where(case)}: {now}"))
         run["finished"] = _now()
@@ -135,7 +144,10 @@ def _describe(suite: Suite, grid: Grid, threads: int, time_limit: float) -> dict
 def _command(suite: Suite, grid: Grid) -> str:
     """What was typed, or the call from Python."""
     if Path(sys.argv[0]).name in COMMANDS:
-        return shlex.join(["flashmix", *sys.argv[1:]])
+        start = []
+        if launched():
+            start = ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m"]
+        return shlex.join([*start, "flashmix", *sys.argv[1:]])
     changed = ", ".join(
         f"{one.name}={value!r}"
         for one in dataclasses.fields(grid)
@@ -160,11 +172,16 @@ def _measure(
 ) -> Iterator[tuple[Case, str, Row | None]]:
     """Yield (case, what is going on, its row once there is one)."""
     worker: Worker | None = None
+    size, among_ranks = _ranks(cases), False
     try:
         for _, members in itertools.groupby(cases, key=lambda case: case.group):
             left = list(members)
+            if worker is not None and among_ranks != (left[0].ranks is not None):
+                worker.kill()
+                worker = None
+            among_ranks = left[0].ranks is not None
             while left:
-                worker = worker or Worker()
+                worker = worker or (RankWorker(size) if among_ranks else Worker())
                 current = 0
                 finished = set()
                 job = {
@@ -191,6 +208,11 @@ def _measure(
     finally:
         if worker is not None:
             worker.kill()
+
+
+def _ranks(cases: Sequence[Case]) -> int:
+    """The most ranks of a case; 0 where none is measured among ranks."""
+    return max((case.ranks or 0 for case in cases), default=0)
 
 
 def _row(case: Case, result: dict[str, Any]) -> Row:

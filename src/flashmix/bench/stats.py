@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -65,6 +66,11 @@ def ratio(numerator: Sequence[float], denominator: Sequence[float], drift: float
 
     ``drift`` is that of the ratio's log.
     """
+    return _ratio(tuple(numerator), tuple(denominator), drift)
+
+
+@lru_cache(maxsize=4096)  # a report asks for most ratios several times
+def _ratio(numerator: tuple[float, ...], denominator: tuple[float, ...], drift: float) -> Interval:
     resampled = resampled_medians(numerator, 1, drift) / resampled_medians(denominator, 2)
     low, high = np.percentile(resampled, [2.5, 97.5])
     value = float(np.median(numerator) / np.median(denominator))

@@ -1,8 +1,8 @@
 """A run's folder: ``run.json`` (what and where) and ``results.jsonl`` (a row a line).
 
-``repeats.jsonl`` holds second measurements of some of the cases. Rows are appended and fsynced as
-they come, so a killed run loses at most the case it was in. ``run.json`` is always written whole.
-One run at a time holds a folder.
+``repeats.jsonl`` holds second measurements of some of the cases, ``search.jsonl`` the trainings
+that chose learning rates. Rows are appended and fsynced as they come, so a killed run loses at most
+the case it was in. ``run.json`` is always written whole. One run at a time holds a folder.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ Row = dict[str, Any]
 RUN_FILE = "run.json"
 RESULTS_FILE = "results.jsonl"
 REPEATS_FILE = "repeats.jsonl"
+SEARCH_FILE = "search.jsonl"
 
 
 def read_rows(folder: Path, file: str = RESULTS_FILE) -> list[Row]:
@@ -71,8 +72,8 @@ class RunFolder:
         self.path = path
         self._results = results
         self._command = command
-        _drop_half_line(path / RESULTS_FILE)
-        _drop_half_line(path / REPEATS_FILE)
+        for file in (RESULTS_FILE, REPEATS_FILE, SEARCH_FILE):
+            _drop_half_line(path / file)
 
     @classmethod
     @contextlib.contextmanager
@@ -100,19 +101,18 @@ class RunFolder:
                 ) from None
             yield cls(path, results, command)
 
-    def append(self, row: Row) -> None:
-        """Add a row; it is on disk when this returns.
+    def append(self, row: Row, file: str | None = None) -> None:
+        """Add a row to the results, or to another ``file``; it is on disk when this returns.
 
         Raises:
             FlashmixError: it cannot be written, for example because the disk is full.
         """
         with self._writing():
-            _append_line(self._results, row)
-
-    def append_repeat(self, row: Row) -> None:
-        """Add a second measurement, as :meth:`append` does."""
-        with self._writing(), FileIO(self.path / REPEATS_FILE, "a") as repeats:
-            _append_line(repeats, row)
+            if file is None:
+                _append_line(self._results, row)
+                return
+            with FileIO(self.path / file, "a") as other:
+                _append_line(other, row)
 
     def write_run(self, run: dict[str, Any]) -> None:
         """Replace run.json.

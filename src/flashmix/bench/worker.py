@@ -15,7 +15,7 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from flashmix.bench import memory, stats
 from flashmix.bench.actions import prepare
 from flashmix.bench.case import COPY, Case
 from flashmix.bench.facts import measure_facts
-from flashmix.bench.timing import CpuClock, CudaClock, clock, interleave
+from flashmix.bench.timing import Clock, CpuClock, CudaClock, clock, interleave
 from flashmix.tasks.digits import train_digits
 
 Emit = Callable[..., None]
@@ -36,8 +36,8 @@ def main() -> None:
     serve(_measure_job)
 
 
-def serve(run: Callable[[dict[str, Any], Emit], None]) -> None:
-    """Serve jobs until standard input closes."""
+def serve(run: Callable[[dict[str, Any], Emit], None], **ready: Any) -> None:
+    """Serve jobs until standard input closes; ``ready`` goes with the first event."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     events = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever a library prints stays out of the events
@@ -45,8 +45,8 @@ def serve(run: Callable[[dict[str, Any], Emit], None]) -> None:
     def emit(event: str, **fields: Any) -> None:
         events.write(json.dumps({"event": event, **fields}) + "\n")
 
-    _follow_parent()
-    emit("ready")
+    follow_parent()
+    emit("ready", **ready)
     for line in sys.stdin:
         run(json.loads(line), emit)
         emit("idle")
@@ -60,7 +60,7 @@ def _measure_job(job: dict[str, Any], emit: Emit) -> None:
     measure(cases, job["settings"], emit)
 
 
-def _follow_parent() -> None:
+def follow_parent() -> None:
     """End this process when its parent is gone, even in the middle of a case."""
     parent = os.getppid()
 
@@ -72,11 +72,11 @@ def _follow_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def limit_memory() -> None:
-    """Let an allocation that the machine cannot hold fail here, before the system kills us."""
+def limit_memory(share: float = 0.9) -> None:
+    """Let an allocation beyond ``share`` of the free memory fail here, not the system kill us."""
     with contextlib.suppress(OSError, ValueError, StopIteration):
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        limit = used + int(0.9 * memory.available_bytes())
+        limit = used + int(share * memory.available_bytes())
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
@@ -110,6 +110,17 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
                 "rss_mb": memory.peak_rss_mb(),
             }
             clocks[index] = clock(prepared.action, case.device)
+    time_in_turn(cases, clocks, results, settings, emit)
+
+
+def time_in_turn(
+    cases: list[Case],
+    clocks: Mapping[int, Clock],
+    results: dict[int, dict[str, Any]],
+    settings: dict[str, Any],
+    emit: Emit,
+) -> None:
+    """Time the cases that have a clock in turn, and emit what was measured of each."""
     indices = list(clocks)
     samples: dict[int, list[float]] = {index: [] for index in indices}
     current = 0
@@ -137,7 +148,7 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
     for index in indices:
         if floor:
             results[index]["floor_ms"] = statistics.median(floor[0])
-        if host := clocks[index].host_seconds:
+        if host := getattr(clocks[index], "host_seconds", None):
             results[index]["host_ms"] = 1e3 * host
         timed = {"samples_ms": samples[index], **stats.summary(samples[index])}
         emit("done", index=index, result={"status": "ok", **timed, **results[index]})
@@ -170,7 +181,7 @@ def reporting(emit: Emit, index: int) -> Any:
 
 def _report(error: Exception, emit: Emit, index: int) -> None:
     """Emit the status that ``error`` gives a case; end the process if the GPU is past use."""
-    status = "oom" if _out_of_memory(error) else "error"
+    status = status_of(error)
     text = f"{type(error).__name__}: {error}".splitlines()[0]
     emit("done", index=index, result={"status": status, "error": text[:500]})
     if torch.cuda.is_initialized():
@@ -181,10 +192,12 @@ def _report(error: Exception, emit: Emit, index: int) -> None:
             os._exit(1)  # an error that stays with the device; a fresh process may use it again
 
 
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+def status_of(error: Exception) -> str:
+    """The status that an exception gives its case, "oom" or "error"."""
+    out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "allocate memory" in str(error)
     )
+    return "oom" if out_of_memory else "error"
 
 
 if __name__ == "__main__":

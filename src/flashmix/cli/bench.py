@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,8 @@ examples:
   flashmix bench quick --device cuda --dtype bfloat16 --seq-lens 512,4096,16384
   flashmix bench quick --mixers "fnet,local(window=64)" --directions forward
   flashmix bench naive --remedies
+  flashmix bench parallel --ranks 2
+  torchrun --nproc-per-node 2 -m flashmix bench parallel --device cuda
   flashmix bench all --device cpu
   flashmix bench --list
 """
@@ -73,11 +76,12 @@ def words(text: str) -> tuple[str, ...]:
 
 
 def _directions(text: str) -> tuple[str, ...]:
+    from flashmix.errors import unknown_choice
+
     words = tuple(part.strip() for part in text.split(","))
-    if unknown := [word for word in words if word not in DIRECTIONS]:
-        raise argparse.ArgumentTypeError(
-            f"expected some of {', '.join(DIRECTIONS)}, got {', '.join(map(repr, unknown))}"
-        )
+    for word in words:
+        if word not in DIRECTIONS:
+            raise argparse.ArgumentTypeError(str(unknown_choice("direction", word, DIRECTIONS)))
     return words
 
 
@@ -128,6 +132,13 @@ def add_command(commands: Any) -> None:
         help="in suite naive: also what could replace naive attention, on the same grid",
     )
     parser.add_argument(
+        "--ranks",
+        type=_number,
+        metavar="P",
+        help="in suite parallel, and naive with --remedies: processes (on a GPU machine: GPUs) "
+        "that the tokens are spread over; started here, or by torchrun",
+    )
+    parser.add_argument(
         "--time-limit",
         type=_seconds,
         default=60.0,
@@ -153,7 +164,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from flashmix.bench import SUITES
+    from flashmix.bench.ranks.launch import dismiss_ranks, keep_rank
     from flashmix.errors import ArgumentError
+    from flashmix.tasks.distributed import launched
 
     console = Console(highlight=False)
     if arguments.list:
@@ -163,6 +176,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise ArgumentError("--resume already names the folder; leave --out away")
     if arguments.suite is None and arguments.resume is None:
         raise ArgumentError(f"name a suite: {', '.join(SUITES)} or all (flashmix bench --list)")
+    if launched() and os.environ["RANK"] != "0":
+        keep_rank()
+        return 0
     out = arguments.resume or arguments.out or default_folder(arguments.suite)
     try:
         if arguments.suite == "all":
@@ -173,6 +189,9 @@ def run(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         console.print(_interrupted(arguments.suite, out), soft_wrap=True, markup=False)
         return 130
+    finally:
+        if launched():
+            dismiss_ranks()
     return 0
 
 
@@ -203,6 +222,7 @@ def _grid(arguments: argparse.Namespace) -> Grid:
         directions=arguments.directions,
         passes=arguments.passes,
         remedies=arguments.remedies,
+        ranks=arguments.ranks,
         seed=arguments.seed,
     )
 

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flashmix.cli.training import (
-    add_common,
-    device_and_precision,
-    given,
-    numbers,
-    run_command,
-    seeds,
-)
+from flashmix.cli.training import add_common, experiment, numbers, run_command, settings
+
+if TYPE_CHECKING:
+    from flashmix.bench.training import Experiment
 
 EPILOG = """\
 The validation split is cut from the training data and picks the best epoch; the test set is read
@@ -27,13 +23,11 @@ examples:
   flashmix pretrain --arch bert-tiny --mixers "attention; spectral,attention" --out runs/pre
   flashmix finetune --model runs/pre --task imdb --mixers "attention; spectral,attention"
   torchrun --nproc-per-node 2 -m flashmix finetune --task digits --out runs/two
+  torchrun --nproc-per-node 4 -m flashmix finetune --task imdb --sequence-parallel 2
   flashmix finetune --resume runs/finetune-20260101-120000
 """
 
-FIELDS = (
-    "data", "tokenizer", "epochs", "batch_size", "seq_len", "lr", "warmup", "val_share", "limit",
-    "patience", "pooling",
-)  # fmt: skip
+FIELDS = ("tokenizer", "epochs", "val_share", "patience", "pooling", "sequence_parallel")
 
 
 def add_command(commands: Any) -> None:
@@ -59,6 +53,12 @@ def add_command(commands: Any) -> None:
         choices=("mean", "cls"),
         help="what the head reads: the mean of the tokens (default), or [CLS]",
     )
+    parser.add_argument(
+        "--sequence-parallel",
+        type=int,
+        metavar="P",
+        help="under torchrun: spread each sequence over P processes; the others share the batch",
+    )
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--patience", type=int, metavar="N", help="stop N epochs after the best")
     parser.add_argument("--val-share", type=float, metavar="SHARE", help="default 0.1")
@@ -75,26 +75,16 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from flashmix.bench.training import Experiment
+    return run_command(arguments, _experiment)
+
+
+def _experiment(arguments: argparse.Namespace) -> Experiment:
     from flashmix.errors import ArgumentError
     from flashmix.tasks.finetuning import FinetuneConfig
 
-    if arguments.resume is not None:
-        return run_command(arguments, None, "finetune")
     if arguments.task is None:
         raise ArgumentError("name a --task: imdb, sst2 or digits")
     config = FinetuneConfig(
-        task=arguments.task,
-        model=arguments.model,
-        compile=arguments.compile,
-        **device_and_precision(arguments),
-        **given(arguments, FIELDS),
+        task=arguments.task, model=arguments.model, **settings(arguments, FIELDS)
     )
-    experiment = Experiment(
-        config=config,
-        mixers=arguments.mixers,
-        seeds=seeds(arguments),
-        lengths=arguments.lengths,
-        jobs=arguments.jobs,
-    )
-    return run_command(arguments, experiment, "finetune")
+    return experiment(arguments, config, lengths=arguments.lengths)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from flashmix._version import __version__
 from flashmix.cli import (
@@ -22,6 +24,7 @@ from flashmix.cli import (
     swap,
     tune,
 )
+from flashmix.cli.parser import Parser
 from flashmix.errors import ArgumentError, FlashmixError
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -55,7 +58,7 @@ COMMANDS = (
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the command and all its subcommands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="flashmix",
         description="Token mixers for PyTorch, attention and what can stand in for it, "
         "measured honestly.",
@@ -69,6 +72,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@contextlib.contextmanager
+def _log_shown() -> Iterator[None]:
+    """What the library logs at level INFO, a line each on stderr."""
+    log, handler = logging.getLogger("flashmix"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("flashmix: %(message)s"))
+    level = log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     parser = build_parser()
@@ -77,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.print_help()
         return EXIT_OK
     try:
-        code: int = arguments.run(arguments)
+        with _log_shown():
+            code: int = arguments.run(arguments)
     except ArgumentError as error:
         print(f"flashmix: {error}", file=sys.stderr)
         return EXIT_USAGE

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flashmix.cli.training import (
-    add_common,
-    device_and_precision,
-    given,
-    run_command,
-    seeds,
-)
+from flashmix.cli.training import add_common, experiment, run_command, settings
+
+if TYPE_CHECKING:
+    from flashmix.bench.training import Experiment
 
 EPILOG = """\
 examples:
@@ -20,9 +17,7 @@ examples:
   flashmix finetune --model runs/pre --task imdb --mixers attention,fnet
 """
 
-FIELDS = (
-    "data", "steps", "batch_size", "seq_len", "check_every", "dropout", "lr", "warmup", "limit",
-)  # fmt: skip
+FIELDS = ("corpus", "tokenizer", "steps", "check_every", "dropout")
 
 
 def add_command(commands: Any) -> None:
@@ -65,29 +60,16 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from flashmix.bench.training import Experiment
+    return run_command(arguments, _experiment)
+
+
+def _experiment(arguments: argparse.Namespace) -> Experiment:
     from flashmix.errors import ArgumentError
     from flashmix.tasks.pretraining import CORPORA, PretrainConfig
 
-    if arguments.resume is not None:
-        return run_command(arguments, None, "pretrain")
     if arguments.seconds is not None and arguments.steps is not None:
         raise ArgumentError("give --steps or --seconds, not both")
     if arguments.data in CORPORA:  # the text by its name alone
         arguments.corpus, arguments.data = arguments.data, None
-    config = PretrainConfig(
-        arch=arguments.arch,
-        corpus=arguments.corpus,
-        tokenizer=arguments.tokenizer,
-        compile=arguments.compile,
-        **device_and_precision(arguments),
-        **given(arguments, FIELDS),
-    )
-    experiment = Experiment(
-        config=config,
-        mixers=arguments.mixers,
-        seeds=seeds(arguments),
-        seconds=arguments.seconds,
-        jobs=arguments.jobs,
-    )
-    return run_command(arguments, experiment, "pretrain")
+    config = PretrainConfig(arch=arguments.arch, **settings(arguments, FIELDS))
+    return experiment(arguments, config, seconds=arguments.seconds)

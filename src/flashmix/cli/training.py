@@ -6,6 +6,8 @@ import argparse
 import datetime
 import os
 import shlex
+import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,10 @@ from flashmix.cli.bench import progress_listener
 
 if TYPE_CHECKING:
     from flashmix.bench.training import Experiment
+    from flashmix.tasks.finetuning import FinetuneConfig
+    from flashmix.tasks.pretraining import PretrainConfig
+
+COMMON = ("data", "batch_size", "seq_len", "warmup", "limit")
 
 MIXERS_HELP = (
     "a pattern over layers for each model, separated by commas: attention,fnet; or by semicolons, "
@@ -45,6 +51,16 @@ def numbers(text: str) -> tuple[int, ...]:
     return values
 
 
+def rates(text: str) -> tuple[float, ...]:
+    """Learning rates, separated by commas."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected rates such as 1e-3,3e-3, got {text!r}"
+        ) from None
+
+
 def add_common(parser: argparse.ArgumentParser, seeds: int) -> None:
     """Options that both commands have."""
     parser.add_argument(
@@ -62,7 +78,13 @@ def add_common(parser: argparse.ArgumentParser, seeds: int) -> None:
         metavar="FOLDER",
         help="parquet, CSV or aclImdb's folders; default: FLASHMIX_DATA, else the hub",
     )
-    parser.add_argument("--lr", type=float, metavar="RATE", help="peak learning rate")
+    parser.add_argument(
+        "--lr",
+        type=rates,
+        metavar="RATE",
+        help="peak learning rate; of several, 1e-3,3e-3, each model takes the one that is best on "
+        "validation, tried with the first seed",
+    )
     parser.add_argument("--batch-size", type=int, metavar="B")
     parser.add_argument("--seq-len", type=int, metavar="N", help="longest input, in tokens")
     parser.add_argument("--warmup", type=float, metavar="SHARE", help="of all steps")
@@ -88,13 +110,35 @@ def add_common(parser: argparse.ArgumentParser, seeds: int) -> None:
     )
 
 
-def given(arguments: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
-    """The options that were given, by the configuration's names."""
-    values = {name: getattr(arguments, name) for name in names}
-    return {name: value for name, value in values.items() if value is not None}
+def settings(arguments: argparse.Namespace, names: tuple[str, ...]) -> dict[str, Any]:
+    """What both commands' configurations share, and the options of ``names`` that were given."""
+    values = {name: getattr(arguments, name) for name in (*COMMON, *names)}
+    found = {name: value for name, value in values.items() if value is not None}
+    if arguments.lr:
+        found["lr"] = arguments.lr[0]
+    return {**found, "compile": arguments.compile, **_device_and_precision(arguments)}
 
 
-def device_and_precision(arguments: argparse.Namespace) -> dict[str, Any]:
+def experiment(
+    arguments: argparse.Namespace, config: FinetuneConfig | PretrainConfig, **own: Any
+) -> Experiment:
+    """The experiment that the options ask for; ``own`` are fields of one command alone."""
+    from flashmix.bench.training import Experiment
+    from flashmix.errors import ArgumentError
+
+    if arguments.seeds < 1:
+        raise ArgumentError(f"--seeds must be at least 1, got {arguments.seeds}")
+    return Experiment(
+        config=config,
+        mixers=arguments.mixers,
+        seeds=tuple(range(arguments.seeds)),
+        rates=arguments.lr or (),
+        jobs=arguments.jobs,
+        **own,
+    )
+
+
+def _device_and_precision(arguments: argparse.Namespace) -> dict[str, Any]:
     """What "auto" stands for here."""
     import torch
 
@@ -107,17 +151,10 @@ def device_and_precision(arguments: argparse.Namespace) -> dict[str, Any]:
     return {"device": device, "precision": precision}
 
 
-def seeds(arguments: argparse.Namespace) -> tuple[int, ...]:
-    """The seeds that --seeds asks for."""
-    from flashmix.errors import ArgumentError
-
-    if arguments.seeds < 1:
-        raise ArgumentError(f"--seeds must be at least 1, got {arguments.seeds}")
-    return tuple(range(arguments.seeds))
-
-
-def run_command(arguments: argparse.Namespace, experiment: Experiment | None, kind: str) -> int:
-    """Run or resume an experiment, print its summary and write its report."""
+def run_command(
+    arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Experiment]
+) -> int:
+    """Run the experiment that ``make`` makes of the options, or resume one, and report on it."""
     from rich.console import Console
 
     from flashmix.bench import read_rows
@@ -128,13 +165,16 @@ def run_command(arguments: argparse.Namespace, experiment: Experiment | None, ki
 
     if arguments.resume is not None and arguments.out is not None:
         raise ArgumentError("--resume already names the folder; leave --out away")
+    kind = arguments.command
+    asked = make(arguments) if arguments.resume is None else None
     lead = os.environ.get("RANK", "0") == "0"
     console = Console(highlight=False, quiet=not lead)
     out = arguments.resume or arguments.out or _default_folder(kind)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         with progress_listener(console) as listener:
             run_experiment(
-                experiment,
+                asked,
                 out,
                 kind=kind,
                 resume=arguments.resume is not None,
@@ -150,6 +190,8 @@ def run_command(arguments: argparse.Namespace, experiment: Experiment | None, ki
             markup=False,
         )
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if not lead:
         return 0
     print_summary(console, out)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from flashmix.errors import ArgumentError
-from flashmix.hf.interface import transformers
+from flashmix.hf.interface import register_swapped, transformers
 from flashmix.hf.pooling import POOLING, pool_mean
 from flashmix.hf.swap import RECORD, swap
 
@@ -47,6 +47,7 @@ def from_pretrained(
         if name in options:
             raise ArgumentError(f"from_pretrained: {name} cannot be set; {reason}")
     _check_folder(path)
+    register_swapped()  # the config asks for it
     # The config would take them; the model's own from_pretrained understands them.
     kept = {name: options[name] for name in options.keys() & {"dtype", "torch_dtype"}}
     taken = {name: value for name, value in options.items() if name not in kept}

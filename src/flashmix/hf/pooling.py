@@ -9,6 +9,7 @@ Shapes: B batch, N tokens, D width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +20,8 @@ from flashmix.errors import ModelError
 Model = TypeVar("Model", bound=nn.Module)
 POOLING = "flashmix_pooling"
 """The entry of a model's config that records the pooling."""
+SUM = "_flashmix_sum"
+"""The attribute of a model that sums over the ranks that share its tokens."""
 STACKS = ("encoder", "transformer")
 
 
@@ -50,11 +53,14 @@ def pool_mean(model: Model) -> Model:
 
     def average(module: nn.Module, args: Any, output: Any) -> Any:
         hidden, mask = output[0], masks[0]
-        if mask is None:
+        over_ranks = getattr(model, SUM, None)
+        if mask is None and over_ranks is None:
             mean = hidden.mean(1, keepdim=True)
         else:
-            real = mask.to(hidden.dtype)[..., None]
-            mean = (hidden * real).sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
+            real = hidden.new_ones(hidden.shape[:2]) if mask is None else mask.to(hidden.dtype)
+            sums = torch.cat([hidden * real[..., None], real[..., None]], 2).sum(1, keepdim=True)
+            sums = sums if over_ranks is None else over_ranks(sums)
+            mean = sums[..., :-1] / sums[..., -1:].clamp(min=1)
         pooled = torch.cat([mean.to(hidden.dtype), hidden[:, 1:]], dim=1)
         if isinstance(output, tuple):
             return (pooled, *output[1:])
@@ -66,3 +72,19 @@ def pool_mean(model: Model) -> Model:
     setattr(model, POOLING, True)
     setattr(config, POOLING, "mean")
     return model
+
+
+def sum_means_by(model: nn.Module, over_ranks: Callable[[Tensor], Tensor]) -> None:
+    """Let the mean that ``model`` pools by run over all ranks that share its tokens.
+
+    ``over_ranks`` sums a tensor over them, with gradients.
+
+    Raises:
+        ModelError: the model does not pool by the mean.
+    """
+    if not getattr(model, POOLING, False):
+        raise ModelError(
+            f"{type(model).__name__} reads its first token, which one rank alone holds; pool by "
+            "the mean (pool_mean, --pooling mean)"
+        )
+    setattr(model, SUM, over_ranks)

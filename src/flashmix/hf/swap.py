@@ -73,6 +73,9 @@ def swap(model: Model, mixers: str | Mapping[int, str]) -> Model:
         record["dropped"][index] += _install(model, layers[index], mixer)
     freeze_unread_positions(model)
     config._attn_implementation = SWAPPED
+    # Saved with the config, which the private name is not: transformers' own from_pretrained then
+    # refuses the folder, or its layers do, and never attends where a mixer should mix.
+    config.attn_implementation = SWAPPED
     setattr(config, RECORD, record)
     return model
 

@@ -67,7 +67,8 @@ def explain(
         dtype: a floating dtype.
         device: for example "cpu" or "cuda".
         options: what else the choice depends on: ``masked``, ``causal``, for "spectral" ``modes``,
-            for "local_attention" ``window``, for top-k attention ``topk``.
+            for "local_attention" ``window`` and ``gradient`` (whether autograd records the call),
+            for top-k attention ``topk``.
 
     Returns:
         An :class:`Explanation`; print it for the story.

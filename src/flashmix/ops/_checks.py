@@ -19,21 +19,22 @@ def check_floating(where: str, name: str, tensor: Tensor, legend: str) -> None:
     """``tensor`` is a floating tensor whose axes are those of ``legend``, for example "B, N, D"."""
     if not isinstance(tensor, Tensor):
         raise ArgumentError(f"{where}: {name} must be a tensor, got {type(tensor).__name__}")
-    axes = legend.split(", ")
-    if tensor.dim() != len(axes):
+    if tensor.dim() != legend.count(",") + 1:
         raise ArgumentError(
-            f"{where}: {name} must have {len(axes)} axes [{legend}], got shape {list(tensor.shape)}"
+            f"{where}: {name} must have {legend.count(',') + 1} axes [{legend}], "
+            f"got shape {list(tensor.shape)}"
         )
     if tensor.dtype not in FLOATING:
         raise ArgumentError(
             f"{where}: {name} must be float32, bfloat16, float16 or float64, got {tensor.dtype}"
         )
-    for axis, size in zip(axes[1:], tensor.shape[1:], strict=True):
-        if size < 1:
-            raise ArgumentError(
-                f"{where}: {name} must have at least one element along {axis} of [{legend}], "
-                f"got shape {list(tensor.shape)}"
-            )
+    sizes = tensor.shape[1:]
+    if 0 in sizes:
+        axis = legend.split(", ")[1 + sizes.index(0)]
+        raise ArgumentError(
+            f"{where}: {name} must have at least one element along {axis} of [{legend}], "
+            f"got shape {list(tensor.shape)}"
+        )
 
 
 def check_mask(where: str, mask: Tensor | None, tensor: Tensor, seq_len: int) -> None:

@@ -120,6 +120,13 @@ def nearest(
 
 
 @constant_in_graphs
+def known(op: str, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether anything of this op was measured on this machine."""
+    machine = device_name(device)
+    return machine is not None and any(_measurements(machine, op, stands_for(dtype)))
+
+
+@constant_in_graphs
 def fastest(
     op: str,
     sizes: tuple[tuple[str, int], ...],

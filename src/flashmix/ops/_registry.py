@@ -34,8 +34,9 @@ class Implementation:
     ``devices`` and ``dtypes`` are what it supports. ``missing`` returns None where it can run,
     otherwise the sentence that says what is missing and how to get it; ``unfit`` does the same
     for a case's shape and options, and ``road`` says how it goes about one that it takes. One that
-    is not ``preferred`` is chosen by ``auto`` only where measurements say so. One that is
-    ``grouped`` takes fewer heads of keys than of queries itself; the others get them repeated.
+    is not ``preferred`` is chosen by ``auto`` only where measurements say so; ``outdone`` says why
+    ``auto`` passes one over that could run a case. One that is ``grouped`` takes fewer heads of
+    keys than of queries itself; the others get them repeated.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Implementation:
     road: Callable[[Case], str | None] = _any_case
     preferred: bool = True
     grouped: bool = False
+    outdone: Callable[[Case], str | None] = _any_case
 
     def told(self, case: Case) -> str:
         """The summary, and how it goes about ``case`` where it has several ways."""
@@ -84,18 +86,21 @@ class Operator:
             ImplementationError: it cannot run on this device, with this dtype or this install.
         """
         name = self.aliases.get(impl, impl)
-        able, refusals = [], []
-        for implementation in self.implementations:
-            if name not in ("auto", implementation.name):
+        named = [one for one in self.implementations if name in ("auto", one.name)]
+        measured = case is not None and _measured.known(self.name, dtype, device)
+        able, place = [], device.type
+        for one in named:
+            if one.refusal(dtype, place, case) is not None:
                 continue
-            refusal = implementation.refusal(dtype, device.type, case)
-            if refusal is None:
-                able.append(implementation)
-            else:
-                refusals.append(f"{implementation.name!r} {refusal}")
+            if name == "auto" and case is not None and one.outdone(case):
+                continue
+            able.append(one)
+            if one.preferred and not measured:
+                break
         if able:
             return able[0] if len(able) == 1 else self._prefer(able, case)
-        if refusals:
+        if named:
+            refusals = [f"{one.name!r} {one.refusal(dtype, device.type, case)}" for one in named]
             raise ImplementationError(f"{self.name}: " + "; ".join(refusals))
         raise self._unknown(impl)
 
@@ -110,8 +115,7 @@ class Operator:
         return unknown_choice(f"impl of {self.name}", impl, ["auto", *names, *self.aliases])
 
     def _prefer(self, able: Sequence[Implementation], case: Case | None) -> Implementation:
-        undecided = case is not None and not all(one.preferred for one in able)
-        key = case.key() if case is not None and undecided else None
+        key = None if case is None else case.key()
         if key is not None:
             names = tuple(one.name for one in able)
             name = _measured.fastest(self.name, *key, names)
@@ -181,7 +185,7 @@ def explain_choice(
     able = [one for one in operator.implementations if refusals[one.name] is None]
     chosen = operator.choose("auto", dtype, case.device, case)
     alternatives = {
-        one.name: refusals[one.name] or f"can run: {one.told(case)}"
+        one.name: refusals[one.name] or one.outdone(case) or f"can run: {one.told(case)}"
         for one in operator.implementations
         if one is not chosen
     }

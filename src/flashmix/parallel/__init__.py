@@ -10,6 +10,7 @@
 Collectives are PyTorch's, by gloo on CPUs and NCCL on GPUs; docs/parallel.md says what travels.
 """
 
-from flashmix.parallel._shard import local_slice, shard_sequence
+from flashmix.parallel._models import part_of_gradient
+from flashmix.parallel._shard import all_sum, local_slice, shard_sequence
 
-__all__ = ["local_slice", "shard_sequence"]
+__all__ = ["all_sum", "local_slice", "part_of_gradient", "shard_sequence"]

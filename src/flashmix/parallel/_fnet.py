@@ -1,9 +1,13 @@
 """FNet mixing over ranks: the width's transform stays local, the tokens' runs on whole columns.
 
-Only the columns j <= D // 2 of the spectrum travel, as complex numbers; what comes back are the
-real parts and their mirror images, which are the other columns. The backward is the forward.
+Only the columns j <= D // 2 of the spectrum travel, as complex numbers, a piece of them at a time;
+what comes back are the real parts and their mirror images, which are the other columns. The
+backward is the forward.
 
-Shapes: B batch, n own tokens, N all tokens, D width, J = D // 2 + 1 columns.
+Both lie in one tensor [B, n, D]: the real part of column j at j and its imaginary part at D - j,
+where its mirror image will stand. Columns 0 and D / 2 are real, and their own mirror images.
+
+Shapes: B batch, n own tokens, N all tokens, D width, J = D // 2 + 1 columns, c of a piece.
 """
 
 from __future__ import annotations
@@ -15,9 +19,14 @@ from torch import Tensor
 
 from flashmix.ops._padding import each_length, zero_padding
 from flashmix.ops._precision import transform_dtype
-from flashmix.parallel._collectives import exchange
 from flashmix.parallel._layout import Layout
+from flashmix.parallel._pieces import Piece, cut, through
 from flashmix.parallel._ranks import even_split
+
+WIDTH_CHUNK = 512
+"""Tokens whose width is transformed at a time."""
+FEWEST_COLUMNS = 3
+"""Of a piece: fewer lie too far apart in memory to be gathered fast."""
 
 
 class _FNet(torch.autograd.Function):
@@ -36,38 +45,94 @@ def fnet(x: Tensor, layout: Layout, norm: str) -> Tensor:
     return _FNet.apply(x, layout, norm)
 
 
+def travel_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What columns travel in: bfloat16 as it is; float16, whose range is short, as float32."""
+    return dtype if dtype == torch.bfloat16 else transform_dtype(dtype)
+
+
 def _mix(x: Tensor, layout: Layout, norm: str) -> Tensor:
-    dim = x.shape[2]
-    columns, tokens = (2, even_split(dim // 2 + 1, layout.ranks.size)), layout.tokens(1)
-    # Nested, so that each intermediate is freed as soon as the next one stands.
-    back = exchange(
-        _over_tokens(
-            exchange(_over_width(x, layout, norm), layout.ranks, columns, tokens), layout, norm
-        ).to(x.dtype),
-        layout.ranks,
-        tokens,
-        columns,
+    batch, _, dim = x.shape
+    y = _over_width(x, layout, norm)
+    shares = even_split(dim // 2 + 1, layout.ranks.size)
+    column = 2 * batch * layout.total * y.element_size()
+    pieces = cut(shares, column, x.device.type, FEWEST_COLUMNS)
+    through(
+        pieces,
+        layout,
+        2 * batch,
+        lambda piece: _columns(y, piece),
+        lambda _, flat: _over_tokens(flat, batch, layout, norm),
+        lambda piece, flat: _put_back(y, piece, flat),
     )
-    plain, mirrored = back.unbind(-1)
-    return torch.cat((plain, mirrored[:, :, 1 : (dim + 1) // 2].flip(2)), 2)
+    return y.to(x.dtype)
 
 
 def _over_width(x: Tensor, layout: Layout, norm: str) -> Tensor:
-    """Half of each token's spectrum, [B, n, J, 2]."""
-    wide = zero_padding(x, layout.own_mask).to(transform_dtype(x.dtype))
-    return torch.view_as_real(torch.fft.rfft(wide, dim=2, norm=norm))
+    """Half of each token's spectrum, [B, n, D] as laid out above."""
+    dim, mask = x.shape[2], layout.own_mask
+    y = torch.empty(x.shape, dtype=travel_dtype(x.dtype), device=x.device)
+    chunk = max(WIDTH_CHUNK, x.shape[1] // 64)
+    for start in range(0, x.shape[1], chunk):
+        some = slice(start, start + chunk)
+        wide = zero_padding(x[:, some], None if mask is None else mask[:, some])
+        half = torch.fft.rfft(wide.to(transform_dtype(x.dtype)), dim=2, norm=norm)
+        y[:, some, : half.shape[2]] = half.real
+        y[:, some, half.shape[2] :] = half.imag[:, :, 1 : (dim + 1) // 2].flip(2)
+    return y
 
 
-def _over_tokens(columns: Tensor, layout: Layout, norm: str) -> Tensor:
-    """Real parts of the transform of some columns, beside their mirror images: [B, N, some, 2]."""
+def _paired(some: slice, dim: int) -> slice:
+    """Those of the columns that have an imaginary part, and a mirror image."""
+    first = max(some.start, 1)
+    return slice(first, max(first, min(some.stop, (dim + 1) // 2)))
+
+
+def _columns(y: Tensor, piece: Piece) -> Tensor:
+    """The piece's columns, for each rank [n, B, c, 2], end to end."""
+    batch, count, dim = y.shape
+    sizes = [2 * batch * count * (some.stop - some.start) for some in piece]
+    flat = y.new_empty(sum(sizes))
+    for part, some in zip(flat.split(sizes), piece, strict=True):
+        real, imaginary = part.view(count, batch, some.stop - some.start, 2).unbind(-1)
+        both = _paired(some, dim)
+        real.copy_(y[:, :, some].transpose(0, 1))
+        imaginary[:, :, : both.start - some.start] = 0
+        imaginary[:, :, both.stop - some.start :] = 0
+        imaginary[:, :, both.start - some.start : both.stop - some.start] = (
+            y[:, :, dim - both.stop + 1 : dim - both.start + 1].flip(2).transpose(0, 1)
+        )
+    return flat
+
+
+def _put_back(y: Tensor, piece: Piece, flat: Tensor) -> None:
+    """Real parts and mirror images, as :func:`_columns` laid out, into their places."""
+    batch, count, dim = y.shape
+    sizes = [2 * batch * count * (some.stop - some.start) for some in piece]
+    for part, some in zip(flat.split(sizes), piece, strict=True):
+        plain, mirrored = part.view(count, batch, some.stop - some.start, 2).unbind(-1)
+        both = _paired(some, dim)
+        y[:, :, some] = plain.transpose(0, 1)
+        mirrored = mirrored[:, :, both.start - some.start : both.stop - some.start]
+        y[:, :, dim - both.stop + 1 : dim - both.start + 1] = mirrored.flip(2).transpose(0, 1)
+
+
+def _over_tokens(flat: Tensor, batch: int, layout: Layout, norm: str) -> Tensor:
+    """Real parts of the transform of columns [N, B, c, 2], beside their mirror images; in place."""
+    if not flat.numel():
+        return flat
 
     def transform(columns: Tensor) -> Tensor:
         y = torch.fft.fft(columns, dim=1, norm=norm)
-        # y[-k], the mirror image; only the real parts matter.
-        y.imag[:, :1], y.imag[:, 1:] = y.real[:, :1], y.real[:, 1:].flip(1)
+        if layout.mask is not None:  # y[-k], the mirror image; only the real parts matter
+            y.imag[:, :1], y.imag[:, 1:] = y.real[:, :1], y.real[:, 1:].flip(1)
         return y
 
-    if not columns.numel():
-        return columns
-    mixed = each_length(transform, layout.mask, torch.view_as_complex(columns))
-    return torch.view_as_real(mixed)
+    columns = flat.view(layout.total, batch, -1, 2)
+    wide = torch.view_as_complex(columns.to(transform_dtype(flat.dtype))).transpose(0, 1)
+    if layout.mask is not None:
+        mixed = torch.view_as_real(each_length(transform, layout.mask, wide))
+        return columns.copy_(mixed.transpose(0, 1)).flatten()
+    real = transform(wide).real.transpose(0, 1)
+    columns[..., 0] = real
+    columns[:1, ..., 1], columns[1:, ..., 1] = real[:1], real[1:].flip(0)
+    return flat

@@ -18,6 +18,7 @@ from flashmix.mixers import (
 )
 from flashmix.ops import fourier, spectral
 from flashmix.parallel import _fnet, _spectral
+from flashmix.parallel._channels import by_channels
 from flashmix.parallel._heads import by_heads
 from flashmix.parallel._local import by_halo, within_halo
 from flashmix.parallel._ring import ring_attention
@@ -96,7 +97,7 @@ class ShardedSpectral(Sharded, Spectral):
                 impl=self.impl,
             )
 
-        return _spectral.by_channels(run, x, self.filter(), self.bias, layout)
+        return by_channels(run, x, self.filter(), self.bias, layout)
 
 
 class ShardedFourier(Sharded, FourierAttention):

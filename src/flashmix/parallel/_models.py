@@ -32,6 +32,11 @@ class _PartOfGradient(torch.autograd.Function):
         return grad / ctx.parts, None
 
 
+def part_of_gradient(x: Tensor, ranks: int) -> Tensor:
+    """``x``, of which every one of ``ranks`` computes the same loss: together they count once."""
+    return _PartOfGradient.apply(x, ranks)
+
+
 class _ShardedClassifier(OverRanks):
     """A classifier of a slice of the tokens; its logits [B, C] are those of all, on every rank."""
 
@@ -39,7 +44,7 @@ class _ShardedClassifier(OverRanks):
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         logits: Tensor = super().forward(tokens, mask)
-        return _PartOfGradient.apply(logits, self.ranks.size)
+        return part_of_gradient(logits, self.ranks.size)
 
     def positions(self, tokens: Tensor) -> Tensor:
         """The learned positions [n, D] of this rank's tokens."""

@@ -72,12 +72,19 @@ class Ranks:
         flat = parts[0].new_empty(sum(sent))
         for piece, part in zip(flat.split(sent), parts, strict=True):
             piece.view(part.shape).copy_(part)
-        with self._explained():
-            coming = funcol.all_to_all_single(flat, list(sizes), sent, self.group)
+        finish = self.start_flat(flat, sent, sizes)
+        return lambda: list(finish().split(list(sizes)))
 
-        def finish() -> list[Tensor]:
+    def start_flat(
+        self, flat: Tensor, sent: Sequence[int], sizes: Sequence[int]
+    ) -> Callable[[], Tensor]:
+        """As :meth:`start`, of parts that lie end to end, ``sent[r]`` elements for rank r."""
+        with self._explained():
+            coming = funcol.all_to_all_single(flat, list(sizes), list(sent), self.group)
+
+        def finish() -> Tensor:
             with self._explained():
-                return list(funcol.wait_tensor(coming).split(list(sizes)))
+                return funcol.wait_tensor(coming)
 
         return finish
 

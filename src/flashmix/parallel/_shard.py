@@ -12,6 +12,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from flashmix.errors import ArgumentError, FlashmixError
 from flashmix.mixers import Mixer
 from flashmix.ops import _checks
+from flashmix.parallel import _collectives
 from flashmix.parallel._mixers import MIXERS
 from flashmix.parallel._models import MODELS
 from flashmix.parallel._ranks import Ranks, even_split, starts
@@ -93,6 +94,14 @@ def local_slice(seq_len: int, mesh: DeviceMesh) -> slice:
     sizes = even_split(seq_len, ranks.size)
     start = starts(sizes)[ranks.rank]
     return slice(start, start + sizes[ranks.rank])
+
+
+def all_sum(x: Tensor, mesh: DeviceMesh) -> Tensor:
+    """The sum of ``x`` over the ranks of ``mesh``, on each; gradients are summed back.
+
+    For what reaches across tokens outside a mixer, the mean of all tokens say.
+    """
+    return _collectives.all_sum(x, Ranks(mesh))
 
 
 def _modules_to_shard(model: nn.Module) -> dict[str, nn.Module]:

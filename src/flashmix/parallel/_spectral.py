@@ -10,7 +10,9 @@ Shapes: B batch, n own tokens, N all tokens, D channels, K modes in use, C token
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,11 +22,10 @@ from flashmix.ops._precision import full_precision, transform_dtype
 from flashmix.ops._triton.matrices import phases
 from flashmix.ops.spectral.filter import filter_for_length
 from flashmix.ops.spectral.plan import MOST_MODES
-from flashmix.parallel._collectives import all_sum, exchange
+from flashmix.parallel._collectives import all_sum
 from flashmix.parallel._layout import Layout
-from flashmix.parallel._ranks import even_split, starts
 
-CHUNK = 2048
+CHUNK = {"cpu": 512, "cuda": 4096}
 """Tokens of one product with the truncated Fourier matrix."""
 
 
@@ -32,25 +33,6 @@ def modes_pay(modes: int, layout: Layout) -> bool:
     """Whether summing modes moves less than exchanging tokens, and dense products still pay."""
     kept = min(modes, layout.total // 2 + 1)
     return kept <= MOST_MODES and 2 * kept * layout.ranks.size <= layout.total
-
-
-def by_channels(
-    run: Callable[[Tensor, Tensor, Tensor | None], Tensor],
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    layout: Layout,
-) -> Tensor:
-    """``run(x, weight, bias)`` over all tokens, each rank for its share of the channels."""
-    ranks, shares = layout.ranks, even_split(x.shape[2], layout.ranks.size)
-    own = slice(starts(shares)[ranks.rank], starts(shares)[ranks.rank] + shares[ranks.rank])
-    columns = exchange(x, ranks, (2, shares), layout.tokens(1))
-    weight, bias = weight[:, own], None if bias is None else bias[own]
-    if shares[ranks.rank]:
-        y = run(columns, weight, bias)
-    else:  # nothing to filter, but gradients flow on every rank
-        y = columns + weight.sum() + (0 if bias is None else bias.sum())
-    return exchange(y, ranks, layout.tokens(1), (2, shares))
 
 
 def by_modes(
@@ -69,40 +51,58 @@ def by_modes(
     weight = weight.to(transform_dtype(x.dtype, weight.dtype))
     order = None if mask is None else real_first(mask)
     tokens = x if order is None else pack(zero_padding(x, mask), order)
-    parts = list(_sequences(layout, len(x), x.device))
-    kept = min(weight.shape[0], layout.total // 2 + 1)
-    with full_precision(x.device):
-        modes = weight.new_zeros(len(x), kept, x.shape[2], 2)
-        for rows, length, start in parts:
-            some = _analyse(tokens[rows], weight, length, start)
-            modes[rows, : some.shape[1]] = some
-        modes = torch.view_as_complex(all_sum(modes, layout.ranks))
-        y = torch.zeros_like(tokens, dtype=weight.dtype)
-        for rows, length, start in parts:
-            factors = _factors(weight, length, unitary)
-            y[rows] = _synthesise(modes[rows, : len(factors)] * factors, x.shape[1], length, start)
-    if unitary:
-        y = y + tokens
-    if bias is not None:
-        y = y + bias
-    if order is not None:
-        y = zero_padding(unpack(y, order), mask)
-    return y.to(x.dtype)
+    parts = list(_sequences(layout, weight.shape[0], len(x), x.device))
+    modes = all_sum(_Analyse.apply(tokens, parts, weight.dtype), layout.ranks)
+    modes = _filtered(torch.view_as_complex(modes), weight, bias, unitary, parts)
+    higher = tokens if unitary else None  # the modes above pass
+    y = _Synthesise.apply(torch.view_as_real(modes), higher, parts, x.shape[1], x.dtype)
+    return y if order is None else zero_padding(unpack(y, order), mask)
+
+
+@dataclass(frozen=True)
+class _Sequences:
+    """Sequences of one true length.
+
+    Attributes:
+        rows: which of the batch.
+        length: their tokens over all ranks.
+        start: where each one's slice begins, int64 [rows].
+        kept: modes in use.
+    """
+
+    rows: Tensor | slice
+    length: int
+    start: Tensor
+    kept: int
 
 
 def _sequences(
-    layout: Layout, batch: int, device: torch.device
-) -> Iterator[tuple[Tensor | slice, int, Tensor]]:
-    """(sequences of one true length, that length, where each one's slice starts)."""
+    layout: Layout, modes: int, batch: int, device: torch.device
+) -> Iterator[_Sequences]:
+    """The sequences by true length; those without a token are left out."""
     if layout.mask is None:
-        yield slice(None), layout.total, torch.full((batch,), layout.own.start, device=device)
+        start = torch.full((batch,), layout.own.start, device=device)
+        yield _Sequences(slice(None), layout.total, start, min(modes, layout.total // 2 + 1))
         return
     lengths = layout.mask.sum(1)
     before = layout.mask[:, : layout.own.start].sum(1)
     for length in lengths.unique().tolist():
         if length:
             rows = (lengths == length).nonzero().squeeze(1)
-            yield rows, length, before[rows]
+            yield _Sequences(rows, length, before[rows], min(modes, length // 2 + 1))
+
+
+def _filtered(
+    modes: Tensor, weight: Tensor, bias: Tensor | None, unitary: bool, parts: list[_Sequences]
+) -> Tensor:
+    """Modes [B, K, D] as the inverse transform takes them: weighted, the bias in the lowest."""
+    y = torch.zeros_like(modes)
+    for one in parts:
+        factors = _factors(weight, one.length, unitary)
+        y[one.rows, : one.kept] = modes[one.rows, : one.kept] * factors
+        if bias is not None:
+            y[one.rows, 0] += bias
+    return y
 
 
 def _factors(weight: Tensor, length: int, unitary: bool) -> Tensor:
@@ -115,41 +115,79 @@ def _factors(weight: Tensor, length: int, unitary: bool) -> Tensor:
 
 
 @functools.lru_cache(maxsize=8)
-def _matrix(length: int, kept: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _matrix(length: int, kept: int, chunk: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """exp(-2 pi i m j / length) as its real parts above its imaginary ones, [2 K, C]."""
-    exact = phases(torch.arange(kept)[:, None] * torch.arange(min(CHUNK, length)), length)
+    exact = phases(torch.arange(kept)[:, None] * torch.arange(min(chunk, length)), length)
     return torch.cat((exact.real, exact.imag)).to(device, dtype)
 
 
-def _turn(length: int, kept: int, start: Tensor, dtype: torch.dtype) -> Tensor:
-    """exp(-2 pi i m start / length), complex [rows, K, 1]."""
-    mode = torch.arange(kept, device=start.device)
-    exact = phases(start[:, None] * mode, length)
+def _turn(one: _Sequences, first: int, dtype: torch.dtype) -> Tensor:
+    """exp(-2 pi i m s / length) at the token s that stands at ``first``: [rows, K, 1]."""
+    mode = torch.arange(one.kept, device=one.start.device)
+    exact = phases((one.start + first)[:, None] * mode, one.length)
     return exact.to(dtype.to_complex())[..., None]
 
 
-def _analyse(x: Tensor, weight: Tensor, length: int, start: Tensor) -> Tensor:
-    """The slice's part of the modes, [rows, K, D, 2]; ``start`` is each row's first token."""
-    kept = min(weight.shape[0], length // 2 + 1)
-    matrix = _matrix(length, kept, weight.dtype, x.device)
-    total = torch.zeros(len(x), kept, x.shape[2], dtype=weight.dtype.to_complex(), device=x.device)
-    for first in range(0, min(x.shape[1], length), CHUNK):
-        chunk = x[:, first : first + CHUNK].to(weight.dtype)[:, : matrix.shape[1]]
-        real, imaginary = (matrix[:, : chunk.shape[1]] @ chunk).split(kept, 1)
-        turn = _turn(length, kept, start + first, weight.dtype)
-        total = total + torch.complex(real, imaginary) * turn
-    return torch.view_as_real(total)
+class _Analyse(torch.autograd.Function):
+    """The slice's part of the modes, real [B, K, D, 2]; its adjoint is :class:`_Synthesise`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, parts: list[_Sequences], dtype: torch.dtype) -> Tensor:
+        ctx.parts, ctx.count, ctx.dtype = parts, x.shape[1], x.dtype
+        most = max((one.kept for one in parts), default=1)
+        modes = x.new_zeros(len(x), most, x.shape[2], dtype=dtype.to_complex())
+        for one, matrix, some in _chunks(parts, x.shape[1], dtype, x.device):
+            chunk = x[one.rows, some].to(dtype)
+            with full_precision(x.device):
+                real, imaginary = (matrix @ chunk).split(one.kept, 1)
+            turn = _turn(one, some.start, dtype)
+            modes[one.rows, : one.kept] += torch.complex(real, imaginary) * turn
+        return torch.view_as_real(modes)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return _Synthesise.apply(grad, None, ctx.parts, ctx.count, ctx.dtype), None, None
 
 
-def _synthesise(modes: Tensor, count: int, length: int, start: Tensor) -> Tensor:
-    """The slice's tokens [rows, n, D] of weighted complex ``modes`` [rows, K, D]."""
-    kept = modes.shape[1]
-    matrix = _matrix(length, kept, modes.real.dtype, modes.device)
-    chunks = []
-    for first in range(0, min(count, length), CHUNK):
-        turned = modes * _turn(length, kept, start + first, modes.real.dtype).conj()
-        both = torch.cat((turned.real, turned.imag), 1)
-        size = min(CHUNK, count - first, matrix.shape[1])
-        chunks.append(matrix[:, :size].T @ both)
-    y = torch.cat(chunks, 1)
-    return torch.nn.functional.pad(y, (0, 0, 0, count - y.shape[1]))
+class _Synthesise(torch.autograd.Function):
+    """The slice's tokens [B, n, D] of ``modes`` [B, K, D, 2]: real parts of the sum of waves.
+
+    ``base`` [B, n, D] is added where it is given.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        modes: Tensor,
+        base: Tensor | None,
+        parts: list[_Sequences],
+        count: int,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        ctx.parts, ctx.dtype = parts, modes.dtype
+        spectrum = torch.view_as_complex(modes.contiguous())
+        y = modes.new_zeros(len(modes), count, modes.shape[2], dtype=dtype)
+        for one, matrix, some in _chunks(parts, count, modes.dtype, modes.device):
+            turned = spectrum[one.rows, : one.kept] * _turn(one, some.start, modes.dtype).conj()
+            both = torch.cat((turned.real, turned.imag), 1)
+            with full_precision(modes.device):
+                waves = matrix.T @ both
+            y[one.rows, some] = (waves if base is None else waves + base[one.rows, some]).to(dtype)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        base = grad if ctx.needs_input_grad[1] else None
+        return _Analyse.apply(grad, ctx.parts, ctx.dtype), base, None, None, None
+
+
+def _chunks(
+    parts: list[_Sequences], count: int, dtype: torch.dtype, device: torch.device
+) -> Iterator[tuple[_Sequences, Tensor, slice]]:
+    """(sequences, the Fourier matrix [2 K, C] of some tokens, which of the slice)."""
+    for one in parts:
+        matrix = _matrix(one.length, one.kept, CHUNK[device.type], dtype, device)
+        most = min(count, one.length)
+        for first in range(0, most, CHUNK[device.type]):
+            some = slice(first, min(first + CHUNK[device.type], most))
+            yield one, matrix[:, : some.stop - some.start], some

@@ -53,6 +53,7 @@ def comparable(rows: Iterable[Row], subject: str = "mixer") -> list[Row]:
         if row.get("subject", "mixer") == subject
         and row.get("autocast") is None
         and row["direction"] != "train"
+        and row.get("suite") != "parallel"
     ]
     widest = max((row["dim"] for row in found), default=0)
     return [row for row in found if row["dim"] == widest]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from flashmix.bench.store import Row
-from flashmix.report import studies, tables, training
+from flashmix.report import tables, training
 from flashmix.report.about import machine_section, method_section
 from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, comparable, trainings
 from flashmix.report.claims import published_verdicts, statements
 from flashmix.report.finetuning import is_finetuning, mixers_name
+from flashmix.report.studies import STUDIES
 from flashmix.report.tables import Cell, Section, Table
 
 
@@ -38,7 +39,7 @@ def suite_sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section] | 
     """The sections of a suite that has its own, trainings among them; None for a plain sweep."""
     if run.get("suite") in training.SUITES:
         return training.result_sections(run, rows)
-    build = SUITE_SECTIONS.get(run.get("suite", ""))
+    build = STUDIES.get(run.get("suite", ""))
     return build(rows) if build else None
 
 
@@ -66,15 +67,6 @@ def sweep_sections(rows: Sequence[Row]) -> list[Section]:
     if sweeps := [s for d in DIRECTIONS if (s := Sweep(plain, d)).cells]:
         found.append(tables.parameter_section(sweeps[0]))
     return found
-
-
-SUITE_SECTIONS: dict[str, Callable[[Sequence[Row]], list[Section]]] = {
-    "fourier": studies.fourier_sections,
-    "naive": studies.naive_sections,
-    "spectral": studies.spectral_sections,
-    "swap": studies.swap_sections,
-    "kernels": studies.kernels_sections,
-}
 
 
 def _published(rows: Sequence[Row]) -> Section:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
-from flashmix.report import training
+from flashmix.report import ranks, training
 from flashmix.report.analysis import (
     DIRECTIONS,
     FUSED,
@@ -153,6 +153,7 @@ def statements(rows: Iterable[Row]) -> list[str]:
     return [
         *found,
         *_kernels(rows),
+        *ranks.statements(rows),
         *_accuracy(rows),
         *training.statements([row for row in every if is_finetuning(row)]),
     ]

@@ -18,6 +18,7 @@ from flashmix.report.analysis import (
     trainings,
 )
 from flashmix.report.finetuning import Outcome, accuracy, is_finetuning, outcomes
+from flashmix.report.ranks import Pair, pairs
 from flashmix.report.tables import crossover, interval, number
 
 MANY = 3
@@ -38,6 +39,8 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
     """At most three, of the rows' most telling kind."""
     if any(map(is_finetuning, rows)):
         return _finetuned(outcomes(rows))[:MANY]
+    if scaled := pairs(rows):
+        return _over_ranks(scaled)[:MANY]
     found: list[Finding] = []
     for subject in ("mixer", "encoder"):
         part = comparable(rows, subject)
@@ -48,6 +51,26 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
     smallest = _smallest(Sweep(comparable(rows), "forward_backward"))
     found[2:2] = [smallest] if smallest and not _accuracies(rows) else []
     return [*found, *_ops(rows), *_quadratic(rows)][:MANY]
+
+
+def _over_ranks(scaled: Sequence[Pair]) -> list[Finding]:
+    """Most speed-up, and least memory of a rank, at the longest N of a mixer."""
+    fastest = max(scaled, key=lambda pair: pair.speedup.value)
+    smallest = min(scaled, key=lambda pair: pair.memory)
+    return [
+        Finding(
+            f"{number(fastest.speedup.value)}x",
+            f"as fast as one rank, the most of any: {fastest.name}, {_name(fastest.direction)} "
+            f"(95 % interval {number(fastest.speedup.low)} to {number(fastest.speedup.high)}).",
+            fastest.rows,
+        ),
+        Finding(
+            f"{number(smallest.memory)}x",
+            f"the memory of one rank on each of several, the least of any: {smallest.name}, "
+            f"{_name(smallest.direction)}.",
+            smallest.rows,
+        ),
+    ]
 
 
 def _name(direction: str) -> str:

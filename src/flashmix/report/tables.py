@@ -113,13 +113,16 @@ def params_cell(row: Row) -> str:
     return Cell(f"{row['params']:,}", row)
 
 
-def speed_cell(row: Row, baseline: Row | None) -> str:
-    """How many times faster than ``baseline``, with the interval; "1x" for itself."""
+def speed_cell(row: Row, baseline: Row | None, *, in_turn: bool = True) -> str:
+    """How many times faster than ``baseline``, with the interval; "1x" for itself.
+
+    ``in_turn``: the two were timed interleaved.
+    """
     if baseline is None or row["status"] != "ok" or baseline["status"] != "ok":
         return "-"
     if row is baseline:
         return "1x"
-    return Cell(interval(time_ratio(baseline, row)), row, baseline)
+    return Cell(interval(time_ratio(baseline, row, in_turn=in_turn)), row, baseline)
 
 
 def time_section(sweep: Sweep) -> Section:

@@ -8,6 +8,7 @@ from typing import Any
 
 from flashmix.bench.store import Row
 from flashmix.report import training_tables as tables
+from flashmix.report.rates import rate_section
 from flashmix.report.tables import Section, number
 from flashmix.report.trained import against_base, mean, points
 
@@ -23,12 +24,13 @@ def summary(run: dict[str, Any], rows: Sequence[Row]) -> Section:
 def result_sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
     """The tables of a run."""
     if run["suite"] == "pretrain":
-        return [summary(run, rows), tables.curve_section(rows)]
+        return [summary(run, rows), _rates(run), tables.curve_section(rows)]
     return [
         summary(run, rows),
         tables.difference_section(rows),
         tables.cost_section(rows),
         tables.inference_section(rows),
+        _rates(run),
         tables.curve_section(rows),
         tables.confusion_section(rows),
         *tables.disagreement_sections(run.get("examples")),
@@ -60,11 +62,18 @@ def statements(rows: Sequence[Row]) -> list[str]:
     return found
 
 
+def _rates(run: dict[str, Any]) -> Section:
+    rates = run["experiment"].get("rates", ())
+    return rate_section(run.get("search", ()), rates, accuracy=run["suite"] == "finetune")
+
+
 def method_section(run: dict[str, Any], rows: Sequence[Row]) -> Section:
     """How the models were trained."""
     config = run["experiment"]["config"]
+    rates = run["experiment"].get("rates", ())
+    chosen = "each model's own" if len(rates) > 1 else f"{config['lr']:g}"
     text = [
-        f"AdamW, peak learning rate {config['lr']:g} after {100 * config['warmup']:g} % of the "
+        f"AdamW, peak learning rate {chosen} after {100 * config['warmup']:g} % of the "
         f"steps, then falling linearly to zero; batch {config['batch_size']}, at most "
         f"{config['seq_len']} tokens, {config['precision']}.",
     ]
@@ -75,6 +84,9 @@ def method_section(run: dict[str, Any], rows: Sequence[Row]) -> Section:
             "tested, once. Batches hold examples of about one length, so that there is hardly any "
             "padding."
         )
+    if parts := run.get("parts"):
+        told = "; ".join(", ".join(part) for part in parts)
+        text.append(f"Put together from {len(parts)} runs, costs in turn within each: {told}.")
     if any(row.get("train_seconds_by", "clock") != "clock" for row in rows):
         text.append(
             "Several trainings shared the device, so training times are not the clock's: they are "

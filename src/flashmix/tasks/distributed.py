@@ -23,9 +23,14 @@ def rank() -> int:
     return dist.get_rank() if world() > 1 else 0
 
 
+def launched_world() -> int:
+    """Number of processes that torchrun started, this one among them; 1 without torchrun."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def launched() -> bool:
     """Whether torchrun started this process as one of several."""
-    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return launched_world() > 1
 
 
 @contextlib.contextmanager
@@ -35,8 +40,11 @@ def group(device: str) -> Iterator[None]:
         yield
         return
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    dist.init_process_group("nccl" if device == "cuda" else "gloo")
+        own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(own)  # what "cuda" means from here on
+        dist.init_process_group("nccl", device_id=own)
+    else:
+        dist.init_process_group("gloo")
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from flashmix.tasks import distributed, encoders, metrics
 from flashmix.tasks.batches import Labelled, TrainingBatches, generator
 from flashmix.tasks.digits import CLASSES, load_digits
 from flashmix.tasks.loop import Progress, Recipe, Trainer, autocast
+from flashmix.tasks.sequence import SpreadClassifier
 from flashmix.tasks.text import TEXT_TASKS, load_examples
 from flashmix.tasks.tokens import Special, load_tokenizer, special_tokens, tokenise
 
@@ -44,6 +45,7 @@ class FinetuneConfig:
         pooling: what the head reads: "mean" of the real tokens, or "cls", the first token.
         limit: use only so many training and so many test examples; None for all.
         device: "cpu" or "cuda".
+        sequence_parallel: processes of torchrun that share each sequence, 1 for none.
     """
 
     task: str
@@ -62,6 +64,7 @@ class FinetuneConfig:
     patience: int | None = None
     compile: bool = False
     device: str = "cpu"
+    sequence_parallel: int = 1
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -74,6 +77,12 @@ class FinetuneConfig:
             raise ArgumentError(f"val-share must be between 0 and 1, got {self.val_share}")
         if self.limit is not None and self.limit < 10:
             raise ArgumentError(f"limit must be at least 10 examples, got {self.limit}")
+        if self.sequence_parallel < 1:
+            raise ArgumentError(
+                f"sequence-parallel must be at least 1, got {self.sequence_parallel}"
+            )
+        if self.sequence_parallel > 1 and (self.compile or self.pooling != "mean"):
+            raise ArgumentError("sequence-parallel goes with --pooling mean, and without --compile")
         self.recipe(0)
 
     def recipe(self, seed: int) -> Recipe:
@@ -162,14 +171,23 @@ def _text(
 
 
 @torch.no_grad()
-def predict(model: encoders.Classifier, data: Labelled, classes: int) -> Tensor:
-    """Logits float32 [n, C] on the CPU, in the order of ``data``; each process does its share."""
+def predict(
+    model: encoders.Classifier, data: Labelled, classes: int, sequence_parallel: int = 1
+) -> Tensor:
+    """Logits float32 [n, C] on the CPU, in the order of ``data``; each process does its share.
+
+    Processes that share sequences, ``sequence_parallel`` of them, do the same share.
+    """
+    row, place = divmod(distributed.rank(), sequence_parallel)
+    rows_of_all = distributed.world() // sequence_parallel
     device = data.ids.device
     out = torch.zeros(len(data), classes, device=device)
     batch_size = max(1, EVALUATION_TOKENS // data.ids.shape[1])
     for index, rows in enumerate(data.sorted_rows(batch_size)):
-        if index % distributed.world() == distributed.rank():
-            out[rows.to(device)] = model.logits(data.batch(rows)).float()
+        if index % rows_of_all == row:
+            logits = model.logits(data.batch(rows)).float()
+            if place == 0:
+                out[rows.to(device)] = logits
     return distributed.sum_over_ranks(out).cpu()
 
 
@@ -184,8 +202,8 @@ def finetune(
     log: Callable[[str, float, int], object] = lambda name, value, step: None,
     listen: Callable[[Progress, int], object] = lambda progress, steps: None,
     stop: Callable[[], bool] = lambda: False,
-) -> tuple[dict[str, Any], Tensor, encoders.Classifier]:
-    """Train one model with one seed, or go on with it, and test its best epoch once.
+) -> tuple[dict[str, Any], encoders.Classifier]:
+    """Train one model with one seed, or go on with it, and choose its epoch on validation.
 
     Args:
         config: the run.
@@ -199,16 +217,21 @@ def finetune(
         stop: asked after every step; see :class:`flashmix.tasks.loop.Trainer`.
 
     Returns:
-        The result's fields, the test logits [n, C], and the best epoch's model.
+        The result's fields, and the best epoch's model.
     """
     classes = len(data.classes)
-    model = encoders.Classifier(
-        encoders.classifier(source, mixers, classes, data.special, seed, config.pooling)
-    ).to(config.device)
-    val_labels, test_labels = data.val.labels.cpu(), data.test.labels.cpu()
+    encoder = encoders.classifier(source, mixers, classes, data.special, seed, config.pooling)
+    encoder = encoder.to(config.device)
+    sharing = config.sequence_parallel
+    model = (
+        encoders.Classifier(encoder)
+        if sharing == 1
+        else SpreadClassifier(encoder, sharing, config.device)
+    )
+    val_labels = data.val.labels.cpu()
 
     def evaluate() -> dict[str, float]:
-        scores = metrics.score(predict(model, data.val, classes), val_labels)
+        scores = metrics.score(predict(model, data.val, classes, sharing), val_labels)
         return {
             "score": scores.accuracy,
             "val_loss": scores.loss,
@@ -229,28 +252,38 @@ def finetune(
         log=log,
         listen=lambda progress: listen(progress, steps),
         stop=stop,
+        sequence_parallel=sharing,
     )
     done = trainer.run()
-    start = time.perf_counter()
-    with autocast(trainer.device, config.precision):
-        logits = predict(model, data.test, classes)
-    tested = metrics.score(logits, test_labels)
     result = {
         "status": "ok",
         "val_accuracy": done.best_score,
-        "test_accuracy": tested.accuracy,
-        "test_loss": tested.loss,
-        "f1": tested.f1,
-        "confusion": tested.confusion,
         "best_epoch": done.best_epoch,
         "epochs": len(done.history),
         "steps": done.step,
         "wall_seconds": done.seconds,
-        "test_seconds": time.perf_counter() - start,
         "train_examples": len(data.train),
         "val_examples": len(data.val),
-        "test_examples": len(data.test),
         "params": sum(p.numel() for p in model.parameters()),
         "history": done.history,
     }
-    return result, logits, model
+    return result, model
+
+
+def test(
+    config: FinetuneConfig, model: encoders.Classifier, data: TaskData
+) -> tuple[dict[str, Any], Tensor]:
+    """What a trained model does on the test set: the result's fields, and the logits [n, C]."""
+    start = time.perf_counter()
+    with autocast(data.test.ids.device, config.precision):
+        logits = predict(model, data.test, len(data.classes), config.sequence_parallel)
+    scores = metrics.score(logits, data.test.labels.cpu())
+    fields = {
+        "test_accuracy": scores.accuracy,
+        "test_loss": scores.loss,
+        "f1": scores.f1,
+        "confusion": scores.confusion,
+        "test_seconds": time.perf_counter() - start,
+        "test_examples": len(data.test),
+    }
+    return fields, logits

@@ -131,6 +131,8 @@ class Trainer:
         log: hears (name, value, step) of losses and rates, for TensorBoard say.
         listen: hears the progress after every step.
         stop: asked after every step; True saves the state and raises Stopped.
+        sequence_parallel: processes that share each sequence; those of a row get the same part of
+            a batch.
     """
 
     def __init__(
@@ -146,14 +148,17 @@ class Trainer:
         log: Callable[[str, float, int], object] = lambda name, value, step: None,
         listen: Listener = lambda progress: None,
         stop: Callable[[], bool] = lambda: False,
+        sequence_parallel: int = 1,
     ) -> None:
+        self._sharing = sequence_parallel
         self.model, self.batches, self.recipe = model, batches, recipe
         self.terms, self.evaluate, self.steps = terms, evaluate, steps
         self.log, self.listen, self.stop = log, listen, stop
         self.folder = folder
         self.optimizer = optimizer_for(model, recipe)
-        self.device = next(model.parameters()).device
         self.progress = Progress()
+        self._parameters = list(model.parameters())
+        self.device = self._parameters[0].device
         self._lead = distributed.rank() == 0
         if (folder / STATE_FILE).exists():
             state = checkpoint.load_state(folder / STATE_FILE, model, self.optimizer)
@@ -222,16 +227,16 @@ class Trainer:
         rank, world = distributed.rank(), distributed.world()
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(step, self.steps)
-        torch.manual_seed(derived_seed(recipe.seed, step, DROPOUT_SEED, rank))
+        _seed(derived_seed(recipe.seed, step, DROPOUT_SEED, rank), self.device)
         with autocast(self.device, recipe.precision):
-            summed = self._step_module(batch.part(rank, world))
+            summed = self._step_module(batch.part(rank // self._sharing, world // self._sharing))
         # DDP averages the ranks' gradients; the loss is the mean over the whole batch.
         loss = summed * (world / terms)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip)
+        nn.utils.clip_grad_norm_(self._parameters, recipe.clip)
         self.optimizer.step()
-        return loss.detach()
+        return loss.detach() / self._sharing
 
     def _patience_is_over(self) -> bool:
         done = self.progress
@@ -289,6 +294,13 @@ class Trainer:
         path = self._best_file()
         checkpoint.load_weights(self.model, checkpoint.read_weights(path), path)
         self.model.eval()
+
+
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed what draws on ``device`` alone; ``torch.manual_seed`` visits every kind of device."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:

@@ -11,6 +11,7 @@ from flashmix.bench.suites.fourier import fourier
 from flashmix.bench.suites.grid import Grid
 from flashmix.bench.suites.kernels import check_op, kernels
 from flashmix.bench.suites.naive import naive
+from flashmix.bench.suites.parallel import parallel
 from flashmix.bench.suites.quick import quick
 from flashmix.bench.suites.spectral import spectral
 from flashmix.bench.suites.swap import swap
@@ -27,6 +28,7 @@ SUITES: dict[str, Callable[[Grid], Suite]] = {
     "efficient": efficient,
     "swap": swap,
     "kernels": kernels,
+    "parallel": parallel,
 }
 
 

@@ -28,6 +28,7 @@ class Grid:
     passes: int | None = None
     remedies: bool = False
     contenders: bool = True
+    ranks: int | None = None
     seed: int = 0
 
     @property

@@ -24,6 +24,13 @@ FNET_CPU: tuple[Shape, ...] = (
     (8, 509, 256),
 )
 SPECTRAL_CPU: tuple[Shape, ...] = ((8, 512, 128), (4, 2048, 256), (8, 512, 768), (1, 8192, 768))
+FOURIER_CPU: tuple[tuple[int, int, int, int], ...] = (
+    (8, 512, 64, 8),
+    (8, 512, 512, 8),
+    (4, 2048, 512, 8),
+    (1, 8192, 512, 8),
+)
+"""Batch, N, width and heads."""
 FNET_GPU: tuple[Shape, ...] = (
     (64, 4096, 768),
     (8, 16384, 768),
@@ -75,7 +82,8 @@ MASK_MOST = 32_768
 DENSE_MOST = 262_144
 """Dense attention over a million tokens takes seconds a call."""
 
-OPS = ("fnet", "spectral", "local", "topk", "block")
+
+OPS = ("fnet", "spectral", "local", "topk", "block", "fourier")
 
 
 def check_op(name: str) -> None:
@@ -87,7 +95,7 @@ def check_op(name: str) -> None:
 def kernels(grid: Grid) -> Suite:
     """Forward and forward + backward of fnet, spectral, local and top-k attention.
 
-    Also what block selection misses of the exact one's keys.
+    Also what block selection misses of the exact one's keys, and on the CPU Fourier attention.
     """
     cases = [
         dataclasses.replace(case, impl=impl)
@@ -184,3 +192,8 @@ def _subjects(grid: Grid) -> Iterator[Case]:
     if "block" in wanted:
         for batch, n, count in lengths(block):
             yield case("block_topk_attention", batch, n, width, topk=count)
+    if "fourier" in wanted and not grid.on_gpu:
+        for batch, n, dim, heads in FOURIER_CPU:
+            if grid.seq_lens is None or n in grid.seq_lens:
+                one = case("fourier", batch, n, dim)
+                yield dataclasses.replace(one, num_heads=grid.num_heads or heads)

@@ -6,6 +6,7 @@ import dataclasses
 
 from flashmix.bench.case import Case, Suite
 from flashmix.bench.suites.grid import Grid
+from flashmix.tasks.distributed import launched, launched_world
 
 REMEDIES: tuple[dict[str, object], ...] = (
     {"impl": "sdpa"},
@@ -15,6 +16,8 @@ REMEDIES: tuple[dict[str, object], ...] = (
     {"autocast": "bfloat16"},
 )
 """Fused attention, gradient checkpointing, sparse attention twice, mixed precision."""
+SEQUENCE_PARALLEL = 2
+"""Ranks of the remedy that spreads the tokens over processes, or over GPUs where --ranks asks."""
 
 
 def naive(grid: Grid) -> Suite:
@@ -23,7 +26,8 @@ def naive(grid: Grid) -> Suite:
     dims = grid.dims or ((16, 32, 64) if small else (16, 32, 64, 128))
     seq_lens = grid.seq_lens or ((256, 1024, 4096) if small else (256, 1024, 4096, 8192, 16384))
     passes = grid.passes or (50 if small else 100)
-    cases = []
+    ranks = grid.ranks or (launched_world() if launched() else SEQUENCE_PARALLEL if small else None)
+    cases, over_ranks = [], []
     for dim in dims:
         for seq_len in seq_lens:
             for direction in ("forward", "backward"):
@@ -45,15 +49,25 @@ def naive(grid: Grid) -> Suite:
                 cases.append(plain)
                 if grid.remedies:
                     cases += [dataclasses.replace(plain, **remedy) for remedy in REMEDIES]  # type: ignore[arg-type]
-    notes = (
+                    if ranks:
+                        over_ranks.append(dataclasses.replace(plain, ranks=ranks))
+    notes: tuple[str, ...] = (
         ("On a CPU the grid is smaller: batch 4, N up to 4,096, d_model up to 64, 50 passes.",)
         if small
         else ()
     )
+    if grid.remedies and ranks:
+        notes += (
+            f"Sequence parallelism: the same attention, its tokens over {ranks} ranks that share "
+            "the threads; time is that of the slowest rank as the caller waits, memory the most "
+            "of any rank.",
+        )
+    elif grid.remedies:
+        notes += ("Sequence parallelism over GPUs is left out; --ranks 2 measures it on two.",)
     return Suite(
         name="naive",
         about="naive attention over d_model and N; --remedies adds what could replace it",
-        cases=tuple(cases),
+        cases=(*cases, *over_ranks),
         min_samples=passes,
         max_samples=passes,
         notes=notes,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,8 @@ def write_examples(config: FinetuneConfig, out: Path) -> None:
         return
     first = next(iter(seeds))
     source = sources_of(config, [first], seeds[first][0])[first]
-    data = load_task(config, tokenizer_of(config, source))
-    labels = data.test.labels.cpu()
+    data = load_task(replace(config, device="cpu"), tokenizer_of(config, source))
+    labels = data.test.labels
     right = {mixers: _share_right(out / slug(mixers), own, labels) for mixers, own in seeds.items()}
     pairs = []
     for index, one in enumerate(right):

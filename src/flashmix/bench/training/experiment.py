@@ -25,13 +25,15 @@ from flashmix.bench.store import RUN_FILE, Row, RunFolder, read_rows, read_run
 from flashmix.bench.training.costs import cost_fields
 from flashmix.bench.training.examples import write_examples
 from flashmix.bench.training.jobs import MODEL_FOLDER, Job, clean, execute, job_key
-from flashmix.bench.training.running import in_workers, together
+from flashmix.bench.training.running import Results, in_workers, together
+from flashmix.bench.training.search import choose_rates
 from flashmix.bench.training.sources import name_of, slug, sources_of, tokenizer_of
 from flashmix.errors import ArgumentError, FlashmixError
 from flashmix.tasks import distributed
 from flashmix.tasks.encoders import VANILLA
 from flashmix.tasks.finetuning import FinetuneConfig
 from flashmix.tasks.pretraining import PretrainConfig
+from flashmix.tasks.sequence import check_processes
 
 COSTS_FILE = "costs.json"
 
@@ -47,6 +49,8 @@ class Experiment:
         lengths: of inputs for inference times, in tokens; none measures no costs.
         seconds: pretraining only: give each model as many steps as it does in this time, by its
             step time measured alone, instead of ``config.steps``.
+        rates: peak learning rates; of several, each model takes the one that is best on validation,
+            with the first seed, instead of ``config.lr``.
         jobs: trainings at a time. With more than one they share the device, so training times are
             not those of the clock but steps times the step time measured alone.
     """
@@ -56,13 +60,19 @@ class Experiment:
     seeds: tuple[int, ...] = (0,)
     lengths: tuple[int, ...] = (128, 256, 512)
     seconds: float | None = None
+    rates: tuple[float, ...] = ()
     jobs: int = 1
 
     def __post_init__(self) -> None:
         for name in ("mixers", "seeds"):
+            if not getattr(self, name):
+                raise ArgumentError(f"{name} must be at least one")
+        for name in ("mixers", "seeds", "rates"):
             values = getattr(self, name)
-            if not values or len(set(values)) != len(values):
-                raise ArgumentError(f"{name} must be at least one, none twice, got {values}")
+            if len(set(values)) != len(values):
+                raise ArgumentError(f"{name} must hold none twice, got {values}")
+        for rate in self.rates:
+            dataclasses.replace(self.config, lr=rate)  # it checks the rate
         if self.jobs < 1:
             raise ArgumentError(f"jobs must be at least 1, got {self.jobs}")
         if self.seconds is not None and not (self.kind == "pretrain" and self.seconds > 0):
@@ -83,7 +93,8 @@ class Experiment:
     def from_dict(cls, kind: str, fields: dict[str, Any]) -> Experiment:
         """The experiment of a run's ``run.json``."""
         config = (FinetuneConfig if kind == "finetune" else PretrainConfig)(**fields["config"])
-        lists = {name: tuple(fields[name]) for name in ("mixers", "seeds", "lengths")}
+        named = ("mixers", "seeds", "lengths", "rates")
+        lists = {name: tuple(fields[name]) for name in named if name in fields}
         return cls(**{**fields, **lists, "config": config})
 
 
@@ -123,6 +134,8 @@ def run_experiment(
     elif (out / RUN_FILE).exists() or read_rows(out):
         raise ArgumentError(f"{out} already holds a run; pass --resume {out} to go on with it")
     config = experiment.config
+    if isinstance(config, FinetuneConfig):
+        check_processes(config.sequence_parallel)
     threads = threads or max(1, torch.get_num_threads() // experiment.jobs)
     with distributed.group(config.device):
         if distributed.rank():
@@ -164,19 +177,27 @@ def _lead(experiment: Experiment, folder: RunFolder, threads: int, listener: Lis
         if row["status"] == "ok"
     }
     todo = [job for job in jobs if job_key(job["mixers"], job["seed"]) not in finished]
-    results = (
-        together(todo, listener)
-        if distributed.launched()
-        else in_workers(todo, listener, at_once=experiment.jobs)
-    )
+
+    def do(some: list[Job]) -> Results:
+        if distributed.launched():
+            return together(some, listener)
+        return in_workers(some, listener, at_once=experiment.jobs)
+
+    if len(experiment.rates) > 1 and todo:
+        first = [job for job in jobs if job["seed"] == experiment.seeds[0]]
+        rates = choose_rates(first, experiment.rates, folder, do)
+        for job in jobs:
+            job["config"]["lr"] = rates[job["mixers"]]
     baselines = {label: costs[label] for label in VANILLA if label in costs}
-    for job, result in results:
+    for job, result in do(todo):
         row = _row(experiment, folder.path, job, result, costs.get(job["mixers"], {}), baselines)
         if distributed.launched():
             row["processes"] = distributed.world()
+            row["sequence_parallel"] = job["config"].get("sequence_parallel", 1)
         folder.append(row)
         if result["status"] == "ok":
             clean(Path(job["folder"]))
+    distributed.from_first(None)  # the others need wait for no more
     if isinstance(experiment.config, FinetuneConfig) and not distributed.launched():
         write_examples(experiment.config, folder.path)
 

@@ -7,6 +7,7 @@ import functools
 import json
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from flashmix.bench.training.costs import finetune_costs, pretrain_costs
 from flashmix.bench.worker import Emit
 from flashmix.tasks import distributed
 from flashmix.tasks.encoders import quiet_transformers
-from flashmix.tasks.finetuning import FinetuneConfig, TaskData, finetune, load_task
+from flashmix.tasks.finetuning import FinetuneConfig, TaskData, finetune, load_task, test
 from flashmix.tasks.loop import Progress
 from flashmix.tasks.pretraining import Corpus, PretrainConfig, load_corpus, pretrain
 from flashmix.tasks.tokens import load_tokenizer
@@ -31,7 +32,7 @@ def execute(job: Job, emit: Emit, stop: Callable[[], bool]) -> dict[str, Any]:
 
     Args:
         job: kind ("finetune", "pretrain", "finetune costs", "pretrain costs"), config and what
-            the kind needs.
+            the kind needs. A "trial" is trained and validated, and goes on as another job.
         emit: hears what is being done.
         stop: asked now and then; True saves the state and raises Stopped.
     """
@@ -56,18 +57,23 @@ def _finetune(job: Job, emit: Emit, stop: Callable[[], bool]) -> dict[str, Any]:
     from safetensors.torch import save
 
     config, folder = FinetuneConfig(**job["config"]), Path(job["folder"])
+    data = _task(replace(config, lr=1.0), job["tokenizer"])  # whatever the rate
     with _logs(folder) as log:
-        result, logits, model = finetune(
+        result, model = finetune(
             config,
             job["source"],
             job["mixers"],
             job["seed"],
-            _task(config, job["tokenizer"]),
+            data,
             folder,
             log=log,
             listen=_throttled(emit),
             stop=stop,
         )
+    if job.get("trial"):
+        return result
+    tested, logits = test(config, model, data)
+    result |= tested
     if distributed.rank() == 0:
         write_whole(folder / LOGITS_FILE, save({"logits": logits.half()}))
         _save_model(model.encoder, folder, job["tokenizer"] if config.task != "digits" else None)
@@ -76,7 +82,7 @@ def _finetune(job: Job, emit: Emit, stop: Callable[[], bool]) -> dict[str, Any]:
 
 def _pretrain(job: Job, emit: Emit, stop: Callable[[], bool]) -> dict[str, Any]:
     config, folder = PretrainConfig(**job["config"]), Path(job["folder"])
-    shared = PretrainConfig(**{**job["config"], "steps": 1})
+    shared = replace(config, lr=1.0, steps=1)  # the text is the same
     with _logs(folder) as log:
         result, model = pretrain(
             config,
@@ -88,14 +94,15 @@ def _pretrain(job: Job, emit: Emit, stop: Callable[[], bool]) -> dict[str, Any]:
             listen=_throttled(emit),
             stop=stop,
         )
-    if distributed.rank() == 0:
+    if distributed.rank() == 0 and not job.get("trial"):
         _save_model(model.encoder, folder, config.tokenizer)
     return result
 
 
 def _finetune_costs(job: Job, emit: Emit, stop: Callable[[], bool]) -> dict[str, Any]:
     config = FinetuneConfig(**job["config"])
-    return finetune_costs(config, job["sources"], _task(config, job["tokenizer"]), job["lengths"])
+    data = _task(replace(config, lr=1.0), job["tokenizer"])
+    return finetune_costs(config, job["sources"], data, job["lengths"])
 
 
 def _pretrain_costs(job: Job, emit: Emit, stop: Callable[[], bool]) -> dict[str, Any]:
@@ -156,7 +163,10 @@ def clean(folder: Path) -> None:
 
 def describe(job: Job) -> str:
     """A job in a few words."""
-    return f"{job['mixers']}, seed {job['seed']}" if "seed" in job else "what each model costs"
+    if "seed" not in job:
+        return "what each model costs"
+    rate = f", lr {job['config']['lr']:g}" if job.get("trial") else ""
+    return f"{job['mixers']}, seed {job['seed']}{rate}"
 
 
 def job_key(mixers: str, seed: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from flashmix.bench.store import Row
 from flashmix.bench.training.jobs import Job, describe, execute
 from flashmix.tasks import distributed
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 WORKER = "flashmix.bench.training.worker"
 SILENCE_LIMIT = 6 * 3600.0
 STOP_LIMIT = 60.0
@@ -24,7 +26,8 @@ Results = Iterator[tuple[Job, dict[str, Any]]]
 def together(jobs: list[Job], listener: Listener) -> Results:
     """Do jobs one after the other, with the other processes that torchrun started.
 
-    Those follow by asking :func:`flashmix.tasks.distributed.from_first` for the next job.
+    Those follow by asking :func:`flashmix.tasks.distributed.from_first` for the next job, until it
+    is None.
     """
     board = _Board(jobs, listener)
     for index, job in enumerate(jobs):
@@ -37,11 +40,10 @@ def together(jobs: list[Job], listener: Listener) -> Results:
         result = execute(job, emit, lambda: False)
         board.done(index, result)
         yield job, result
-    distributed.from_first(None)
 
 
 def in_workers(jobs: list[Job], listener: Listener, at_once: int = 1) -> Results:
-    """Do jobs in worker processes; each job with its result, as they end."""
+    """Do jobs in worker processes, spread over the GPUs; each job with its result, as they end."""
     return _Workers(jobs, listener, at_once).results()
 
 
@@ -61,8 +63,8 @@ class _Workers:
             self._waiting.put(place)
         board = _Board(self._jobs, self._listener)
         threads = [
-            threading.Thread(target=self._serve, daemon=True)
-            for _ in range(min(self._at_once, len(self._jobs)))
+            threading.Thread(target=self._serve, args=[environment], daemon=True)
+            for environment in _environments(min(self._at_once, len(self._jobs)))
         ]
         for thread in threads:
             thread.start()
@@ -81,7 +83,7 @@ class _Workers:
         finally:
             self._end(threads)
 
-    def _serve(self) -> None:
+    def _serve(self, environment: dict[str, str]) -> None:
         """Do jobs that wait in one worker process, a new one after each that died."""
         worker: Worker | None = None
         try:
@@ -91,7 +93,7 @@ class _Workers:
                 except queue.Empty:
                     return
                 if worker is None:
-                    worker = Worker(WORKER)
+                    worker = Worker(WORKER, environment=environment)
                     self._workers.append(worker)
                 try:
                     for event in worker.run(self._jobs[job], SILENCE_LIMIT):
@@ -115,6 +117,16 @@ class _Workers:
             thread.join(STOP_LIMIT)
         for worker in list(self._workers):
             worker.kill()
+
+
+def _environments(workers: int) -> list[dict[str, str]]:
+    """What each worker's environment says besides ours: its own GPU, where there are several."""
+    count = torch.cuda.device_count()
+    if count < 2:
+        return [{}] * workers
+    named = os.environ.get(VISIBLE)
+    names = named.split(",") if named else [str(index) for index in range(count)]
+    return [{VISIBLE: names[index % len(names)]} for index in range(workers)]
 
 
 class _Board:
@@ -154,4 +166,8 @@ def outcome(result: dict[str, Any]) -> str:
         return f"{result['status']}: {result.get('error', '')}"
     if "test_accuracy" in result:
         return f"{100 * result['test_accuracy']:.2f} % of the test right"
-    return f"validation loss {result['val_loss']:.3f}" if "val_loss" in result else "measured"
+    if "val_loss" in result:
+        return f"validation loss {result['val_loss']:.3f}"
+    if "val_accuracy" in result:
+        return f"{100 * result['val_accuracy']:.2f} % of validation right"
+    return "measured"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -42,6 +43,9 @@ INSTRUCTIONS = {
 }
 
 MOST_SECONDS = 300
+
+log = logging.getLogger(__name__)
+"""Says when a build begins, at level INFO; the command line shows it."""
 
 
 def capability() -> str:
@@ -98,6 +102,7 @@ def build() -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path.parent / "build.lock"):
             if not path.exists():
+                log.info("compiling the native CPU kernels, once, for a few seconds: %s", path)
                 _compile(command, path)
     except OSError as error:
         raise ImplementationError(

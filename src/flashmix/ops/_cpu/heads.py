@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flashmix.ops._cpu.library import Shape
@@ -30,3 +33,27 @@ def shape_of(x: Tensor, mask: Tensor | None) -> tuple[Shape, tuple[Tensor, ...]]
         return Shape(*x.shape, None, None), ()
     order, lengths = real_first(mask), mask.sum(1)
     return Shape(*x.shape, order.data_ptr(), lengths.data_ptr()), (order, lengths)
+
+
+def _along(order: Tensor, x: Tensor) -> Tensor:
+    """``order`` [B, N] as an index for the tokens of ``x`` [B, H, N, ...]."""
+    batch, n = order.shape
+    return order.reshape(batch, 1, n, *(1,) * (x.dim() - 3)).expand_as(x)
+
+
+def with_real_first(
+    run: Callable[..., list[Tensor]], mask: Tensor | None, *xs: Tensor
+) -> tuple[Tensor, ...]:
+    """``run(make, shape, *xs)`` with the real tokens of ``xs`` first, so that distances count them.
+
+    ``make(*shape)`` makes its results [B, H, N, ...], which are zero at padding.
+    """
+    sizes = xs[0].shape
+    if mask is None:
+        make = partial(torch.empty, dtype=xs[0].dtype)
+        return tuple(run(make, Shape(*sizes, None, None), *xs))
+    order, lengths = real_first(mask), mask.sum(1)
+    make = partial(torch.zeros, dtype=xs[0].dtype)
+    packed = [x.gather(2, _along(order, x)) for x in xs]
+    results = run(make, Shape(*sizes, None, lengths.data_ptr()), *packed)
+    return tuple(torch.zeros_like(y).scatter_(2, _along(order, y), y) for y in results)

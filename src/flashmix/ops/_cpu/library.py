@@ -16,6 +16,9 @@ from flashmix.ops._compile import constant_in_graphs
 
 DEVICES = ("cpu",)
 
+INT, FLAG, REAL, DATA = ctypes.c_int64, ctypes.c_bool, ctypes.c_double, ctypes.c_void_p
+"""What kernels take: a number, a yes or no, a factor, and a tensor or None."""
+
 
 class Shape(ctypes.Structure):
     """``flashmix::Shape`` of csrc/heads.h."""
@@ -24,6 +27,9 @@ class Shape(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("batch", "heads", "tokens", "width")),
         *((name, ctypes.c_void_p) for name in ("order", "lengths")),
     )
+
+
+SHAPE, STRIDES = ctypes.POINTER(Shape), ctypes.POINTER(ctypes.c_int64)
 
 
 @functools.cache
@@ -53,32 +59,35 @@ def missing() -> str | None:
     return str(library) if isinstance(library, ImplementationError) else None
 
 
-def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
-    """Run the kernel ``name`` for ``dtype``; tensors are passed by address, as are structures.
+class Kernel:
+    """A function of the native library, for float32 and float64.
 
-    Raises:
-        ImplementationError: the library is not there.
-        MemoryError: the kernel's own memory could not be had.
+    Args:
+        name: as in csrc, less its ``_f32`` or ``_f64``.
+        takes: the types of its arguments; pointers to its dtype among them are DATA.
     """
-    library = _loaded()
-    if isinstance(library, ImplementationError):
-        raise library
-    suffix = "f64" if dtype == torch.float64 else "f32"
-    if getattr(library, f"{name}_{suffix}")(*map(_argument, arguments)):
-        raise MemoryError(f"flashmix: {name} ran out of memory")
 
+    def __init__(self, name: str, *takes: Any) -> None:
+        self._name, self._takes = name, takes
+        self._functions: dict[torch.dtype, Any] = {}
 
-def _argument(value: Any) -> Any:
-    if value is None:
-        return ctypes.c_void_p()
-    if isinstance(value, Tensor):
-        return ctypes.c_void_p(value.data_ptr())
-    if isinstance(value, bool):
-        return ctypes.c_bool(value)
-    if isinstance(value, int):
-        return ctypes.c_int64(value)
-    if isinstance(value, float):
-        return ctypes.c_double(value)
-    if isinstance(value, ctypes.Structure):
-        return ctypes.byref(value)
-    return value
+    def __call__(self, dtype: torch.dtype, *arguments: Any) -> None:
+        """Run it for ``dtype``; tensors are passed by address.
+
+        Raises:
+            ImplementationError: the library is not there.
+            MemoryError: the kernel's own memory could not be had.
+        """
+        function = self._functions.get(dtype) or self._bind(dtype)
+        if function(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]):
+            raise MemoryError(f"flashmix: {self._name} ran out of memory")
+
+    def _bind(self, dtype: torch.dtype) -> Any:
+        library = _loaded()
+        if isinstance(library, ImplementationError):
+            raise library
+        suffix = {torch.float32: "f32", torch.float64: "f64"}[dtype]
+        function = library[f"{self._name}_{suffix}"]
+        function.argtypes = self._takes
+        self._functions[dtype] = function
+        return function

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 PRIMES = (2, 3, 5, 7, 11, 13)
 """The factors of such a length; LARGEST_PRIME of csrc/fft.h is the last of them."""
 
 
+@functools.lru_cache(maxsize=1024)
 def smooth(n: int) -> bool:
     """Whether ``n`` is a product of these primes."""
     for prime in PRIMES:

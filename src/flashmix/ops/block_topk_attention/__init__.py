@@ -2,9 +2,10 @@
 
 from torch import Tensor
 
+from flashmix.ops._cpu import library
 from flashmix.ops._registry import Implementation, Operator
 from flashmix.ops._triton import availability
-from flashmix.ops.block_topk_attention import reference, torch
+from flashmix.ops.block_topk_attention import cpu, reference, torch
 
 
 def _triton(
@@ -19,6 +20,13 @@ OPERATOR = Operator(
     name="block_topk_attention",
     axes="B, H, N, dh",
     implementations=(
+        Implementation(
+            name="cpu",
+            run=cpu.block_topk_attention,
+            summary="native kernels; scores of the kept blocks stay in cache",
+            devices=library.DEVICES,
+            missing=library.missing,
+        ),
         Implementation(
             name="torch",
             run=torch.block_topk_attention,

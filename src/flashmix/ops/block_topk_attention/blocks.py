@@ -38,8 +38,9 @@ def pack_blocks(
         order = real_first(mask)[:, None, :, None].expand_as(q)
         q, k, v = (x.gather(2, order) for x in zero_qkv(q, k, v, mask))
     groups = -(-n // BLOCK)
-    fill = (0, 0, 0, groups * BLOCK - n)
-    q, k, v = (F.pad(x, fill).unflatten(2, (groups, BLOCK)) for x in (q, k, v))
+    if n % BLOCK:
+        q, k, v = (F.pad(x, (0, 0, 0, groups * BLOCK - n)) for x in (q, k, v))
+    q, k, v = (x.unflatten(2, (groups, BLOCK)) for x in (q, k, v))
     return (q, k, v), lengths
 
 

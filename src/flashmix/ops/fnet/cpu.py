@@ -6,33 +6,46 @@ backward is itself, and saves no activation.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from flashmix.ops._cpu.library import call
+from flashmix.ops._cpu.library import DATA, INT, REAL, Kernel
 from flashmix.ops._cpu.smooth import smooth
+from flashmix.ops._library import CpuOp
 from flashmix.ops._padding import each_length
 from flashmix.ops._precision import transform_dtype
-from flashmix.ops.fnet.registration import register
+from flashmix.ops.fnet.registration import fake, gradient_by, setup
+
+_transform = Kernel("fnet", INT, INT, INT, REAL, DATA, DATA)
+_mirror = Kernel("fnet_mirror", INT, INT, INT, DATA, DATA)
 
 
-def _mix(x: Tensor, norm: str) -> Tensor:
-    n, dim = x.shape[1:]
-    y = torch.empty(x.shape, dtype=x.dtype)
+def _mix(norm: str, x: Tensor) -> Tensor:
+    batch, n, dim = x.shape
+    y = torch.empty_like(x, memory_format=torch.contiguous_format)
     if smooth(n) and smooth(dim):
         scale = (n * dim) ** -0.5 if norm == "ortho" else 1.0
-        call("fnet", x.dtype, *x.shape, scale, x.contiguous(), y)
-    else:
-        half = torch.view_as_real(torch.fft.rfft2(x, dim=(1, 2), norm=norm).contiguous())
-        call("fnet_mirror", x.dtype, *x.shape, half, y)
+        _transform(x.dtype, batch, n, dim, scale, x.contiguous(), y)
+        return y
+    # The FFT takes twice the memory of its input; larger parts are a little faster.
+    for part, out in zip(x.chunk(4), y.chunk(4), strict=True):
+        half = torch.view_as_real(torch.fft.rfft2(part, dim=(1, 2), norm=norm).contiguous())
+        _mirror(x.dtype, len(part), n, dim, half, out)
     return y
 
 
-@torch.library.custom_op("flashmix::fnet_cpu", mutates_args=(), device_types="cpu")
-def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
-    """Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
+def _kernel(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     wide = x.to(transform_dtype(x.dtype))
-    return each_length(lambda part: _mix(part, norm), mask, wide).to(x.dtype)
+    return each_length(partial(_mix, norm), mask, wide).to(x.dtype)
 
 
-register(fnet)
+fnet: CpuOp = CpuOp(
+    "fnet_cpu(Tensor x, Tensor? mask, str norm) -> Tensor",
+    _kernel,
+    fake=fake,
+    setup=setup,
+    backward=gradient_by(lambda *inputs: fnet(*inputs)),
+)
+"""Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""

@@ -5,13 +5,21 @@ from __future__ import annotations
 from torch import Tensor
 
 from flashmix.ops import _checks
+from flashmix.ops._cpu import library
 from flashmix.ops._registry import Implementation, Operator
-from flashmix.ops.fourier import reference, torch
+from flashmix.ops.fourier import cpu, reference, torch
 
 OPERATOR = Operator(
     name="fourier",
     axes="B, H, N, dh",
     implementations=(
+        Implementation(
+            name="cpu",
+            run=cpu.fourier,
+            summary="native transform, weigh, inverse; saves only the input",
+            devices=library.DEVICES,
+            missing=library.missing,
+        ),
         Implementation(
             name="torch",
             run=torch.fourier,
@@ -33,7 +41,7 @@ def fourier(v: Tensor, *, mask: Tensor | None = None, impl: str = "auto") -> Ten
         v: [B, H, N, dh], floating. Half types are transformed in float32 and rounded once.
         mask: bool [B, N], True = a real token. Each sequence is transformed over its own true
             length; outputs at padding are zero.
-        impl: "auto", "torch" or "reference".
+        impl: "auto", "cpu" (native kernels), "torch" or "reference".
 
     Returns:
         [B, H, N, dh] in the dtype of ``v``.

@@ -15,13 +15,14 @@ from flashmix.ops._precision import transform_dtype
 from flashmix.ops.fourier.reference import padded_power, shares
 
 
-def _mix(v: Tensor) -> Tensor:
+def mix(v: Tensor) -> Tensor:
+    """What :func:`fourier` computes of sequences without padding."""
     spectrum = torch.fft.rfft(v, dim=1)
     spectrum *= (shares(spectrum) * spectrum.shape[1])[..., None]
     return torch.fft.irfft(spectrum, n=v.shape[1], dim=1)
 
 
-def _grad(grad: Tensor, v: Tensor) -> Tensor:
+def gradient(grad: Tensor, v: Tensor) -> Tensor:
     """The gradient with respect to ``v``.
 
     With w_f the shares, y = irfft(F w V): one part of dv is the same filter applied to dy, the
@@ -46,7 +47,7 @@ def _grad(grad: Tensor, v: Tensor) -> Tensor:
 
 @torch.library.custom_op("flashmix::fourier_torch", mutates_args=())
 def _op(v: Tensor, mask: Tensor | None) -> Tensor:
-    return each_length(_mix, mask, v.to(transform_dtype(v.dtype))).to(v.dtype)
+    return each_length(mix, mask, v.to(transform_dtype(v.dtype))).to(v.dtype)
 
 
 @_op.register_fake
@@ -57,7 +58,7 @@ def _(v: Tensor, mask: Tensor | None) -> Tensor:
 @torch.library.custom_op("flashmix::fourier_torch_backward", mutates_args=())
 def _backward_op(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     compute = transform_dtype(v.dtype)
-    return each_length(_grad, mask, grad.to(compute), v.to(compute)).to(v.dtype)
+    return each_length(gradient, mask, grad.to(compute), v.to(compute)).to(v.dtype)
 
 
 @_backward_op.register_fake

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
+import torch as _torch
 from torch import Tensor
 
 from flashmix.ops import _checks
 from flashmix.ops._case import Case
+from flashmix.ops._compile import constant_in_graphs
 from flashmix.ops._cpu import library
 from flashmix.ops._dense import repeat_heads
+from flashmix.ops._library import needs_gradient
 from flashmix.ops._registry import Implementation, Operator
 from flashmix.ops._triton import availability
 from flashmix.ops.local_attention import cpu, reference, torch
@@ -21,6 +27,22 @@ def _triton(
     return local_attention(q, k, v, mask, window, causal)
 
 
+@functools.cache
+def _processor() -> dict[str, Any]:
+    return getattr(_torch.cpu, "get_capabilities", dict)()
+
+
+@constant_in_graphs
+def _has_amx() -> bool:
+    return bool(_processor().get("amx_bf16"))
+
+
+def _outdone(case: Case) -> str | None:
+    if case.dtype == _torch.bfloat16 and not case.options.get("gradient") and _has_amx():
+        return "is slower than bfloat16 products on this processor (AMX), but where it trains"
+    return None
+
+
 OPERATOR = Operator(
     name="local_attention",
     axes="B, H, N, dh",
@@ -31,6 +53,7 @@ OPERATOR = Operator(
             summary="native kernels; the window's weights stay in cache, computed anew to train",
             devices=library.DEVICES,
             missing=library.missing,
+            outdone=_outdone,
         ),
         Implementation(
             name="torch",
@@ -92,6 +115,7 @@ def local_attention(
     _checks.check_count("local_attention", "window", window)
     _checks.check_flag("local_attention", "causal", causal)
     options = {"masked": mask is not None, "causal": causal, "window": window}
+    options["gradient"] = needs_gradient(q, k, v)
     case = Case(tuple(q.shape), q.dtype, q.device, options)
     chosen = OPERATOR.choose(impl, q.dtype, q.device, case)
     if not chosen.grouped:

@@ -9,17 +9,19 @@ Shapes: B batch, H heads, N tokens, dh width of a head.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from flashmix.ops._cpu.heads import strides, widen
-from flashmix.ops._cpu.library import Shape, call
-from flashmix.ops._padding import real_first
+from flashmix.ops._cpu.heads import strides, widen, with_real_first
+from flashmix.ops._cpu.library import DATA, INT, SHAPE, STRIDES, Kernel, Shape
+from flashmix.ops._library import CpuOp, cpu_op
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.attention.torch import attention
+
+_QKV = (DATA, DATA, DATA)
+_forward = Kernel("local_forward", SHAPE, INT, INT, *_QKV, STRIDES, DATA, DATA)
+_backward = Kernel("local_backward", SHAPE, INT, INT, DATA, *_QKV, STRIDES, DATA, *_QKV)
 
 
 def local_attention(
@@ -32,59 +34,38 @@ def local_attention(
     return y
 
 
-def _along(order: Tensor, x: Tensor) -> Tensor:
-    """``order`` [B, N] as an index for the tokens of ``x`` [B, H, N, ...]."""
-    batch, n = order.shape
-    return order.reshape(batch, 1, n, *(1,) * (x.dim() - 3)).expand_as(x)
-
-
-def _real_first(
-    run: Callable[..., list[Tensor]], mask: Tensor | None, *xs: Tensor
-) -> tuple[Tensor, ...]:
-    """``run(make, shape, *xs)`` with the real tokens of ``xs`` first, so that distances count them.
-
-    ``make(*shape)`` makes its results [B, H, N, ...], which are zero at padding.
-    """
-    sizes = xs[0].shape
-    if mask is None:
-        make = partial(torch.empty, dtype=xs[0].dtype)
-        return tuple(run(make, Shape(*sizes, None, None), *xs))
-    order, lengths = real_first(mask), mask.sum(1)
-    make = partial(torch.zeros, dtype=xs[0].dtype)
-    packed = [x.gather(2, _along(order, x)) for x in xs]
-    results = run(make, Shape(*sizes, None, lengths.data_ptr()), *packed)
-    return tuple(torch.zeros_like(y).scatter_(2, _along(order, y), y) for y in results)
-
-
 def _reach(window: int, causal: bool) -> tuple[int, int]:
     return window // 2, 0 if causal else window // 2
 
 
-@torch.library.custom_op("flashmix::local_attention_cpu", mutates_args=(), device_types="cpu")
-def _op(
+def _kernel(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    """The output, and the logarithm of each query's sum of exponentials [B, H, N]."""
 
     def run(make: Callable[..., Tensor], shape: Shape, *qkv: Tensor) -> list[Tensor]:
         y, logarithm = make(q.shape), make(q.shape[:3])
         reach = _reach(window, causal)
-        call("local_forward", y.dtype, shape, *reach, *qkv, strides(*qkv), y, logarithm)
+        _forward(y.dtype, shape, *reach, *qkv, strides(*qkv), y, logarithm)
         return [y, logarithm]
 
-    y, logarithm = _real_first(run, mask, *widen(q, k, v))
+    y, logarithm = with_real_first(run, mask, *widen(q, k, v))
     return y.to(q.dtype), logarithm
 
 
-@_op.register_fake
-def _(
+def _fake(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=transform_dtype(q.dtype))
 
 
-@torch.library.custom_op(
-    "flashmix::local_attention_cpu_backward", mutates_args=(), device_types="cpu"
+def _backward_fake(grad: Tensor, q: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
+@cpu_op(
+    "local_attention_cpu_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor logarithm,"
+    " Tensor? mask, SymInt window, bool causal) -> (Tensor, Tensor, Tensor)",
+    _backward_fake,
 )
 def _backward_op(
     grad: Tensor,
@@ -102,26 +83,12 @@ def _backward_op(
         *wide, logarithm = saved
         grads = [make(q.shape) for _ in range(3)]
         reach, at = _reach(window, causal), strides(*wide)
-        call("local_backward", logarithm.dtype, shape, *reach, *wide, at, logarithm, *grads)
+        _backward(logarithm.dtype, shape, *reach, *wide, at, logarithm, *grads)
         return grads
 
-    grads = _real_first(run, mask, *widen(grad, q, k, v), logarithm)
+    grads = with_real_first(run, mask, *widen(grad, q, k, v), logarithm)
     grad_q, grad_k, grad_v = (x.to(q.dtype) for x in grads)
     return grad_q, grad_k, grad_v
-
-
-@_backward_op.register_fake
-def _(
-    grad: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    logarithm: Tensor,
-    mask: Tensor | None,
-    window: int,
-    causal: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -130,9 +97,17 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     ctx.mark_non_differentiable(output[1])
 
 
-def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     *saved, mask = ctx.saved_tensors
     return *_backward_op(grad, *saved, mask, ctx.window, ctx.causal), None, None, None
 
 
-_op.register_autograd(_backward, setup_context=_setup)
+_op = CpuOp(
+    "local_attention_cpu(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt window, bool causal)"
+    " -> (Tensor, Tensor)",
+    _kernel,
+    fake=_fake,
+    setup=_setup,
+    backward=_gradients,
+)
+"""The output, and the logarithm of each query's sum of exponentials [B, H, N]."""

@@ -1,5 +1,7 @@
 """Sliding-window attention in O(N * window): blocks of queries against overlapping blocks of keys.
 
+Where few blocks would do, all keys at once, with a mask.
+
 Shapes: B batch, H heads, N tokens, dh width of a head, G blocks of C queries, each against
 S = C + reach before + reach after keys.
 """
@@ -35,14 +37,31 @@ def local_attention(
     reach = window // 2
     if reach >= n - 1:
         return attention(q, k, v, mask, causal)
+    # Where a block's keys are all keys, one fused call with a mask does less work.
+    keys = max(MIN_BLOCK, reach) + (reach if causal else 2 * reach)
+    run = _masked if keys >= n else _banded
     if mask is None:
-        return _banded(q, k, v, None, reach, causal)
+        return run(q, k, v, None, reach, causal)
     # Real tokens first: distances then count real tokens wherever the padding stood.
     order = real_first(mask)[:, None, :, None].expand_as(q)
     real = (torch.arange(n, device=q.device) < mask.sum(1, keepdim=True))[:, None, :, None]
     q, k, v = (x.gather(2, order).masked_fill(~real, 0) for x in (q, k, v))
-    y = _banded(q, k, v, mask.sum(1), reach, causal).masked_fill(~real, 0)
+    y = run(q, k, v, mask.sum(1), reach, causal).masked_fill(~real, 0)
     return torch.zeros_like(y).scatter(2, order, y)
+
+
+def _masked(
+    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, reach: int, causal: bool
+) -> Tensor:
+    """As :func:`_banded`, with an N x N mask."""
+    n = q.shape[2]
+    near = torch.ones(n, n, dtype=torch.bool, device=q.device)
+    near = near.triu(-reach).tril(0 if causal else reach)
+    if lengths is not None:
+        present = torch.arange(n, device=q.device) < lengths[:, None, None, None]
+        # Queries beyond the end would see nothing; the diagonal keeps them finite.
+        near = (near & present) | torch.eye(n, dtype=torch.bool, device=q.device)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=near)
 
 
 def _banded(

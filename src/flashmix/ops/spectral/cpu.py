@@ -11,30 +11,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flashmix.ops._cpu.library import call
+from flashmix.ops._cpu.library import DATA, FLAG, INT, Kernel
 from flashmix.ops._cpu.smooth import smooth
+from flashmix.ops._library import CpuOp, cpu_op
 from flashmix.ops._padding import each_length, zero_padding
 from flashmix.ops.spectral import torch as fft_road
-from flashmix.ops.spectral.registration import register
+from flashmix.ops.spectral.registration import fake, fake_backward, gradients_by, setup
+
+_forward = Kernel("spectral_forward", INT, INT, INT, INT, FLAG, DATA, DATA, DATA, DATA)
+_backward = Kernel("spectral_backward", INT, INT, INT, INT, FLAG, DATA, DATA, DATA, DATA, DATA)
 
 
 def _modes(n: int, weight: Tensor) -> int:
     return min(weight.shape[0], n // 2 + 1)
 
 
-@torch.library.custom_op("flashmix::spectral_cpu", mutates_args=(), device_types="cpu")
-def spectral(
+def _kernel(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
 ) -> Tensor:
-    """irfft(W * rfft(x)) + b of each sequence over its own true length, [B, N, D] like ``x``.
-
-    Args:
-        x: [B, N, D].
-        weight: real and imaginary parts, [M, D, 2], in the dtype to compute in.
-        bias: [D] or None.
-        mask: bool [B, N] or None.
-        unitary: pass the modes from M up and leave DC and Nyquist alone.
-    """
     weight = weight.contiguous()
     offset = None if bias is None else bias.to(weight.dtype).contiguous()
 
@@ -44,14 +38,18 @@ def spectral(
             y = fft_road.spectral(x, weight, None, unitary)
             return y if offset is None else y + offset
         x = x.contiguous()
-        y = torch.empty(x.shape, dtype=x.dtype)
-        call("spectral_forward", x.dtype, *x.shape, modes, unitary, x, weight, offset, y)
+        y = torch.empty_like(x)
+        _forward(x.dtype, *x.shape, modes, unitary, x, weight, offset, y)
         return y
 
     return each_length(run, mask, x.to(weight.dtype)).to(x.dtype)
 
 
-@torch.library.custom_op("flashmix::spectral_cpu_backward", mutates_args=(), device_types="cpu")
+@cpu_op(
+    "spectral_cpu_backward(Tensor grad, Tensor x, Tensor weight, Tensor? mask, bool unitary)"
+    " -> (Tensor, Tensor, Tensor)",
+    fake_backward,
+)
 def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -67,7 +65,7 @@ def spectral_backward(
             return grad_x
         grad, x = grad.contiguous(), x.contiguous()
         grad_x, part = torch.empty(x.shape, dtype=x.dtype), torch.zeros_like(grad_weight)
-        call("spectral_backward", x.dtype, *x.shape, modes, unitary, grad, x, weight, grad_x, part)
+        _backward(x.dtype, *x.shape, modes, unitary, grad, x, weight, grad_x, part)
         grad_weight.add_(part)
         return grad_x
 
@@ -76,4 +74,16 @@ def spectral_backward(
     return grad_x, grad_weight, zero_padding(wide, mask).sum((0, 1))
 
 
-register(spectral, spectral_backward)
+spectral = CpuOp(
+    "spectral_cpu(Tensor x, Tensor weight, Tensor? bias, Tensor? mask, bool unitary) -> Tensor",
+    _kernel,
+    fake=fake,
+    setup=setup,
+    backward=gradients_by(spectral_backward),
+)
+"""irfft(W * rfft(x)) + b of each sequence over its own true length, [B, N, D] like ``x``.
+
+Takes x [B, N, D]; W as real and imaginary parts [M, D, 2] in the dtype to compute in; b [D] or
+None; a mask, bool [B, N], or None; and whether the filter is unitary: whether it passes the modes
+from M up and leaves DC and Nyquist alone.
+"""

@@ -94,8 +94,8 @@ def topk_attention(
             ``topk`` keys, by the score of the blocks' means; O(N * topk) work.
         mask: bool [B, N], True = a real token. Outputs at padding are zero.
         causal: query i sees keys j <= i only.
-        impl: "auto", "cpu" (native kernels, exact selection only), "torch", "triton" (heads up to
-            256 wide; exact selection of up to 4,096 keys) or "reference".
+        impl: "auto", "cpu" (native kernels), "torch", "triton" (heads up to 256 wide; exact
+            selection of up to 4,096 keys) or "reference".
 
     Returns:
         [B, H, N, dh] in the dtype of ``q``.

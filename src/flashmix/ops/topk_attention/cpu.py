@@ -12,12 +12,17 @@ from torch import Tensor
 
 from flashmix.errors import ImplementationError
 from flashmix.ops._cpu.heads import shape_of, strides, widen
-from flashmix.ops._cpu.library import call
+from flashmix.ops._cpu.library import DATA, FLAG, INT, SHAPE, STRIDES, Kernel
+from flashmix.ops._library import CpuOp, cpu_op, needs_gradient
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.attention.torch import attention
 
 MOST_PAIRS = 1 << 31
 """Kernels count the pairs of a query and a kept key of one head in 32 bits."""
+
+_QKV = (DATA, DATA, DATA)
+_forward = Kernel("topk_forward", SHAPE, INT, FLAG, *_QKV, STRIDES, DATA, DATA, DATA)
+_backward = Kernel("topk_backward", SHAPE, INT, DATA, *_QKV, STRIDES, DATA, DATA, *_QKV)
 
 
 def topk_attention(
@@ -31,16 +36,13 @@ def topk_attention(
             f"topk_attention: 'cpu' takes N * topk below {MOST_PAIRS}, not {topk * q.shape[2]}; "
             "use impl='torch'"
         )
-    grads = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
-    y: Tensor = _op(q, k, v, mask, topk, causal, grads)[0]
+    y: Tensor = _op(q, k, v, mask, topk, causal, needs_gradient(q, k, v))[0]
     return y
 
 
-@torch.library.custom_op("flashmix::topk_attention_cpu", mutates_args=(), device_types="cpu")
-def _op(
+def _kernel(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The output, and where ``save`` the kept indices and weights [B, H, N, k]; -1 where fewer."""
     dtype = q.dtype
     q, k, v = widen(q, k, v)
     make = torch.empty if mask is None else torch.zeros
@@ -50,12 +52,11 @@ def _op(
     weights = make(kept, dtype=q.dtype)
     shape, _alive = shape_of(q, mask)
     saved = (index, weights) if save else (None, None)
-    call("topk_forward", q.dtype, shape, topk, causal, q, k, v, strides(q, k, v), y, *saved)
+    _forward(q.dtype, shape, topk, causal, q, k, v, strides(q, k, v), y, *saved)
     return y.to(dtype), index, weights
 
 
-@_op.register_fake
-def _(
+def _fake(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     kept = (*q.shape[:3], topk if save else 0)
@@ -66,8 +67,14 @@ def _(
     )
 
 
-@torch.library.custom_op(
-    "flashmix::topk_attention_cpu_backward", mutates_args=(), device_types="cpu"
+def _backward_fake(grad: Tensor, q: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
+@cpu_op(
+    "topk_attention_cpu_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor index,"
+    " Tensor weights) -> (Tensor, Tensor, Tensor)",
+    _backward_fake,
 )
 def _backward_op(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, index: Tensor, weights: Tensor
@@ -78,16 +85,9 @@ def _backward_op(
     grads = [torch.empty(q.shape, dtype=q.dtype) for _ in range(3)]
     shape, _alive = shape_of(q, None)
     topk = index.shape[-1]
-    call("topk_backward", q.dtype, shape, topk, *wide, strides(*wide), index, weights, *grads)
+    _backward(q.dtype, shape, topk, *wide, strides(*wide), index, weights, *grads)
     grad_q, grad_k, grad_v = (x.to(dtype) for x in grads)
     return grad_q, grad_k, grad_v
-
-
-@_backward_op.register_fake
-def _(
-    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, index: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -96,8 +96,16 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     ctx.mark_non_differentiable(index, weights)
 
 
-def _backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     return *_backward_op(grad, *ctx.saved_tensors), None, None, None, None
 
 
-_op.register_autograd(_backward, setup_context=_setup)
+_op = CpuOp(
+    "topk_attention_cpu(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt topk, bool causal,"
+    " bool save) -> (Tensor, Tensor, Tensor)",
+    _kernel,
+    fake=_fake,
+    setup=_setup,
+    backward=_gradients,
+)
+"""The output, and where ``save`` the kept indices and weights [B, H, N, k]; -1 where fewer."""

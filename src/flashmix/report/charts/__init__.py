@@ -11,6 +11,7 @@ from flashmix.report.charts.base import Chart
 from flashmix.report.charts.dots import floor_chart, parameter_chart, single_charts
 from flashmix.report.charts.learning import digits_chart, finetuning_charts
 from flashmix.report.charts.lines import align
+from flashmix.report.charts.ranks import rank_charts
 from flashmix.report.charts.sweeps import sweep_charts
 from flashmix.report.finetuning import is_finetuning
 
@@ -27,13 +28,14 @@ def charts(rows: Sequence[Row]) -> list[Chart]:
         MissingDependencyError: altair is not installed.
     """
     tuned = [row for row in rows if is_finetuning(row)]
-    cases = [row for row in rows if not is_finetuning(row)]
+    cases = [r for r in rows if not is_finetuning(r) and r.get("suite") != "parallel"]
     found: list[Chart | None] = [*finetuning_charts(tuned)]
     for subject in SUBJECTS:
         part = [row for row in cases if row.get("subject", "mixer") == subject]
         found += _timed(part)
     found += _ops([row for row in cases if row.get("subject") == "op"])
     found.append(digits_chart(cases))
+    found += rank_charts(rows)
     return [chart for chart in found if chart is not None]
 
 

@@ -6,7 +6,7 @@ Shapes: B batch, N tokens, D width, H heads, F frequencies, M modes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import torch
@@ -50,10 +50,10 @@ def layer_pictures(layer: Layer, shown: Shown) -> Iterator[Picture]:
         yield gains_picture(layer, shown)
     if isinstance(mixer, Spectral):
         yield filter_picture(layer, mixer, shown)
-    if mixer is not None:
-        if is_affine(mixer):
-            yield _impulse(layer, mixer, shown)
-        yield _influence(layer, mixer, shown)
+    if mixer is not None and is_affine(mixer):
+        yield _impulse(layer, mixer, shown)
+    if layer.mix is not None:
+        yield _influence(layer, layer.mix, shown)
     for part in layer.parts:
         yield from layer_pictures(part, replace(shown, title=part.title))
 
@@ -191,14 +191,14 @@ def _impulse(layer: Layer, mixer: Mixer, shown: Shown) -> Picture:
     )
 
 
-def _influence(layer: Layer, mixer: Mixer, shown: Shown) -> Picture:
+def _influence(layer: Layer, mix: Callable[[Tensor], Tensor], shown: Shown) -> Picture:
     """The norm of the Jacobian's blocks: any mixer, every road from input to output."""
     x = layer.x[0, :MOST_INFLUENCE_TOKENS]
-    n = len(x)
+    n, dim = x.shape
     cut = f", its first {n} tokens alone" if n < layer.x.shape[1] else ""
     labels = shown.labels and shown.labels[:n]
-    matrix = influence(mixer, x)
-    reach = _reach(mixer, n)
+    matrix = influence(mix, x)
+    reach = _reach(layer.mixer, n)
     energy = matrix.square()
     near = float(measures.share_within(energy, reach))
     even = measures.evenly_spread_within(n, reach)
@@ -212,8 +212,8 @@ def _influence(layer: Layer, mixer: Mixer, shown: Shown) -> Picture:
     }
     exact = (
         "exact"
-        if mixer.dim <= DIRECTIONS
-        else f"estimated in {DIRECTIONS} random orthogonal directions of {mixer.dim}"
+        if dim <= DIRECTIONS
+        else f"estimated in {DIRECTIONS} random orthogonal directions of {dim}"
     )
     caption = (
         f"Frobenius norm of d y[i] / d x[j], a D x D block of the Jacobian ({exact}), for "

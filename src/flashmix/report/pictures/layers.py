@@ -29,6 +29,7 @@ class Layer:
         weights: the matrix of each head for the first sequence, [H, N, N], or None where the
             layer has none.
         mixer: the module, or None where there is none that could be called by itself.
+        mix: what makes y of x, or None where it is not known.
         title: the mixer's name, where it is known.
         parts: of a hybrid, each as a layer.
     """
@@ -39,6 +40,7 @@ class Layer:
     values: Tensor
     weights: Tensor | None
     mixer: Mixer | None = None
+    mix: Callable[[Tensor], Tensor] | None = None
     title: str = ""
     parts: tuple[Layer, ...] = ()
 
@@ -55,7 +57,8 @@ def mixer_layer(mixer: Mixer, x: Tensor, name: str = "") -> Layer:
         weights = head_matrices(mixer, x[:1])[0] if has_head_matrices(mixer) else None
         y = mixer(x)
         values = _values(mixer, x)
-    return Layer(name, x, y, values, weights, mixer, title=mixer_name(mixer), parts=tuple(parts))
+    title = mixer_name(mixer)
+    return Layer(name, x, y, values, weights, mixer, mixer, title=title, parts=tuple(parts))
 
 
 def mixer_name(mixer: Mixer) -> str:

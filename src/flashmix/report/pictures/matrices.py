@@ -5,6 +5,8 @@ Shapes: B batch, N tokens, D width, H heads, C input channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -97,14 +99,16 @@ def impulse_response(
     return response.transpose(0, 1)
 
 
-def influence(mixer: Mixer, x: Tensor, *, directions: int = DIRECTIONS, seed: int = 0) -> Tensor:
+def influence(
+    mixer: Callable[[Tensor], Tensor], x: Tensor, *, directions: int = DIRECTIONS, seed: int = 0
+) -> Tensor:
     """How strongly output token i depends on input token j at ``x`` [N, D]: float [N, N].
 
     The Frobenius norm of the D x D block of the Jacobian, d y[i] / d x[j], at these tokens. It
     counts every road from input to output: weights, what they depend on, and projections.
 
     Args:
-        mixer: any mixer.
+        mixer: any mixer, or function of tokens [B, N, D] that returns as many.
         x: the tokens at which the derivative is taken.
         directions: of the output's D channels, in how many orthogonal directions to measure.
             With D or more the norm is exact; with fewer it is an estimate whose square is unbiased.

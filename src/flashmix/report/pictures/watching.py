@@ -7,16 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError
+from flashmix.hf import structure
+from flashmix.hf.structure import find_layers
 from flashmix.mixers import FourierAttention, Hybrid, Mixer
 from flashmix.mixers._base import QKVMixer
-from flashmix.report.pictures.layers import Layer, layer_names, mixer_name, whole_mixers
+from flashmix.report.pictures.layers import Layer, layer_names, mixer_name
 from flashmix.report.pictures.matrices import fourier_matrices, hybrid_parts
 
 RECORD = "flashmix"
@@ -64,11 +66,29 @@ def watched_layers(model: Any, run: Callable[[], object]) -> list[Layer]:
             Layer(name, entered[module], one.y, one.values, one.weights)
             for name, (module, one) in zip(layer_names(len(noted)), noted.items(), strict=True)
         ]
-    called = [(path, mixer) for path, mixer in whole_mixers(model).items() if mixer in noted]
+    called = [one for one in find_layers(model) if one.module.get_submodule("mixer") in noted]
     return [
-        _layer(name, mixer, entered[model.get_submodule(path.rpartition(".")[0])], noted)
-        for name, (path, mixer) in zip(layer_names(len(called)), called, strict=True)
+        _swapped_layer(name, one, entered[one.module], noted)
+        for name, one in zip(layer_names(len(called)), called, strict=True)
     ]
+
+
+def _swapped_layer(name: str, found: structure.Layer, x: Tensor, noted: Noted) -> Layer:
+    """The layer of a mixer between the projections that its attention module has."""
+    mixer = found.module.get_submodule("mixer")
+    assert isinstance(mixer, Mixer)
+
+    def heads(part: str, tokens: Tensor) -> Tensor:
+        own = found.projections[part]
+        made = tokens if own is None else found.module.get_submodule(own)(tokens)
+        return made.unflatten(-1, (found.num_heads, -1)).transpose(1, 2)
+
+    def mix(tokens: Tensor) -> Tensor:
+        return mixer.mix_heads(*(heads(part, tokens) for part in "qkv"))
+
+    layer = _layer(name, mixer, x, noted)
+    # Relative positions are added to scores elsewhere.
+    return layer if found.relative else replace(layer, mix=mix)
 
 
 def _layer(name: str, mixer: Mixer, x: Tensor, noted: Noted) -> Layer:
@@ -81,7 +101,15 @@ def _layer(name: str, mixer: Mixer, x: Tensor, noted: Noted) -> Layer:
     # A mixer that reads a projection has lost it, and cannot be called by itself.
     alone = None if getattr(mixer, "reads", "") else mixer
     return Layer(
-        name, x, one.y, one.values, one.weights, alone, title=mixer_name(mixer), parts=tuple(parts)
+        name,
+        x,
+        one.y,
+        one.values,
+        one.weights,
+        alone,
+        alone,
+        title=mixer_name(mixer),
+        parts=tuple(parts),
     )
 
 

@@ -70,19 +70,20 @@ struct Plan {
       for (; n % p == 0; n /= p) found.push_back(p);
     return found;
   }
-
-  // The plan for n, kept for the next call; a few dozen lengths are kept.
-  static std::shared_ptr<const Plan> of(int64_t n) {
-    static std::mutex guard;
-    static std::map<int64_t, std::shared_ptr<const Plan>> kept;
-    std::lock_guard<std::mutex> lock(guard);
-    auto& plan = kept[n];
-    if (plan) return plan;
-    auto made = std::make_shared<const Plan>(n);
-    if (kept.size() > 64) kept.clear();
-    return kept[n] = made;
-  }
 };
+
+// The plan for n, kept for the next call; a few dozen are.
+template <class T>
+std::shared_ptr<const Plan<T>> plan_of(int64_t n) {
+  static std::mutex guard;
+  static std::map<int64_t, std::shared_ptr<const Plan<T>>> kept;
+  std::lock_guard<std::mutex> lock(guard);
+  auto& found = kept[n];
+  if (found) return found;
+  auto made = std::make_shared<const Plan<T>>(n);
+  if (kept.size() > 64) kept.clear();
+  return kept[n] = made;
+}
 
 template <class T>
 struct Butterfly {

@@ -51,7 +51,8 @@ struct FNet {
 
   Lines columns{batch, dim / 2 + 1, 2 * W};
   Lines rows{batch, n / 2 + 1, 2 * W};
-  std::shared_ptr<const Plan<T>> over_tokens = Plan<T>::of(n), over_width = Plan<T>::of(dim);
+  std::shared_ptr<const Plan<T>> over_tokens = plan_of<T>(n),
+                                 over_width = plan_of<T>(dim);
   // [row id / W][columns][re, im][W]
   std::unique_ptr<T[]> spectrum{new T[rows.pairs() * 2 * columns.count * 2 * W]};
 

@@ -1,0 +1,136 @@
+"""Bytes that leave a rank: counted as PyTorch's collectives are called, and derived on paper.
+
+An all-reduce counts as the ring algorithm sends it, 2 (P - 1) / P times its payload.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from flashmix.bench.case import Case
+from flashmix.mixers import (
+    Attention,
+    FNet,
+    FourierAttention,
+    LocalAttention,
+    Spectral,
+    TopKAttention,
+)
+from flashmix.ops.spectral.plan import MOST_MODES
+from flashmix.parallel._layout import FACTS
+from flashmix.parallel._ranks import even_split
+
+INTEGER = 8
+"""Bytes of a fact that the ranks tell each other, and of the word before them."""
+
+
+class SentBytes(TorchDispatchMode):
+    """Counts, while it is on, the bytes that this rank sends to others.
+
+    Attributes:
+        exchanged: by all-to-alls.
+        reduced: payload of all-reduces.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.exchanged, self.reduced = 0, 0
+
+    def total(self, ranks: int) -> int:
+        """All bytes, reductions over ``ranks`` as a ring sends them."""
+        return self.exchanged + ring(self.reduced, ranks)
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func._schema.name
+        if name == "_c10d_functional::all_to_all_single":
+            sizes = list(args[2])
+            del sizes[dist.get_rank()]
+            self.exchanged += sum(sizes) * args[0].element_size()
+        elif name == "_c10d_functional::all_reduce":
+            self.reduced += args[0].numel() * args[0].element_size()
+        elif "c10d" in name and "wait_tensor" not in name and "_wrap_tensor" not in name:
+            raise AssertionError(f"{name} is not counted")
+        return func(*args, **(kwargs or {}))
+
+
+def ring(payload: int, ranks: int) -> int:
+    """What a rank sends of an all-reduce of ``payload`` bytes, to the nearest byte."""
+    return round(2 * payload * (ranks - 1) / ranks)
+
+
+def derived_bytes(case: Case, mixer: nn.Module) -> int | None:
+    """What leaves the rank that sends most, by docs/parallel.md; None where it derives nothing.
+
+    Args:
+        case: tokens spread over ``case.ranks`` as evenly as can be, none of them padding.
+        mixer: the one measured, before or after it was sharded.
+    """
+    assert case.ranks is not None
+    ranks = case.ranks
+    sent = [_mixing(case, mixer, rank) for rank in range(ranks)]
+    if None in sent:
+        return None
+    total = max(one for one in sent if one is not None) + INTEGER * (len(FACTS) + 1) * (ranks - 1)
+    if case.direction != "forward":
+        total += sum(ring(p.numel() * p.element_size(), ranks) for p in mixer.parameters())
+    return total
+
+
+def _mixing(case: Case, mixer: nn.Module, rank: int) -> int | None:
+    """What the mixing sends from ``rank``, without facts and gradients of parameters."""
+    assert case.ranks is not None
+    ranks, batch, dim = case.ranks, case.batch, case.dim
+    element = getattr(torch, case.dtype).itemsize
+    counts = even_split(case.seq_len, ranks)
+    own, others = counts[rank], case.seq_len - counts[rank]
+    calls = 1 if case.direction == "forward" else 2
+
+    def there(columns: int, size: int) -> int:
+        """Tokens for ``columns``."""
+        return batch * own * (columns - even_split(columns, ranks)[rank]) * size
+
+    def back(columns: int, size: int) -> int:
+        """The columns' results to where their tokens are."""
+        return batch * others * even_split(columns, ranks)[rank] * size
+
+    if isinstance(mixer, FNet):
+        wide = 4 if case.dtype == "float16" else element
+        columns = dim // 2 + 1
+        return calls * 2 * (there(columns, wide) + back(columns, wide))
+    if isinstance(mixer, Spectral):
+        kept = min(mixer.modes, case.seq_len // 2 + 1)
+        few = kept <= MOST_MODES and 2 * kept * ranks <= case.seq_len
+        if few and not mixer.causal and mixer.impl == "auto":
+            return calls * ring(8 * batch * kept * dim, ranks)
+        return calls * (there(dim, element) + back(dim, element))
+    if isinstance(mixer, LocalAttention) and mixer.window // 2 <= min(counts):
+        return _halo(case, mixer, rank, element)
+    if not isinstance(mixer, Attention | TopKAttention | LocalAttention | FourierAttention):
+        return None
+    pairs, width = batch * case.num_heads, dim // case.num_heads
+    if isinstance(mixer, Attention) and pairs < ranks:
+        block = 2 * batch * max(counts) * dim
+        forward = block * (ranks - 1) * element
+        return forward if calls == 1 else 2 * forward + block * ranks * max(4, element)
+    inputs = 1 if isinstance(mixer, FourierAttention) else 3
+    share = even_split(pairs, ranks)[rank]
+    given, taken = own * (pairs - share) * width * element, others * share * width * element
+    forward, backward = inputs * given + taken, given + inputs * taken
+    return forward if calls == 1 else forward + backward
+
+
+def _halo(case: Case, mixer: LocalAttention, rank: int, element: int) -> int:
+    """Keys and values beyond the ends of a slice: to the neighbours, their gradients back."""
+    assert case.ranks is not None
+    halo = 2 * case.batch * case.dim * element * (mixer.window // 2)
+    before, after = rank > 0, rank < case.ranks - 1
+    forward = halo * (after + (before and not mixer.causal))
+    backward = halo * (before + (after and not mixer.causal))
+    return forward if case.direction == "forward" else forward + backward

@@ -1,0 +1,119 @@
+"""Attention to the selected key blocks in native code: nothing is gathered, scores stay in cache.
+
+The forward saves which blocks are kept and the logarithm of each query's sum of exponentials.
+
+Shapes: B batch, H heads, N tokens, dh width of a head, G blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashmix.ops._cpu.heads import strides, widen, with_real_first
+from flashmix.ops._cpu.library import DATA, FLAG, INT, SHAPE, STRIDES, Kernel, Shape
+from flashmix.ops._library import CpuOp, cpu_op
+from flashmix.ops._precision import transform_dtype
+from flashmix.ops.block_topk_attention import blocks
+
+_QKV = (DATA, DATA, DATA)
+_forward = Kernel("block_forward", SHAPE, INT, FLAG, DATA, *_QKV, STRIDES, DATA, DATA)
+_backward = Kernel("block_backward", SHAPE, INT, FLAG, DATA, DATA, *_QKV, STRIDES, DATA, *_QKV)
+
+
+def block_topk_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
+) -> Tensor:
+    """Block top-k attention, [B, H, N, dh]."""
+    y: Tensor = _op(q, k, v, mask, topk, causal)[0]
+    return y
+
+
+def _select(q: Tensor, k: Tensor, mask: Tensor | None, topk: int, causal: bool) -> Tensor:
+    (q, k, _), lengths = blocks.pack_blocks(q, k, k, mask)
+    return blocks.select_blocks(q, k, lengths, topk, causal).contiguous()
+
+
+def _kernel(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    kept = _select(q, k, mask, topk, causal)
+
+    def run(make: Callable[..., Tensor], shape: Shape, *qkv: Tensor) -> list[Tensor]:
+        y, logarithm = make(q.shape), make(q.shape[:3])
+        at = strides(*qkv)
+        _forward(y.dtype, shape, blocks.BLOCK, causal, kept, *qkv, at, y, logarithm)
+        return [y, logarithm]
+
+    y, logarithm = with_real_first(run, mask, *widen(q, k, v))
+    return y.to(q.dtype), logarithm, kept
+
+
+def _fake(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, heads, n = q.shape[:3]
+    groups = -(-n // blocks.BLOCK)
+    return (
+        q.new_empty(q.shape),
+        q.new_empty((batch, heads, n), dtype=transform_dtype(q.dtype)),
+        q.new_empty((batch, heads, groups, groups), dtype=torch.bool),
+    )
+
+
+def _backward_fake(grad: Tensor, q: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
+@cpu_op(
+    "block_topk_attention_cpu_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor logarithm,"
+    " Tensor kept, Tensor? mask, bool causal) -> (Tensor, Tensor, Tensor)",
+    _backward_fake,
+)
+def _backward_op(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    logarithm: Tensor,
+    kept: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients with respect to q, k and v, [B, H, N, dh] each."""
+
+    def run(make: Callable[..., Tensor], shape: Shape, *saved: Tensor) -> list[Tensor]:
+        *wide, logarithm = saved
+        grads = [make(q.shape) for _ in range(3)]
+        how = (blocks.BLOCK, causal, kept)
+        _backward(logarithm.dtype, shape, *how, *wide, strides(*wide), logarithm, *grads)
+        return grads
+
+    grads = with_real_first(run, mask, *widen(grad, q, k, v), logarithm)
+    grad_q, grad_k, grad_v = (x.to(q.dtype) for x in grads)
+    return grad_q, grad_k, grad_v
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *qkv, mask, _, ctx.causal = inputs
+    _, logarithm, kept = output
+    ctx.save_for_backward(*qkv, logarithm, kept, mask)
+    ctx.mark_non_differentiable(logarithm, kept)
+
+
+def _gradients(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    return *_backward_op(grad, *ctx.saved_tensors, ctx.causal), None, None, None
+
+
+_op = CpuOp(
+    "block_topk_attention_cpu(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt topk, bool causal)"
+    " -> (Tensor, Tensor, Tensor)",
+    _kernel,
+    fake=_fake,
+    setup=_setup,
+    backward=_gradients,
+)
+"""The output, the logarithm of each query's sum of exponentials [B, H, N], and the kept blocks."""

@@ -1,0 +1,81 @@
+"""Fourier attention in native code: a head's spectrum is all that is held between the transforms.
+
+Lengths with a prime factor that the native transform does not know go through PyTorch's FFT. The
+backward saves the input alone.
+
+Tokens stand on axis 1 in here: v [B, N, H, dh].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashmix.ops._cpu.heads import strides, widen
+from flashmix.ops._cpu.library import DATA, REAL, SHAPE, STRIDES, Kernel, Shape
+from flashmix.ops._cpu.smooth import smooth
+from flashmix.ops._library import CpuOp, cpu_op
+from flashmix.ops._padding import each_length
+from flashmix.ops.fourier import torch as fft_road
+from flashmix.ops.fourier.reference import EPS
+
+_forward = Kernel("fourier_forward", SHAPE, REAL, DATA, STRIDES, DATA)
+_backward = Kernel("fourier_backward", SHAPE, REAL, DATA, DATA, STRIDES, DATA)
+
+
+def _run(kernel: Kernel, *xs: Tensor) -> Tensor:
+    xs = tuple(widen(*xs))
+    y = torch.empty(xs[0].shape, dtype=xs[0].dtype)
+    by_head = [x.transpose(1, 2) for x in (*xs, y)]
+    kernel(y.dtype, Shape(*by_head[0].shape, None, None), EPS, *xs, strides(*by_head), y)
+    return y
+
+
+def _mix(v: Tensor) -> Tensor:
+    return _run(_forward, v) if smooth(v.shape[1]) else fft_road.mix(v)
+
+
+def _grad(grad: Tensor, v: Tensor) -> Tensor:
+    return _run(_backward, grad, v) if smooth(v.shape[1]) else fft_road.gradient(grad, v)
+
+
+def _kernel(v: Tensor, mask: Tensor | None) -> Tensor:
+    return each_length(_mix, mask, *widen(v)).to(v.dtype)
+
+
+def _fake(v: Tensor, mask: Tensor | None) -> Tensor:
+    return v.new_empty(v.shape)
+
+
+def _backward_fake(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    return v.new_empty(v.shape)
+
+
+@cpu_op("fourier_cpu_backward(Tensor grad, Tensor v, Tensor? mask) -> Tensor", _backward_fake)
+def _backward_op(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    return each_length(_grad, mask, *widen(grad, v)).to(v.dtype)
+
+
+def _setup(ctx: Any, inputs: tuple[Tensor, Tensor | None], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+    return _backward_op(grad, *ctx.saved_tensors), None
+
+
+_op = CpuOp(
+    "fourier_cpu(Tensor v, Tensor? mask) -> Tensor",
+    _kernel,
+    fake=_fake,
+    setup=_setup,
+    backward=_gradients,
+)
+
+
+def fourier(v: Tensor, mask: Tensor | None) -> Tensor:
+    """Fourier attention of each sequence over its own true length, [B, H, N, dh]."""
+    y: Tensor = _op(v.transpose(1, 2), mask)
+    return y.transpose(1, 2)
