@@ -1,9 +1,12 @@
-"""Compile the kernels of the sparse attentions for an H200 (sm_90) on any machine, without a GPU.
+"""Compile the GPU kernels for an H200 (sm_90) on any machine, without a GPU, and size them up.
 
-Prints what each takes of a multiprocessor: registers a thread, bytes spilled to the stack, and
-shared memory. Fails where a kernel does not compile or asks for more than there is.
+Runs the launches of this package on tensors without contents, and compiles each kernel where it
+would be launched. Prints registers a thread, bytes spilled to the stack and shared memory. Exits
+with 1 where a kernel does not compile or asks for more shared memory than there is.
 
-Usage: python benchmarks/compile_kernels.py [--width 64] [--dtype bfloat16] [--causal] [--padded]
+Usage: python benchmarks/compile_kernels.py [--dtype bfloat16] [--width 64] [--causal] [--padded]
+       [TEXT]
+Only cases whose name holds TEXT are compiled: "fnet", "local", "4096", ...
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ from __future__ import annotations
 import argparse
 import re
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +26,25 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from flashmix.ops._triton.columns import launch as columns
+from flashmix.ops._triton.columns.plan import digits, longer
 from flashmix.ops.block_topk_attention.triton import launch as block
+from flashmix.ops.fnet.plan import plan
+from flashmix.ops.fnet.triton import bluestein, passes
+from flashmix.ops.fnet.triton import launch as fnet
 from flashmix.ops.local_attention.triton import launch as local
+from flashmix.ops.spectral.plan import plan as spectral_plan
+from flashmix.ops.spectral.triton import launch as spectral
 from flashmix.ops.topk_attention.triton import launch as topk
 
-MOST_SHARED = 232_448
+MOST_SHARED = 227 << 10
 """Bytes of shared memory that a program may have on sm_90."""
+
+SHAPES = ((4096, 768), (16384, 768), (4096, 256), (2048, 1024), (512, 256))
+LONG = ((131072, 768), (1048576, 768))
+ODD = (509, 4099)
+
+Launches = Iterator[tuple[str, Callable[[], Any]]]
 
 
 class Sm90:
@@ -55,48 +73,140 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", text)}
 
 
-def compile_only(self: JITFunction[Any], grid: Any) -> Any:
-    """What ``kernel[grid]`` does here in place of launching."""
+class Compiler:
+    """Takes the place of launching."""
 
-    def compile(*args: Any, **options: Any) -> None:
-        made = self.warmup(*args, grid=grid, **options)
-        used = resources(made.asm["cubin"])
-        print(
-            f"  {self.fn.__name__:18} warps {made.metadata.num_warps}, stages "
-            f"{made.metadata.num_stages}, registers {used['REG']}, spilled {used['STACK']}, "
-            f"shared {made.metadata.shared}",
-            flush=True,
+    def __init__(self) -> None:
+        self.failed = 0
+        self._launch = JITFunction.run
+        self._printed: set[str] = set()
+
+    def start(self, name: str) -> None:
+        """Tell what the next kernels are for."""
+        self._printed.clear()
+        print(name, flush=True)
+
+    def run(self, kernel: JITFunction[Any], *args: Any, grid: Any, warmup: bool, **kw: Any) -> Any:
+        """Compile ``kernel`` for these arguments."""
+        name = kernel.fn.__name__
+        try:
+            made = self._launch(kernel, *args, grid=grid, warmup=True, **kw)
+        except Exception as error:
+            self.failed += 1
+            print(f"  {name:18} FAILED: {str(error).splitlines()[-1][:200]}", flush=True)
+            return None
+        meta, used = made.metadata, resources(made.asm["cubin"])
+        line = (
+            f"  {name:18} warps {meta.num_warps}, stages {meta.num_stages}, registers "
+            f"{used['REG']}, spilled {used['STACK']}, shared {meta.shared}"
         )
-        assert made.metadata.shared <= MOST_SHARED, "more shared memory than there is"
+        if meta.shared > MOST_SHARED:
+            self.failed += 1
+            line += ", MORE THAN THERE IS"
+        if line not in self._printed:
+            self._printed.add(line)
+            print(line, flush=True)
+        return made
 
-    return compile
+
+def transforms(dtype: torch.dtype) -> Launches:
+    """FNet and filters over all modes."""
+    for seq_len, dim in (*SHAPES, *LONG):
+        x = torch.empty(1, seq_len, dim, dtype=dtype)
+        cut, old = digits(seq_len), plan(seq_len, dim, dtype)
+        assert cut is not None
+        if old is not None:
+            yield f"fnet [{seq_len}, {dim}]", lambda x=x, old=old: fnet.mix(x, old, "backward")
+        yield (
+            f"fnet columns [{seq_len}, {dim}]",
+            lambda x=x, cut=cut: passes.mix(x, cut, "backward"),
+        )
+        w = torch.empty(1, dim, 2).expand(seq_len // 2 + 1, -1, -1)
+        yield (
+            f"spectral columns [{seq_len}, {dim}]",
+            lambda x=x, w=w, cut=cut: columns.filtered(x, w, w[0, :, 0], cut),
+        )
+        if seq_len <= 16384:
+            yield (
+                f"spectral columns backward [{seq_len}, {dim}]",
+                lambda x=x, w=w, cut=cut: columns.filter_grads(x, x, w.contiguous(), cut),
+            )
+    for seq_len in ODD:
+        x, cut = torch.empty(1, seq_len, 768, dtype=dtype), longer(2 * seq_len - 1)
+        assert cut is not None
+        yield f"fnet bluestein {seq_len}", lambda x=x: bluestein.mix(x, "backward")
+        w = torch.empty(1, 768, 2).expand(cut.seq_len // 2 + 1, -1, -1)
+        yield (
+            f"spectral odd {seq_len}",
+            lambda x=x, w=w, cut=cut: columns.filtered(x, w, None, cut),
+        )
 
 
-def main() -> None:
-    """Compile forward and backward of each op."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--causal", action="store_true")
-    parser.add_argument("--padded", action="store_true")
-    options = parser.parse_args()
-    driver.set_active(Sm90())
-    JITFunction.__getitem__ = compile_only
-    q, k, v = torch.zeros(3, 1, 2, 1024, options.width, dtype=getattr(torch, options.dtype))
-    mask = torch.ones(1, 1024, dtype=torch.bool) if options.padded else None
-    print(f"triton {triton.__version__}, sm_90, head width {options.width}, {options.dtype}")
-    for window in (128, 512):
-        print(f"local, window {window}")
-        saved = local.forward(q, k, v, mask, window, options.causal)
-        local.backward(q, q, k, v, *saved, mask, window, options.causal)
-    for count in (32, 64):
-        print(f"exact top-k {count}")
-        y, index, weights = topk.forward(q, k, v, mask, count, options.causal)
+def few_modes(dtype: torch.dtype) -> Launches:
+    """Filters of 128 modes."""
+    for seq_len, dim in ((4096, 768), (2048, 256)):
+        x, few = torch.empty(1, seq_len, dim, dtype=dtype), spectral_plan(seq_len, 128)
+        assert few is not None
+
+        def run(x: torch.Tensor = x, few: Any = few) -> None:
+            how = spectral.config(few, x.shape[2], x.dtype)
+            z = spectral.filtered_modes(x, torch.empty(128, x.shape[2], 2), few, how, False)
+            spectral.synthesis(z, x, None, few, False, how)
+
+        yield f"spectral 128 modes [{seq_len}, {dim}]", run
+
+
+def attentions(dtype: torch.dtype, width: int, causal: bool, padded: bool) -> Launches:
+    """Local and top-k attention, forward and backward."""
+    q, k, v = torch.zeros(3, 1, 2, 1024, width, dtype=dtype)
+    mask = torch.ones(1, 1024, dtype=torch.bool) if padded else None
+
+    def windowed(window: int) -> None:
+        saved = local.forward(q, k, v, mask, window, causal)
+        local.backward(q, q, k, v, *saved, mask, window, causal)
+
+    def exact(count: int) -> None:
+        y, index, weights = topk.forward(q, k, v, mask, count, causal)
         topk.backward(q, q, k, v, y, index.zero_(), weights)
-    print("block top-k")
-    found = block.forward(q, k, v, mask, 256, options.causal)
-    block.backward(q, q, k, v, *found, mask, options.causal)
+
+    def blocks() -> None:
+        found = block.forward(q, k, v, mask, 256, causal)
+        block.backward(q, q, k, v, *found, mask, causal)
+
+    for window in (128, 512):
+        yield f"local attention, window {window}", lambda window=window: windowed(window)
+    for count in (32, 64):
+        yield f"exact top-k {count}", lambda count=count: exact(count)
+    yield "block top-k", blocks
+
+
+def main() -> int:
+    """Compile all of them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("text", nargs="?", default="", metavar="TEXT")
+    parser.add_argument("--dtype", default="bfloat16", choices=("bfloat16", "float16", "float32"))
+    parser.add_argument("--width", type=int, default=64, help="of an attention's head")
+    parser.add_argument("--causal", action="store_true", help="attentions")
+    parser.add_argument("--padded", action="store_true", help="attentions")
+    options = parser.parse_args()
+    dtype = getattr(torch, options.dtype)
+    driver.set_active(Sm90())
+    compiler = Compiler()
+    JITFunction.run = lambda kernel, *args, **kw: compiler.run(kernel, *args, **kw)
+    print(f"triton {triton.__version__}, sm_90, {options.dtype}, heads {options.width} wide")
+    cases = (
+        *transforms(dtype),
+        *few_modes(dtype),
+        *attentions(dtype, options.width, options.causal, options.padded),
+    )
+    for name, launch in cases:
+        if options.text in name:
+            compiler.start(name)
+            launch()
+    return 1 if compiler.failed else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
