@@ -52,7 +52,7 @@ class Pair:
 
 
 def _ok(row: Row) -> bool:
-    return row["status"] == "ok" and row.get("ranks") is not None and row["suite"] == "parallel"
+    return row.get("suite") == "parallel" and row["status"] == "ok" and row["ranks"] is not None
 
 
 def _alone(rows: Iterable[Row]) -> dict[Key, Row]:
