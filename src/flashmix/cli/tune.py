@@ -61,7 +61,13 @@ def add_command(commands: Any) -> None:
         "--out", type=Path, metavar="FOLDER", help="where rows go (default: runs/tune-DATE-TIME)"
     )
     parser.add_argument("--resume", type=Path, metavar="FOLDER", help="go on after an interruption")
-    parser.add_argument("--run", type=Path, metavar="FOLDER", dest="folder", help="measure nothing")
+    parser.add_argument(
+        "--run",
+        type=Path,
+        metavar="FOLDER",
+        dest="folder",
+        help="measure nothing: take the rows of this run of suite kernels",
+    )
     parser.set_defaults(run=run)
 
 
