@@ -232,7 +232,7 @@ def test_the_theme_follows_the_system_until_it_is_chosen(tab, system):
 def test_a_chart_is_saved_as_svg(tab):
     one = tab()
     with one.page.expect_download() as waiting:
-        one.page.get_by_role("button", name="Save SVG").first.click()
+        one.page.get_by_role("button", name="Save SVG").first.press("Enter")
     assert waiting.value.suggested_filename == "speedup-fused-forward.svg"
     assert Path(waiting.value.path()).read_text().startswith("<svg")
 
