@@ -52,7 +52,8 @@ def tests(jobs: int) -> bool:
 
 def sanitized(tool: str) -> bool:
     """The small tests under each of compute-sanitizer's checks, files side by side."""
-    files = [f"tests/test_triton_{op}.py" for op in ("fnet", "spectral", "columns")]
+    ops = ("fnet", "spectral", "columns", "local", "topk", "block_topk")
+    files = [f"tests/test_triton_{op}.py" for op in ops]
     for check in ("memcheck", "racecheck"):
         under = [tool, "--tool", check, "--error-exitcode", "9", "--target-processes", "all"]
         if not together([[*under, *pytest(file, *SMALL, "--timeout=1200")] for file in files]):
