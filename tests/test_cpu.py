@@ -183,14 +183,26 @@ def test_half_precision_is_computed_in_float32_and_rounded_once(dtype):
         assert torch.equal(run(q, k, v), run(q.float(), k.float(), v.float()).to(dtype))
 
 
+@pytest.mark.parametrize(
+    ("amx", "gradient", "window", "impl"),
+    [
+        (True, False, 16, "torch"),
+        (True, True, 16, "cpu"),
+        (True, True, 99, "torch"),
+        (False, False, 16, "cpu"),
+        (False, True, 99, "cpu"),
+    ],
+)
 @native
-def test_auto_leaves_local_inference_in_bfloat16_to_processors_with_amx(monkeypatch):
+def test_auto_leaves_local_attention_in_bfloat16_to_processors_with_amx_but_to_train_short_windows(
+    amx, gradient, window, impl, monkeypatch
+):
     api = importlib.import_module("flashmix.ops.local_attention.api")
-    for amx, gradient, impl in ((True, False, "torch"), (True, True, "cpu"), (False, False, "cpu")):
-        monkeypatch.setattr(api, "_processor", lambda amx=amx: {"amx_bf16": amx})
-        told = explain("local_attention", (1, 2, 99, 8), torch.bfloat16, gradient=gradient)
-        assert told.impl == impl
-        assert impl == "cpu" or "AMX" in told.alternatives["cpu"]
+    monkeypatch.setattr(api, "_processor", lambda: {"amx_bf16": amx})
+    options = {"gradient": gradient, "window": window}
+    told = explain("local_attention", (1, 2, 99, 8), torch.bfloat16, **options)
+    assert told.impl == impl
+    assert impl == "cpu" or "AMX" in told.alternatives["cpu"]
 
 
 @pytest.fixture

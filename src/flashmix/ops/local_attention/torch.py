@@ -25,6 +25,11 @@ def _blocks(x: Tensor, before: int, after: int, size: int, count: int) -> Tensor
     return x.unfold(1, before + size + after, size).permute(1, 0, 3, 2)
 
 
+def at_once(n: int, reach: int, causal: bool) -> bool:
+    """Whether one fused call with a mask does less work: a block's keys would be all keys."""
+    return max(MIN_BLOCK, reach) + (reach if causal else 2 * reach) >= n
+
+
 @composite_op(
     "local_attention_torch(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt window, bool causal)"
     " -> Tensor"
@@ -37,9 +42,7 @@ def local_attention(
     reach = window // 2
     if reach >= n - 1:
         return attention(q, k, v, mask, causal)
-    # Where a block's keys are all keys, one fused call with a mask does less work.
-    keys = max(MIN_BLOCK, reach) + (reach if causal else 2 * reach)
-    run = _masked if keys >= n else _banded
+    run = _masked if at_once(n, reach, causal) else _banded
     if mask is None:
         return run(q, k, v, None, reach, causal)
     # Real tokens first: distances then count real tokens wherever the padding stood.
