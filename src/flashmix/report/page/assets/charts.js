@@ -3,6 +3,7 @@
 const specs = JSON.parse(document.getElementById("specs").textContent);
 const look = JSON.parse(document.getElementById("look").textContent);
 const NARROW = 520;
+const AXES = 55; // pixels of padding, labels and title below and above what a spec calls its height
 const views = new Map();
 
 function coloured(value) {
@@ -46,6 +47,7 @@ async function draw(plot) {
     tooltip: { disableDefaultStyle: true },
   });
   views.set(plot, result.view);
+  plot.style.minHeight = "";
   plot.dataset.width = plot.clientWidth;
 }
 
@@ -75,6 +77,9 @@ addEventListener("beforeprint", () => {
 
 for (const plot of document.querySelectorAll(".plot")) {
   const figure = plot.closest("figure");
+  const { height } = specs[plot.dataset.run][plot.dataset.chart];
+  // The place is kept while a chart is not drawn, so that what follows does not move.
+  if (Number.isFinite(height)) plot.style.minHeight = `${height + AXES}px`;
   seen.observe(plot);
   figure.querySelector(".chips")?.addEventListener("click", (event) => {
     const chip = event.target.closest("button");
