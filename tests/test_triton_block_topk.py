@@ -126,9 +126,9 @@ def test_registration_holds(monkeypatch):
     monkeypatch.setattr(blocks, "BLOCK", 16)
     (q, k, v), upstream = qkv(1, 2, 1, 20, 8)
     mask = torch.arange(20, device=q.device)[None] < 18
-    torch.library.opcheck(_op, (q, k, v, mask, 20, True))
+    torch.library.opcheck(_op.op, (q, k, v, mask, 20, True))
     saved = [x.detach() for x in (upstream, q, k, v, *_op(q, k, v, None, 20, False))]
-    torch.library.opcheck(_backward_op, (*saved, None, False))
+    torch.library.opcheck(_backward_op.op, (*saved, None, False))
 
 
 def test_compiles_without_graph_breaks():

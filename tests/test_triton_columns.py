@@ -202,12 +202,12 @@ def test_explain_tells_the_road():
 
 @pytest.mark.parametrize("op", [fnet_columns, bluestein.fnet], ids=lambda op: op._name)
 def test_fnet_registration_holds(op):
-    torch.library.opcheck(op, (randn(1, 4, 2).requires_grad_(), None, "ortho"))
+    torch.library.opcheck(op.op, (randn(1, 4, 2).requires_grad_(), None, "ortho"))
 
 
 def test_spectral_registration_holds():
     inputs = [one.requires_grad_() for one in (randn(1, 4, 2), randn(2, 2, 2), randn(2))]
-    torch.library.opcheck(spectral_columns.spectral, (*inputs, None, False))
+    torch.library.opcheck(spectral_columns.spectral.op, (*inputs, None, False))
 
 
 def test_captured_in_one_graph():

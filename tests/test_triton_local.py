@@ -170,10 +170,10 @@ def test_refusals_and_what_auto_says():
 def test_registration_holds():
     (q, k, v), upstream = qkv(1, 2, 1, 16, 8)
     mask = torch.arange(16, device=DEVICE)[None] < 13
-    torch.library.opcheck(_op, (q, k, v, mask, 5, True))
+    torch.library.opcheck(_op.op, (q, k, v, mask, 5, True))
     y, logarithm = _op(q, k, v, None, 5, False)
     saved = [x.detach() for x in (upstream, q, k, v, y, logarithm)]
-    torch.library.opcheck(_backward_op, (*saved, None, 5, False))
+    torch.library.opcheck(_backward_op.op, (*saved, None, 5, False))
 
 
 def test_compiles_without_graph_breaks():

@@ -129,7 +129,7 @@ def test_refusals_name_the_reason_and_auto_runs_another():
 
 def test_registration_holds():
     inputs = case((2, 24, 12, 5), torch.float32)
-    torch.library.opcheck(spectral_triton, (*inputs, None, False))
+    torch.library.opcheck(spectral_triton.op, (*inputs, None, False))
 
 
 def test_compiles_without_graph_breaks():

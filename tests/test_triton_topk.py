@@ -218,9 +218,9 @@ def test_refusals_and_what_auto_says():
 
 def test_registration_holds():
     (q, k, v), upstream = qkv(1, 2, 1, 6, 8)
-    torch.library.opcheck(_op, (q, k, v, None, 2, True))
+    torch.library.opcheck(_op.op, (q, k, v, None, 2, True))
     saved = [x.detach() for x in (upstream, q, k, v, *_op(q, k, v, None, 2, False))]
-    torch.library.opcheck(_backward_op, tuple(saved))
+    torch.library.opcheck(_backward_op.op, tuple(saved))
 
 
 def test_compiles_without_graph_breaks():

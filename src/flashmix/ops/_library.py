@@ -1,10 +1,10 @@
-"""Registration with ``torch.library``: of compositions of PyTorch's ops, and of native CPU kernels.
+"""Registration with ``torch.library``: of compositions of PyTorch's ops, and of kernels.
 
 A composition shows as one node in a profile or an exported graph, and autograd, ``torch.compile``
-and fake tensors see through it. Ops with a backward of their own use ``torch.library.custom_op``,
-or where microseconds count, as on the CPU, what is here: a call of ``custom_op`` costs 9 us, since
-autograd's part and a check of the result for aliases are written in Python, and one of
-:class:`CpuOp` 2 us.
+and fake tensors see through it. A kernel, native or in Triton or with a backward of its own, is a
+:class:`KernelOp`: where no gradient is needed a call costs 2 us, and one of
+``torch.library.custom_op`` 9, since autograd's part and a check of the result for aliases are
+written in Python.
 """
 
 from __future__ import annotations
@@ -42,48 +42,47 @@ def composite_op(schema: str) -> Callable[[Callable[..., Any]], Callable[..., An
     return register
 
 
-def cpu_op(schema: str, fake: Callable[..., Any]) -> Callable[[Callable[..., Any]], Any]:
-    """Register a function as the CPU kernel of the op ``flashmix::<schema>``; return that op.
+class KernelOp:
+    """The op ``flashmix::NAME`` of a typed function, which autograd does not see into.
 
-    ``fake`` makes outputs of the right shapes, dtypes and strides. The op has no gradient.
-    """
-    name = _define(schema)
-
-    def register(function: Callable[..., Any]) -> Any:
-        _LIBRARY.impl(name, function, "CPU")
-        torch.library.register_fake(f"flashmix::{name}", fake, lib=_LIBRARY)
-        return getattr(torch.ops.flashmix, name).default
-
-    return register
-
-
-class CpuOp:
-    """A CPU op with a gradient, and its forward alone for the calls that need none.
-
-    Args:
-        schema: as in :func:`cpu_op`; the forward alone is called ``<name>_forward``.
-        kernel: the CPU kernel of both.
-        fake: as in :func:`cpu_op`.
-        setup: as ``setup_context`` in ``torch.library.register_autograd``, as is ``backward``.
-        backward: see ``setup``.
+    Give it a fake kernel, then, where it has a gradient, its autograd. A call that needs no
+    gradient goes to ``<NAME>_forward``, the same kernel past autograd's part.
     """
 
-    def __init__(
-        self,
-        schema: str,
-        kernel: Callable[..., Any],
-        *,
-        fake: Callable[..., Any],
-        setup: Callable[..., None],
-        backward: Callable[..., Any],
+    def __init__(self, name: str, kernel: Callable[..., Any], key: str) -> None:
+        self._name, self._kernel, self._key = name, kernel, key
+        self.op = self._forward = self._add(name)
+        self.__doc__ = kernel.__doc__
+
+    def _add(self, name: str) -> Callable[..., Any]:
+        _define(name + torch.library.infer_schema(self._kernel, mutates_args=()))
+        _LIBRARY.impl(name, self._kernel, self._key)
+        op: Callable[..., Any] = getattr(torch.ops.flashmix, name).default
+        return op
+
+    def register_fake(self, fake: Callable[..., Any]) -> None:
+        """Take ``fake`` for outputs of the right shapes, dtypes and strides."""
+        self._fake = fake
+        torch.library.register_fake(f"flashmix::{self._name}", fake, lib=_LIBRARY)
+
+    def register_autograd(
+        self, backward: Callable[..., Any], *, setup_context: Callable[..., None]
     ) -> None:
-        name, signature = schema.split("(", 1)
-        self._forward = cpu_op(f"{name}_forward({signature}", fake)(kernel)
-        self._differentiable = cpu_op(schema, fake)(kernel)
+        """See ``torch.library.register_autograd``."""
+        forward = f"{self._name}_forward"
+        self._forward = self._add(forward)
+        torch.library.register_fake(f"flashmix::{forward}", self._fake, lib=_LIBRARY)
         torch.library.register_autograd(
-            f"flashmix::{name}", backward, setup_context=setup, lib=_LIBRARY
+            f"flashmix::{self._name}", backward, setup_context=setup_context, lib=_LIBRARY
         )
 
     def __call__(self, *arguments: Any) -> Any:
-        op = self._differentiable if needs_gradient(*arguments) else self._forward
+        op = self.op if needs_gradient(*arguments) else self._forward
         return op(*arguments)
+
+
+def kernel_op(
+    name: str, *, key: str = "CompositeExplicitAutograd"
+) -> Callable[[Callable[..., Any]], KernelOp]:
+    """Register a function as an op: on every device, or that of a dispatch ``key`` ("CPU")."""
+    return lambda kernel: KernelOp(name, kernel, key)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flashmix.ops._cpu.heads import strides, widen, with_real_first
 from flashmix.ops._cpu.library import DATA, FLAG, INT, SHAPE, STRIDES, Kernel, Shape
-from flashmix.ops._library import CpuOp, cpu_op
+from flashmix.ops._library import kernel_op
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.block_topk_attention import blocks
 
@@ -37,9 +37,11 @@ def _select(q: Tensor, k: Tensor, mask: Tensor | None, topk: int, causal: bool) 
     return blocks.select_blocks(q, k, lengths, topk, causal).contiguous()
 
 
-def _kernel(
+@kernel_op("block_topk_attention_cpu", key="CPU")
+def _op(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, each query's logarithm of its sum of exponentials, and the kept blocks."""
     kept = _select(q, k, mask, topk, causal)
 
     def run(make: Callable[..., Tensor], shape: Shape, *qkv: Tensor) -> list[Tensor]:
@@ -52,7 +54,8 @@ def _kernel(
     return y.to(q.dtype), logarithm, kept
 
 
-def _fake(
+@_op.register_fake
+def _(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     batch, heads, n = q.shape[:3]
@@ -64,15 +67,7 @@ def _fake(
     )
 
 
-def _backward_fake(grad: Tensor, q: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
-
-
-@cpu_op(
-    "block_topk_attention_cpu_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor logarithm,"
-    " Tensor kept, Tensor? mask, bool causal) -> (Tensor, Tensor, Tensor)",
-    _backward_fake,
-)
+@kernel_op("block_topk_attention_cpu_backward", key="CPU")
 def _backward_op(
     grad: Tensor,
     q: Tensor,
@@ -97,6 +92,11 @@ def _backward_op(
     return grad_q, grad_k, grad_v
 
 
+@_backward_op.register_fake
+def _(grad: Tensor, q: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *qkv, mask, _, ctx.causal = inputs
     _, logarithm, kept = output
@@ -108,12 +108,4 @@ def _gradients(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     return *_backward_op(grad, *ctx.saved_tensors, ctx.causal), None, None, None
 
 
-_op = CpuOp(
-    "block_topk_attention_cpu(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt topk, bool causal)"
-    " -> (Tensor, Tensor, Tensor)",
-    _kernel,
-    fake=_fake,
-    setup=_setup,
-    backward=_gradients,
-)
-"""The output, the logarithm of each query's sum of exponentials [B, H, N], and the kept blocks."""
+_op.register_autograd(_gradients, setup_context=_setup)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from flashmix.ops._cpu.library import DATA, INT, REAL, Kernel
 from flashmix.ops._cpu.smooth import smooth
-from flashmix.ops._library import CpuOp
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._precision import transform_dtype
-from flashmix.ops.fnet.registration import fake, gradient_by, setup
+from flashmix.ops.fnet.registration import register
 
 _transform = Kernel("fnet", INT, INT, INT, REAL, DATA, DATA)
 _mirror = Kernel("fnet_mirror", INT, INT, INT, DATA, DATA)
@@ -36,16 +36,11 @@ def _mix(norm: str, x: Tensor) -> Tensor:
     return y
 
 
-def _kernel(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+@kernel_op("fnet_cpu", key="CPU")
+def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+    """Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
     wide = x.to(transform_dtype(x.dtype))
     return each_length(partial(_mix, norm), mask, wide).to(x.dtype)
 
 
-fnet: CpuOp = CpuOp(
-    "fnet_cpu(Tensor x, Tensor? mask, str norm) -> Tensor",
-    _kernel,
-    fake=fake,
-    setup=setup,
-    backward=gradient_by(lambda *inputs: fnet(*inputs)),
-)
-"""Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
+register(fnet)

@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._precision import full_precision
 from flashmix.ops._triton.matrices import Matrix, dft, place
@@ -57,7 +58,7 @@ def _mix(x: Tensor, norm: str) -> Tensor:
     return torch.cat((half, mirrored), dim=2)
 
 
-@torch.library.custom_op("flashmix::fnet_dense", mutates_args=())
+@kernel_op("fnet_dense")
 def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     """Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
     return each_length(lambda part: _mix(part, norm), mask, x)

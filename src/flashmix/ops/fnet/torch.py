@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.fnet.registration import register
@@ -20,7 +21,7 @@ def _mix(x: Tensor, norm: str) -> Tensor:
     return torch.cat((half, mirrored), dim=2)
 
 
-@torch.library.custom_op("flashmix::fnet_torch", mutates_args=())
+@kernel_op("fnet_torch")
 def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     """Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
     wide = x.to(transform_dtype(x.dtype))

@@ -16,7 +16,7 @@ from torch import Tensor
 from flashmix.ops._cpu.heads import strides, widen
 from flashmix.ops._cpu.library import DATA, REAL, SHAPE, STRIDES, Kernel, Shape
 from flashmix.ops._cpu.smooth import smooth
-from flashmix.ops._library import CpuOp, cpu_op
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops.fourier import torch as fft_road
 from flashmix.ops.fourier.reference import EPS
@@ -41,21 +41,24 @@ def _grad(grad: Tensor, v: Tensor) -> Tensor:
     return _run(_backward, grad, v) if smooth(v.shape[1]) else fft_road.gradient(grad, v)
 
 
-def _kernel(v: Tensor, mask: Tensor | None) -> Tensor:
+@kernel_op("fourier_cpu", key="CPU")
+def _op(v: Tensor, mask: Tensor | None) -> Tensor:
     return each_length(_mix, mask, *widen(v)).to(v.dtype)
 
 
-def _fake(v: Tensor, mask: Tensor | None) -> Tensor:
+@_op.register_fake
+def _(v: Tensor, mask: Tensor | None) -> Tensor:
     return v.new_empty(v.shape)
 
 
-def _backward_fake(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    return v.new_empty(v.shape)
-
-
-@cpu_op("fourier_cpu_backward(Tensor grad, Tensor v, Tensor? mask) -> Tensor", _backward_fake)
+@kernel_op("fourier_cpu_backward", key="CPU")
 def _backward_op(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return each_length(_grad, mask, *widen(grad, v)).to(v.dtype)
+
+
+@_backward_op.register_fake
+def _(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    return v.new_empty(v.shape)
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, Tensor | None], output: Tensor) -> None:
@@ -66,13 +69,7 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
     return _backward_op(grad, *ctx.saved_tensors), None
 
 
-_op = CpuOp(
-    "fourier_cpu(Tensor v, Tensor? mask) -> Tensor",
-    _kernel,
-    fake=_fake,
-    setup=_setup,
-    backward=_gradients,
-)
+_op.register_autograd(_gradients, setup_context=_setup)
 
 
 def fourier(v: Tensor, mask: Tensor | None) -> Tensor:

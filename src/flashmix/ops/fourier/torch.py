@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.fourier.reference import padded_power, shares
@@ -45,7 +46,7 @@ def gradient(grad: Tensor, v: Tensor) -> Tensor:
     return torch.fft.irfft(filtered, n=n, dim=1)
 
 
-@torch.library.custom_op("flashmix::fourier_torch", mutates_args=())
+@kernel_op("fourier_torch")
 def _op(v: Tensor, mask: Tensor | None) -> Tensor:
     return each_length(mix, mask, v.to(transform_dtype(v.dtype))).to(v.dtype)
 
@@ -55,7 +56,7 @@ def _(v: Tensor, mask: Tensor | None) -> Tensor:
     return v.new_empty(v.shape)
 
 
-@torch.library.custom_op("flashmix::fourier_torch_backward", mutates_args=())
+@kernel_op("fourier_torch_backward")
 def _backward_op(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     compute = transform_dtype(v.dtype)
     return each_length(gradient, mask, grad.to(compute), v.to(compute)).to(v.dtype)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from flashmix.ops._cpu.heads import strides, widen, with_real_first
 from flashmix.ops._cpu.library import DATA, INT, SHAPE, STRIDES, Kernel, Shape
-from flashmix.ops._library import CpuOp, cpu_op
+from flashmix.ops._library import kernel_op
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.attention.torch import attention
 
@@ -38,9 +38,11 @@ def _reach(window: int, causal: bool) -> tuple[int, int]:
     return window // 2, 0 if causal else window // 2
 
 
-def _kernel(
+@kernel_op("local_attention_cpu", key="CPU")
+def _op(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
 ) -> tuple[Tensor, Tensor]:
+    """The output, and the logarithm of each query's sum of exponentials [B, H, N]."""
 
     def run(make: Callable[..., Tensor], shape: Shape, *qkv: Tensor) -> list[Tensor]:
         y, logarithm = make(q.shape), make(q.shape[:3])
@@ -52,21 +54,14 @@ def _kernel(
     return y.to(q.dtype), logarithm
 
 
-def _fake(
+@_op.register_fake
+def _(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=transform_dtype(q.dtype))
 
 
-def _backward_fake(grad: Tensor, q: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
-
-
-@cpu_op(
-    "local_attention_cpu_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor logarithm,"
-    " Tensor? mask, SymInt window, bool causal) -> (Tensor, Tensor, Tensor)",
-    _backward_fake,
-)
+@kernel_op("local_attention_cpu_backward", key="CPU")
 def _backward_op(
     grad: Tensor,
     q: Tensor,
@@ -91,6 +86,11 @@ def _backward_op(
     return grad_q, grad_k, grad_v
 
 
+@_backward_op.register_fake
+def _(grad: Tensor, q: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *qkv, mask, ctx.window, ctx.causal = inputs
     ctx.save_for_backward(*qkv, output[1], mask)
@@ -102,12 +102,4 @@ def _gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     return *_backward_op(grad, *saved, mask, ctx.window, ctx.causal), None, None, None
 
 
-_op = CpuOp(
-    "local_attention_cpu(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt window, bool causal)"
-    " -> (Tensor, Tensor)",
-    _kernel,
-    fake=_fake,
-    setup=_setup,
-    backward=_gradients,
-)
-"""The output, and the logarithm of each query's sum of exponentials [B, H, N]."""
+_op.register_autograd(_gradients, setup_context=_setup)

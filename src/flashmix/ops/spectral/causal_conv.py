@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops._precision import full_precision
 
 BASE = 64
@@ -37,7 +38,7 @@ def _direct(x: Tensor, h: Tensor) -> Tensor:
         return torch.einsum("tsd,bsd->btd", taps.masked_fill((lag < 0)[..., None], 0), x)
 
 
-@torch.library.custom_op("flashmix::causal_conv", mutates_args=())
+@kernel_op("causal_conv")
 def causal_conv(x: Tensor, h: Tensor) -> Tensor:
     """y[t] = sum over s of h[s] x[t - s], x taken as zero before its start.
 
@@ -71,7 +72,7 @@ def _(x: Tensor, h: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@torch.library.custom_op("flashmix::causal_conv_taps_grad", mutates_args=())
+@kernel_op("causal_conv_taps_grad")
 def _taps_grad(grad: Tensor, x: Tensor, taps: int) -> Tensor:
     """Sum over batch and t of grad[t] x[t - s] for s < taps, [taps, D]."""
     n = x.shape[1]

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from flashmix.ops._cpu.library import DATA, FLAG, INT, Kernel
 from flashmix.ops._cpu.smooth import smooth
-from flashmix.ops._library import CpuOp, cpu_op
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length, zero_padding
 from flashmix.ops.spectral import torch as fft_road
-from flashmix.ops.spectral.registration import fake, fake_backward, gradients_by, setup
+from flashmix.ops.spectral.registration import register
 
 _forward = Kernel("spectral_forward", INT, INT, INT, INT, FLAG, DATA, DATA, DATA, DATA)
 _backward = Kernel("spectral_backward", INT, INT, INT, INT, FLAG, DATA, DATA, DATA, DATA, DATA)
@@ -26,9 +26,16 @@ def _modes(n: int, weight: Tensor) -> int:
     return min(weight.shape[0], n // 2 + 1)
 
 
-def _kernel(
+@kernel_op("spectral_cpu", key="CPU")
+def spectral(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
 ) -> Tensor:
+    """irfft(W * rfft(x)) + b of each sequence over its own true length, [B, N, D] like ``x``.
+
+    Takes x [B, N, D]; W as real and imaginary parts [M, D, 2] in the dtype to compute in; b [D] or
+    None; a mask, bool [B, N], or None; and whether the filter is unitary: whether it passes the
+    modes from M up and leaves DC and Nyquist alone.
+    """
     weight = weight.contiguous()
     offset = None if bias is None else bias.to(weight.dtype).contiguous()
 
@@ -45,11 +52,7 @@ def _kernel(
     return each_length(run, mask, x.to(weight.dtype)).to(x.dtype)
 
 
-@cpu_op(
-    "spectral_cpu_backward(Tensor grad, Tensor x, Tensor weight, Tensor? mask, bool unitary)"
-    " -> (Tensor, Tensor, Tensor)",
-    fake_backward,
-)
+@kernel_op("spectral_cpu_backward", key="CPU")
 def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,16 +77,4 @@ def spectral_backward(
     return grad_x, grad_weight, zero_padding(wide, mask).sum((0, 1))
 
 
-spectral = CpuOp(
-    "spectral_cpu(Tensor x, Tensor weight, Tensor? bias, Tensor? mask, bool unitary) -> Tensor",
-    _kernel,
-    fake=fake,
-    setup=setup,
-    backward=gradients_by(spectral_backward),
-)
-"""irfft(W * rfft(x)) + b of each sequence over its own true length, [B, N, D] like ``x``.
-
-Takes x [B, N, D]; W as real and imaginary parts [M, D, 2] in the dtype to compute in; b [D] or
-None; a mask, bool [B, N], or None; and whether the filter is unitary: whether it passes the modes
-from M up and leaves DC and Nyquist alone.
-"""
+register(spectral, spectral_backward)

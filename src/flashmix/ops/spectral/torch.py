@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length, pack, real_first, unpack, zero_padding
 from flashmix.ops.spectral.causal_conv import causal_conv
 from flashmix.ops.spectral.filter import filter_for_length, impulse_response
@@ -33,7 +34,7 @@ def _filter(x: Tensor, factors: Tensor, unitary: bool) -> Tensor:
     return torch.fft.irfft(spectrum, n=x.shape[1], dim=1)
 
 
-@torch.library.custom_op("flashmix::spectral_torch", mutates_args=())
+@kernel_op("spectral_torch")
 def spectral(x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool) -> Tensor:
     """irfft(W * rfft(x)) of each sequence over its own true length, [B, N, D] in W's dtype.
 
@@ -74,7 +75,7 @@ def _grads(grad: Tensor, x: Tensor, weight: Tensor, unitary: bool) -> tuple[Tens
     return torch.fft.irfft(upstream, n=n, dim=1), grad_weight
 
 
-@torch.library.custom_op("flashmix::spectral_torch_backward", mutates_args=())
+@kernel_op("spectral_torch_backward")
 def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor]:

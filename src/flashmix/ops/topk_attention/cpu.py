@@ -13,7 +13,7 @@ from torch import Tensor
 from flashmix.errors import ImplementationError
 from flashmix.ops._cpu.heads import shape_of, strides, widen
 from flashmix.ops._cpu.library import DATA, FLAG, INT, SHAPE, STRIDES, Kernel
-from flashmix.ops._library import CpuOp, cpu_op, needs_gradient
+from flashmix.ops._library import kernel_op, needs_gradient
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.attention.torch import attention
 
@@ -40,9 +40,11 @@ def topk_attention(
     return y
 
 
-def _kernel(
+@kernel_op("topk_attention_cpu", key="CPU")
+def _op(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
+    """The output, and where ``save`` the kept indices and weights [B, H, N, k]; -1 where fewer."""
     dtype = q.dtype
     q, k, v = widen(q, k, v)
     make = torch.empty if mask is None else torch.zeros
@@ -56,7 +58,8 @@ def _kernel(
     return y.to(dtype), index, weights
 
 
-def _fake(
+@_op.register_fake
+def _(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     kept = (*q.shape[:3], topk if save else 0)
@@ -67,15 +70,7 @@ def _fake(
     )
 
 
-def _backward_fake(grad: Tensor, q: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
-
-
-@cpu_op(
-    "topk_attention_cpu_backward(Tensor grad, Tensor q, Tensor k, Tensor v, Tensor index,"
-    " Tensor weights) -> (Tensor, Tensor, Tensor)",
-    _backward_fake,
-)
+@kernel_op("topk_attention_cpu_backward", key="CPU")
 def _backward_op(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, index: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,6 +85,11 @@ def _backward_op(
     return grad_q, grad_k, grad_v
 
 
+@_backward_op.register_fake
+def _(grad: Tensor, q: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
+    return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     _, index, weights = output
     ctx.save_for_backward(*inputs[:3], index, weights)
@@ -100,12 +100,4 @@ def _gradients(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     return *_backward_op(grad, *ctx.saved_tensors), None, None, None, None
 
 
-_op = CpuOp(
-    "topk_attention_cpu(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt topk, bool causal,"
-    " bool save) -> (Tensor, Tensor, Tensor)",
-    _kernel,
-    fake=_fake,
-    setup=_setup,
-    backward=_gradients,
-)
-"""The output, and where ``save`` the kept indices and weights [B, H, N, k]; -1 where fewer."""
+_op.register_autograd(_gradients, setup_context=_setup)

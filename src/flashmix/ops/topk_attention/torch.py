@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashmix.ops._dense import zero_qkv
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import zero_head_padding
 from flashmix.ops._precision import full_precision, transform_dtype
 from flashmix.ops.attention.torch import attention
@@ -76,7 +77,7 @@ def _gather_sum(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     return summed.view(p, -1, dh)
 
 
-@torch.library.custom_op("flashmix::topk_attention_torch", mutates_args=())
+@kernel_op("topk_attention_torch")
 def _op(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -135,7 +136,7 @@ def _scatter_add(total: Tensor, index: Tensor, weights: Tensor, rows: Tensor) ->
         total += dense.scatter_add_(-1, index, weights).transpose(1, 2) @ rows
 
 
-@torch.library.custom_op("flashmix::topk_attention_torch_backward", mutates_args=())
+@kernel_op("topk_attention_torch_backward")
 def _backward_op(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, index: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention.triton import launch
 
@@ -24,7 +25,7 @@ def block_topk_attention(
     return y
 
 
-@torch.library.custom_op("flashmix::block_topk_attention_triton", mutates_args=())
+@kernel_op("block_topk_attention_triton")
 def _op(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,7 +46,7 @@ def _(
     )
 
 
-@torch.library.custom_op("flashmix::block_topk_attention_triton_backward", mutates_args=())
+@kernel_op("block_topk_attention_triton_backward")
 def _backward_op(
     grad: Tensor,
     q: Tensor,

@@ -6,9 +6,9 @@ each length of a padded batch that has none.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._triton.launch import by_batches
 from flashmix.ops.fnet import torch as fft_road
@@ -24,7 +24,7 @@ def _mix(x: Tensor, norm: str) -> Tensor:
     return by_batches(lambda part: mix(part, digits, norm), x)
 
 
-@torch.library.custom_op("flashmix::fnet_triton", mutates_args=())
+@kernel_op("fnet_triton")
 def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     """Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
     return each_length(lambda part: _mix(part, norm), mask, x)

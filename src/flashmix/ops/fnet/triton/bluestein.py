@@ -16,6 +16,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._triton.columns import launch
 from flashmix.ops._triton.columns.plan import Digits, longer
@@ -68,7 +69,7 @@ def mix(x: Tensor, norm: str) -> Tensor:
     return torch.cat((re - im, mirrored), dim=2).to(x.dtype)
 
 
-@torch.library.custom_op("flashmix::fnet_bluestein", mutates_args=())
+@kernel_op("fnet_bluestein")
 def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     """Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
     return each_length(partial(by_batches, partial(mix, norm=norm)), mask, x)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._triton.launch import by_batches
 from flashmix.ops.fnet.registration import register
@@ -24,7 +24,7 @@ def _mix(x: Tensor, norm: str) -> Tensor:
     return mix(x, cut, norm, how, columns)
 
 
-@torch.library.custom_op("flashmix::fnet_triton_columns", mutates_args=())
+@kernel_op("fnet_triton_columns")
 def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     """Re(FFT2(x)) of each sequence over its own true length, [B, N, D].
 

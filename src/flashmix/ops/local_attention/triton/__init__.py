@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops.local_attention.triton import launch
 
 
@@ -23,7 +24,7 @@ def local_attention(
     return y
 
 
-@torch.library.custom_op("flashmix::local_attention_triton", mutates_args=())
+@kernel_op("local_attention_triton")
 def _op(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
 ) -> tuple[Tensor, Tensor]:
@@ -38,7 +39,7 @@ def _(
     return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
-@torch.library.custom_op("flashmix::local_attention_triton_backward", mutates_args=())
+@kernel_op("local_attention_triton_backward")
 def _backward_op(
     grad: Tensor,
     q: Tensor,

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._triton.launch import by_batches
 from flashmix.ops.spectral.plan import Plan, plan
@@ -25,7 +26,7 @@ def _plan(seq_len: int, modes: int) -> Plan:
     return found
 
 
-@torch.library.custom_op("flashmix::spectral_triton", mutates_args=())
+@kernel_op("spectral_triton")
 def spectral(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
 ) -> Tensor:
@@ -50,7 +51,7 @@ def spectral(
     return each_length(partial(by_batches, run), mask, x)
 
 
-@torch.library.custom_op("flashmix::spectral_triton_backward", mutates_args=())
+@kernel_op("spectral_triton_backward")
 def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._triton.columns import launch
 from flashmix.ops._triton.columns.plan import Digits, longer
@@ -28,7 +29,7 @@ def _cut(seq_len: int, dim: int, dtype: torch.dtype) -> tuple[Digits, launch.Con
     return found, how
 
 
-@torch.library.custom_op("flashmix::spectral_triton_columns", mutates_args=())
+@kernel_op("spectral_triton_columns")
 def spectral(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
 ) -> Tensor:
@@ -54,7 +55,7 @@ def spectral(
     return each_length(partial(by_batches, run), mask, x)
 
 
-@torch.library.custom_op("flashmix::spectral_triton_columns_backward", mutates_args=())
+@kernel_op("spectral_triton_columns_backward")
 def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._dense import repeat_heads
+from flashmix.ops._library import kernel_op
 from flashmix.ops.attention.torch import attention
 from flashmix.ops.topk_attention.triton import launch
 
@@ -27,7 +28,7 @@ def topk_attention(
     return y
 
 
-@torch.library.custom_op("flashmix::topk_attention_triton", mutates_args=())
+@kernel_op("topk_attention_triton")
 def _op(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -47,7 +48,7 @@ def _(
     )
 
 
-@torch.library.custom_op("flashmix::topk_attention_triton_backward", mutates_args=())
+@kernel_op("topk_attention_triton_backward")
 def _backward_op(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, index: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
