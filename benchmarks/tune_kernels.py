@@ -219,22 +219,41 @@ def tune_local(batch: int, seq_len: int, window: int, count: bool) -> dict[str, 
     return {"sizes": {"head_dim": HEAD_WIDTH, "window": window}, "parameters": asdict(how)}
 
 
+def topk_options() -> Iterator[list[dict[str, int]]]:
+    """Choices for each kernel of exact top-k: its bound, its second pass, what keeps."""
+    tiles = ((64, 4), (128, 4), (128, 8))
+    yield [
+        {"queries": m, "warps": w, "stages": s}
+        for (m, w), s in itertools.product(tiles, (2, 3))
+        if (m, w, s) != (128, 4, 2)
+    ]
+    yield [
+        {"collect_queries": m, "collect_keys": n, "collect_warps": w, "collect_stages": s}
+        for (m, w), (n, s) in itertools.product(tiles, ((64, 3), (128, 2), (128, 3)))
+    ]
+    yield [
+        {"keep_rows": r, "keep_step": n, "keep_warps": w}
+        for r, n, w in (
+            (1, 8, 1),
+            (1, 16, 1),
+            (1, 32, 1),
+            (2, 16, 1),
+            (2, 16, 2),
+            (4, 16, 2),
+            (4, 8, 2),
+            (4, 16, 4),
+        )
+    ]
+
+
 def tune_topk(batch: int, seq_len: int, topk: int, count: bool) -> dict[str, Any]:
-    """The selection of exact top-k: its bound, then its candidates."""
+    """The kernels of exact top-k, one after the other."""
     forward = partial(topk_attention.forward, *heads(batch, seq_len), None, topk, False)
-    first = [
-        topk_attention.Config(queries=m, warps=w, stages=s)
-        for m, w, s in itertools.product((64, 128), (4, 8), (2, 3))
-    ]
-    _, one = quickest(first, lambda how: forward(how=how), count)
-    second = [
-        replace(one or first[0], collect_keys=n, collect_warps=w, collect_stages=s)
-        for n, w, s in itertools.product((32, 64, 128), (4, 8), (2, 3))
-    ]
-    _, two = quickest(second, lambda how: forward(how=how), count)
-    if not count:
-        return {}
-    return {"sizes": {"head_dim": HEAD_WIDTH, "topk": topk}, "parameters": asdict(two)}
+    how = topk_attention.Config()
+    for choices in topk_options():
+        options = [replace(how, **choice) for choice in choices]
+        how = quickest(options, lambda how: forward(how=how), count)[1] or how
+    return {"sizes": {"head_dim": HEAD_WIDTH, "topk": topk}, "parameters": asdict(how)}
 
 
 def jobs(only: list[str] | None) -> Iterator[tuple[str, Callable[[bool], dict[str, Any]]]]:

@@ -34,6 +34,7 @@ CASES = [
     (1, 2, 1, 80, 40, 1, True, False),
     (1, 1, 1, 90, 96, 17, True, False),
     (1, 1, 1, 20, 8, 40, False, False),
+    (1, 1, 1, 300, 16, 50, True, False),
 ]
 GPU_CASES = [
     (4, 8, 8, 4096, 64, 32, False, False),
@@ -125,10 +126,10 @@ def test_all_scores_alike_keep_the_first_keys(causal):
     q = torch.zeros(1, 1, 90, 16, device=DEVICE)
     k = torch.randn(1, 1, 90, 16, device=DEVICE)
     index, weights = _op(q, k, k, None, 3, causal)[1:]
-    seen = torch.arange(90, device=DEVICE).clamp(max=2) + 1 if causal else 3
-    assert torch.equal((index >= 0).sum(-1)[0, 0], torch.as_tensor(seen).expand(90).to(DEVICE))
+    seen = torch.arange(90).clamp(max=2) + 1 if causal else torch.full((90,), 3)
+    assert torch.equal((index >= 0).sum(-1)[0, 0].cpu(), seen)
     assert torch.equal(index[0, 0, -1].cpu(), torch.arange(3, dtype=torch.int32))
-    assert relative_error(weights.sum(-1), torch.ones(1, 1, 90, dtype=torch.float64)) <= 1e-6
+    assert (weights.sum(-1) - 1).abs().max() <= 1e-6
 
 
 def test_both_zeros_tie():
@@ -199,9 +200,9 @@ def test_tiles_fit_in_shared_memory(width, dtype, count):
     """A tile of keys for each stage beside the queries, in 227 KB less what reductions need."""
     how = launch.config(width, count, dtype)
     row = launch.padded(width) * dtype.itemsize
-    keys = launch.groups(width, count, dtype)
+    keys = min(launch.groups(width, count, dtype), 128)
     assert (how.stages * keys + how.queries) * row <= 200 * 1024
-    assert (how.collect_stages * how.collect_keys + how.queries) * row <= 200 * 1024
+    assert (how.collect_stages * how.collect_keys + how.collect_queries) * row <= 200 * 1024
     assert launch.slots(count) >= count
 
 

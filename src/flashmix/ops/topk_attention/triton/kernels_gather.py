@@ -13,44 +13,12 @@ from flashmix.ops._triton.kernels import load_rows, store_rows
 
 
 @triton.jit
-def _gather(x, index, D: tl.constexpr, DP: tl.constexpr):
+def gather(x, index, D: tl.constexpr, DP: tl.constexpr):
     """Rows [ROWS, KEPT, DP] of ``x`` at ``index`` [ROWS, KEPT], float32; zeros where it is -1."""
     d = tl.arange(0, DP)[None, None, :]
     at = tl.maximum(index, 0).to(tl.int64)[:, :, None] * D + d
     wanted = (index >= 0)[:, :, None] & (d < D)
     return tl.load(x + at, mask=wanted, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def gather_kernel(
-    v,
-    index,
-    weights,
-    y,
-    H,
-    GROUP,
-    N,
-    TOPK,
-    D: tl.constexpr,
-    DP: tl.constexpr,
-    ROWS: tl.constexpr,
-    KEPT: tl.constexpr,
-):
-    """The weighted sums of the kept values of ROWS queries."""
-    blocks = tl.cdiv(N, ROWS)
-    i = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
-    head = (tl.program_id(0) // blocks).to(tl.int64)
-    v += ((head // H) * (H // GROUP) + (head % H) // GROUP) * N * D
-    row = head * N + i
-    acc = tl.zeros((ROWS, DP), tl.float32)
-    for start in range(0, TOPK, KEPT):
-        slot = start + tl.arange(0, KEPT)[None, :]
-        kept = (i < N)[:, None] & (slot < TOPK)
-        at = row[:, None] * TOPK + slot
-        keys = tl.load(index + at, mask=kept, other=-1)
-        share = tl.load(weights + at, mask=kept, other=0.0)
-        acc += tl.sum(share[:, :, None] * _gather(v, keys, D, DP), 1)
-    store_rows(y, row, i < N, acc, D, DP)
 
 
 @triton.jit
@@ -82,18 +50,18 @@ def query_grad_kernel(
     upstream = load_rows(grad, row, i < N, D, D, DP).to(tl.float32)
     output = load_rows(y, row, i < N, D, D, DP).to(tl.float32)
     delta = tl.sum(upstream * output, 1)
-    acc = tl.zeros((ROWS, DP), tl.float32)
+    acc = tl.zeros((ROWS, KEPT, DP), tl.float32)
     for start in range(0, TOPK, KEPT):
         slot = start + tl.arange(0, KEPT)[None, :]
         kept = (i < N)[:, None] & (slot < TOPK)
         at = row[:, None] * TOPK + slot
         keys = tl.load(index + at, mask=kept, other=-1)
         share = tl.load(weights + at, mask=kept, other=0.0)
-        toward = tl.sum(upstream[:, None, :] * _gather(v + own, keys, D, DP), 2)
+        toward = tl.sum(upstream[:, None, :] * gather(v + own, keys, D, DP), 2)
         slope = share * (toward - delta[:, None]) * scale
         tl.store(slopes + at, slope, mask=kept)
-        acc += tl.sum(slope[:, :, None] * _gather(k + own, keys, D, DP), 1)
-    store_rows(grad_q, row, i < N, acc, D, DP)
+        acc += slope[:, :, None] * gather(k + own, keys, D, DP)
+    store_rows(grad_q, row, i < N, tl.sum(acc, 1), D, DP)
 
 
 @triton.jit

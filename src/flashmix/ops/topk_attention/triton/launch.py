@@ -18,19 +18,14 @@ from flashmix.ops._triton.heads import packing, padded
 from flashmix.ops._triton.inverse import inverse
 from flashmix.ops._triton.launch import precision
 from flashmix.ops.topk_attention.triton.kernels_gather import (
-    gather_kernel,
     key_grad_kernel,
     query_grad_kernel,
 )
-from flashmix.ops.topk_attention.triton.kernels_select import (
-    bound_kernel,
-    collect_kernel,
-    keep_kernel,
-    search_kernel,
-)
+from flashmix.ops.topk_attention.triton.kernels_keep import keep_kernel
+from flashmix.ops.topk_attention.triton.kernels_search import search_kernel
+from flashmix.ops.topk_attention.triton.kernels_select import bound_kernel, collect_kernel
 
-_MOST_GROUPS = 256
-_KEEP_TILE = 2048
+_MOST_GROUPS, _COLUMNS = 256, 128
 _TILE = 4096
 _EASY_TILE, _LARGEST_TILE = 1 << 15, 1 << 17
 """Bytes of a tile of keys that two stages hold with ease, and of one that just fits."""
@@ -38,24 +33,37 @@ _EASY_TILE, _LARGEST_TILE = 1 << 15, 1 << 17
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Queries of a tile, warps of a program and depth of its pipeline, for the selection."""
+    """Tiles and warps of the kernels, and the depth of their pipelines.
 
-    queries: int = 64
+    The bound's tiles hold ``queries``, the second pass's ``collect_queries`` by ``collect_keys``;
+    ``keep_rows`` queries read ``keep_step`` of their keys at a time.
+    """
+
+    queries: int = 128
     warps: int = 8
-    stages: int = 2
-    collect_keys: int = 64
+    stages: int = 3
+    collect_queries: int = 128
+    collect_keys: int = 128
     collect_warps: int = 8
-    collect_stages: int = 2
+    collect_stages: int = 3
+    keep_rows: int = 4
+    keep_step: int = 16
+    keep_warps: int = 4
 
 
 @functools.cache
 def config(width: int, topk: int, dtype: torch.dtype) -> Config:
     """Tuned for half types; rows of more bytes take shorter pipelines."""
     row = padded(width) * dtype.itemsize
-    if row > 256:
-        return Config(queries=32 if row > 512 else 64, stages=1, collect_stages=1)
-    if dtype == torch.float32:
-        return Config()
+    if row > 128 or dtype == torch.float32:
+        queries, stages = (32 if row > 512 else 64), (1 if row > 256 else 2)
+        return Config(
+            queries=queries,
+            stages=stages,
+            collect_queries=queries,
+            collect_keys=64,
+            collect_stages=stages,
+        )
     tuned = tuning.nearest("topk_attention", {"head_dim": width, "topk": topk})
     return Config() if tuned is None else Config(**tuned)
 
@@ -90,89 +98,102 @@ def forward(
     weights = torch.empty(index.shape, dtype=torch.float32, device=q.device)
     if not y.numel():
         return y, index, weights
-    group = heads // k.shape[1]
     how = how or config(width, topk, q.dtype)
-    _select(q, k, mask, topk, causal, index, weights, how)
-    rows, kept = _gathered(width, topk)
-    gather_kernel[(triton.cdiv(n, rows) * batch * heads,)](
-        v,
-        index,
-        weights,
-        y,
-        heads,
-        group,
-        n,
-        topk,
-        D=width,
-        DP=padded(width),
-        ROWS=rows,
-        KEPT=kept,
-        num_warps=4,
-    )
-    return y, index, weights
-
-
-def _select(
-    q: Tensor,
-    k: Tensor,
-    mask: Tensor | None,
-    topk: int,
-    causal: bool,
-    index: Tensor,
-    weights: Tensor,
-    how: Config,
-) -> None:
-    """Fill ``index`` and ``weights``."""
-    batch, heads, n, width = q.shape
     tile = groups(width, topk, q.dtype)
     # Beyond three keys for four groups the bound leaves more candidates than there is room for.
     bounded = 4 * topk <= 3 * tile
     room = slots(topk) if bounded else max(64, triton.next_power_of_2(topk))
     real = packing(mask)
-    queries = min(how.queries, padded(n))
     rows = batch * heads * n
-    grid = (triton.cdiv(n, queries) * batch * heads,)
-    scores = torch.empty((rows, room), dtype=torch.float32, device=q.device)
-    keys = torch.empty((rows, room), dtype=torch.int32, device=q.device)
+    words = torch.empty((rows, room), dtype=torch.int64, device=q.device)
     counts = torch.empty(rows, dtype=torch.int32, device=q.device)
     bounds = torch.empty(rows, dtype=torch.float32, device=q.device)
-    padding = (real.order, real.lengths)
-    sizes = (width**-0.5, heads, heads // k.shape[1], n)
+    sizes = (heads, heads // k.shape[1], n, topk)
     options: dict[str, Any] = {
         "D": width,
         "DP": padded(width),
-        "QUERIES": queries,
         "CAUSAL": causal,
         "PACKED": real.packed,
         "PRECISION": precision(q.dtype),
     }
-    collecting: dict[str, Any] = {
-        **options,
-        "KEYS": how.collect_keys,
-        "C": room,
-        "num_warps": how.collect_warps,
-        "num_stages": how.collect_stages,
-    }
-    found = (bounds, scores, keys, counts)
+
+    def tiled(queries: int, keys: int) -> tuple[tuple[int], dict[str, Any]]:
+        queries = min(queries, padded(n))
+        grid = (triton.cdiv(n, queries) * batch * heads,)
+        return grid, {"QUERIES": queries, "KEYS": keys, **options}
+
+    args = (bounds, words, counts, real.order, real.lengths, *sizes)
     if bounded:
+        grid, tiles = tiled(how.queries, min(tile, _COLUMNS))
         bound_kernel[grid](
             q,
             k,
             bounds,
-            *padding,
+            real.order,
+            real.lengths,
             *sizes,
-            topk,
-            KEYS=tile,
+            PARTS=triton.cdiv(tile, _COLUMNS),
             num_warps=how.warps,
             num_stages=how.stages,
-            **options,
+            **tiles,
         )
-        collect_kernel[grid](q, k, *found, *padding, *sizes, **collecting)
-    search_kernel[grid](q, k, *found, *padding, *sizes, topk, BOUNDED=bounded, **collecting)
-    together = max(1, _KEEP_TILE // room)
-    keep_kernel[(triton.cdiv(rows, together),)](
-        scores, keys, counts, index, weights, rows, topk, C=room, ROWS=together, num_warps=4
+        grid, tiles = tiled(how.collect_queries, how.collect_keys)
+        collect_kernel[grid](
+            q,
+            k,
+            *args,
+            C=room,
+            num_warps=how.collect_warps,
+            num_stages=how.collect_stages,
+            **tiles,
+        )
+    # Mostly it does nothing, so it is the small programs that matter.
+    grid, tiles = tiled(min(how.collect_queries, 64), 64)
+    search_kernel[grid](
+        q,
+        k,
+        *args,
+        C=room,
+        BOUNDED=bounded,
+        num_warps=4 if padded(width) * q.element_size() <= 256 else 8,
+        num_stages=1,
+        **tiles,
     )
+    together, step, warps = _kept(how, width, room)
+    keep_kernel[(triton.cdiv(n, together) * batch * heads,)](
+        q,
+        k,
+        v,
+        words,
+        counts,
+        torch.empty((rows, room), dtype=torch.int32, device=q.device),
+        torch.empty((rows, room), dtype=torch.float32, device=q.device),
+        real.order,
+        index,
+        weights,
+        y,
+        width**-0.5,
+        *sizes,
+        D=width,
+        DP=padded(width),
+        C=room,
+        ROWS=together,
+        STEP=step,
+        PACKED=real.packed,
+        num_warps=warps,
+    )
+    return y, index, weights
+
+
+def _kept(how: Config, width: int, room: int) -> tuple[int, int, int]:
+    """Queries of a program of the last kernel, keys it reads at a time, and its warps.
+
+    They are those of ``how`` where a thread then holds no more than 64 elements of a tile.
+    """
+    warps = max(how.keep_warps, min(8, room // 1024))
+    rows = max(1, min(how.keep_rows, warps * 512 // room))
+    step = max(1, min(how.keep_step, warps * 2048 // (rows * padded(width))))
+    return rows, step, warps
 
 
 def _gathered(width: int, topk: int) -> tuple[int, int]:
