@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from flashmix.ops._padding import real_first
 from flashmix.ops._triton.kernels import delta_kernel
+from flashmix.ops._triton.launch import cdiv, padded
 
 LOG2_E = 1.4426950408889634
 
@@ -48,17 +48,12 @@ def strides(*xs: Tensor) -> tuple[int, ...]:
     return tuple(stride for x in xs for stride in x.stride()[:3])
 
 
-def padded(width: int) -> int:
-    """The width of a tile that holds ``width`` columns."""
-    return max(16, triton.next_power_of_2(width))
-
-
 def weight_sums(y: Tensor, grad: Tensor) -> Tensor:
     """Sum over dh of y * grad, float32 [B, H, N]: what a softmax's backward takes off."""
     batch, heads, n, width = y.shape
     delta = torch.empty(y.shape[:3], dtype=torch.float32, device=y.device)
     rows = 32
-    delta_kernel[(batch * heads * triton.cdiv(n, rows),)](
+    delta_kernel[(batch * heads * cdiv(n, rows),)](
         y.contiguous(),
         grad,
         delta,

@@ -18,10 +18,20 @@ SMALLEST = 16
 """The least side of a matrix product on tensor cores."""
 
 
+def cdiv(size: int, part: int) -> int:
+    """How many parts hold ``size``. Triton's own takes 4 us on the host."""
+    return -(-size // part)
+
+
+def next_power_of_2(size: int) -> int:
+    """The least power of two that is no less than ``size``."""
+    return 1 << (size - 1).bit_length()
+
+
 @functools.cache
 def padded(size: int) -> int:
     """The least power of two that holds ``size`` and a tensor-core product takes."""
-    return max(SMALLEST, 1 << (size - 1).bit_length())
+    return max(SMALLEST, next_power_of_2(size))
 
 
 def divisors(size: int) -> Iterator[int]:

@@ -16,13 +16,12 @@ from flashmix.ops._triton.heads import (
     LOG2_E,
     Packing,
     packing,
-    padded,
     side_by_side,
     strides,
     weight_sums,
 )
 from flashmix.ops._triton.inverse import inverse
-from flashmix.ops._triton.launch import precision
+from flashmix.ops._triton.launch import padded, precision
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention.triton.kernels import (
     forward_kernel,

@@ -9,19 +9,17 @@ import functools
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from flashmix.ops._triton import tuning
 from flashmix.ops._triton.heads import (
     LOG2_E,
     packing,
-    padded,
     side_by_side,
     strides,
     weight_sums,
 )
-from flashmix.ops._triton.launch import precision
+from flashmix.ops._triton.launch import cdiv, padded, precision
 from flashmix.ops.local_attention.triton.kernels import backward_kernel, forward_kernel
 
 
@@ -82,7 +80,7 @@ def forward(
     before, after = reach(window, causal, n)
     queries = _side(how.queries, n)
     if y.numel():
-        forward_kernel[(triton.cdiv(n, queries) * batch * heads,)](
+        forward_kernel[(cdiv(n, queries) * batch * heads,)](
             q,
             k,
             v,
@@ -130,7 +128,7 @@ def backward(
     before, after = reach(window, causal, n)
     rows = _side(how.back_rows, n)
     if y.numel():
-        backward_kernel[(triton.cdiv(n, rows) * batch * k.shape[1],)](
+        backward_kernel[(cdiv(n, rows) * batch * k.shape[1],)](
             q,
             k,
             v,

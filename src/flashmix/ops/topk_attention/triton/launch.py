@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import triton
 from torch import Tensor
 
 from flashmix.ops._triton import tuning
-from flashmix.ops._triton.heads import packing, padded
+from flashmix.ops._triton.heads import packing
 from flashmix.ops._triton.inverse import inverse
-from flashmix.ops._triton.launch import precision
+from flashmix.ops._triton.launch import cdiv, next_power_of_2, padded, precision
 from flashmix.ops.topk_attention.triton.kernels_gather import (
     key_grad_kernel,
     query_grad_kernel,
@@ -26,7 +25,8 @@ from flashmix.ops.topk_attention.triton.kernels_search import search_kernel
 from flashmix.ops.topk_attention.triton.kernels_select import bound_kernel, collect_kernel
 
 _MOST_GROUPS, _COLUMNS = 256, 128
-_TILE = 4096
+_TILE, _GATHERED = 2048, 16
+"""Elements of a tile of gathered rows that one warp holds, and most rows of it."""
 _EASY_TILE, _LARGEST_TILE = 1 << 15, 1 << 17
 """Bytes of a tile of keys that two stages hold with ease, and of one that just fits."""
 
@@ -71,14 +71,14 @@ def config(width: int, topk: int, dtype: torch.dtype) -> Config:
 def groups(width: int, topk: int, dtype: torch.dtype) -> int:
     """Groups of keys, which are the keys of a tile; 4 k of them leave few candidates beyond k."""
     row = padded(width) * dtype.itemsize
-    needed = triton.next_power_of_2(triton.cdiv(4 * topk, 3))
-    wanted = max(needed, min(triton.next_power_of_2(4 * topk), _EASY_TILE // row))
+    needed = next_power_of_2(cdiv(4 * topk, 3))
+    wanted = max(needed, min(next_power_of_2(4 * topk), _EASY_TILE // row))
     return max(64, min(wanted, _MOST_GROUPS, _LARGEST_TILE // row))
 
 
 def slots(topk: int) -> int:
     """Candidates of a query that there is room for."""
-    return max(64, triton.next_power_of_2(2 * topk))
+    return max(64, next_power_of_2(2 * topk))
 
 
 def forward(
@@ -102,7 +102,7 @@ def forward(
     tile = groups(width, topk, q.dtype)
     # Beyond three keys for four groups the bound leaves more candidates than there is room for.
     bounded = 4 * topk <= 3 * tile
-    room = slots(topk) if bounded else max(64, triton.next_power_of_2(topk))
+    room = slots(topk) if bounded else max(64, next_power_of_2(topk))
     real = packing(mask)
     rows = batch * heads * n
     words = torch.empty((rows, room), dtype=torch.int64, device=q.device)
@@ -119,7 +119,7 @@ def forward(
 
     def tiled(queries: int, keys: int) -> tuple[tuple[int], dict[str, Any]]:
         queries = min(queries, padded(n))
-        grid = (triton.cdiv(n, queries) * batch * heads,)
+        grid = (cdiv(n, queries) * batch * heads,)
         return grid, {"QUERIES": queries, "KEYS": keys, **options}
 
     args = (bounds, words, counts, real.order, real.lengths, *sizes)
@@ -132,7 +132,7 @@ def forward(
             real.order,
             real.lengths,
             *sizes,
-            PARTS=triton.cdiv(tile, _COLUMNS),
+            PARTS=cdiv(tile, _COLUMNS),
             num_warps=how.warps,
             num_stages=how.stages,
             **tiles,
@@ -160,7 +160,7 @@ def forward(
         **tiles,
     )
     together, step, warps = _kept(how, width, room)
-    keep_kernel[(triton.cdiv(n, together) * batch * heads,)](
+    keep_kernel[(cdiv(n, together) * batch * heads,)](
         q,
         k,
         v,
@@ -196,12 +196,6 @@ def _kept(how: Config, width: int, room: int) -> tuple[int, int, int]:
     return rows, step, warps
 
 
-def _gathered(width: int, topk: int) -> tuple[int, int]:
-    """Queries of a program, and how many of each one's keys it reads at a time."""
-    kept = min(16, triton.next_power_of_2(topk))
-    return max(1, min(16, _TILE // (kept * padded(width)))), kept
-
-
 def backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, index: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -214,8 +208,9 @@ def backward(
         return grads[0], grads[1], grads[2]
     group = heads // k.shape[1]
     slopes = torch.empty_like(weights)
-    rows, kept = _gathered(width, topk)
-    query_grad_kernel[(triton.cdiv(n, rows) * batch * heads,)](
+    # One query or key for a warp: many small programs hide the latency of gathering.
+    at_a_time = max(1, min(_GATHERED, _TILE // padded(width)))
+    query_grad_kernel[(batch * heads * n,)](
         grad,
         k,
         v,
@@ -231,9 +226,9 @@ def backward(
         topk,
         D=width,
         DP=padded(width),
-        ROWS=rows,
-        KEPT=kept,
-        num_warps=4,
+        ROWS=1,
+        KEPT=min(at_a_time, next_power_of_2(topk)),
+        num_warps=1,
     )
     pairs, offsets = inverse(index, n, group)
     key_grad_kernel[(batch * k.shape[1] * n,)](
@@ -248,7 +243,7 @@ def backward(
         topk,
         D=width,
         DP=padded(width),
-        PAIRS=max(1, min(32, _TILE // padded(width))),
-        num_warps=2,
+        PAIRS=at_a_time,
+        num_warps=1,
     )
     return grads[0], grads[1], grads[2]
