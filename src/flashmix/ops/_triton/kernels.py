@@ -47,12 +47,13 @@ def true_length(lengths, b, N, PACKED: tl.constexpr):
 
 
 @triton.jit
-def attend(acc, peak, total, scores, v, PRECISION: tl.constexpr):
-    """One step of the online softmax: ``scores`` [ROWS, KEYS] in base 2, -inf where hidden."""
-    higher = tl.maximum(peak, tl.max(scores, 1))
+def attend(acc, peak, total, products, scale, v, PRECISION: tl.constexpr):
+    """One step of the online softmax of ``products`` [ROWS, KEYS] (-inf where hidden), which times
+    ``scale``, a positive number, are scores in base 2."""
+    higher = tl.maximum(peak, tl.max(products, 1) * scale)
     # A row that has seen no key yet must not subtract infinities.
     base = tl.where(higher == float("-inf"), 0.0, higher)
-    weights = tl.exp2(scores - base[:, None])
+    weights = tl.exp2(products * scale - base[:, None])
     shrink = tl.exp2(peak - base)
     total = total * shrink + tl.sum(weights, 1)
     acc = tl.dot(weights.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)

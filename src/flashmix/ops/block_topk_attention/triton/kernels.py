@@ -130,9 +130,9 @@ def forward_kernel(
         seen = kept[None, :] & real[:, None]
         if CAUSAL:
             seen = seen & (j[None, :] <= i[:, None])
-        scores = tl.dot(tile, tl.trans(keys), input_precision=PRECISION) * base_2
-        scores = tl.where(seen, scores, float("-inf"))
-        acc, peak, total = attend(acc, peak, total, scores, values, PRECISION)
+        products = tl.dot(tile, tl.trans(keys), input_precision=PRECISION)
+        products = tl.where(seen, products, float("-inf"))
+        acc, peak, total = attend(acc, peak, total, products, base_2, values, PRECISION)
     acc, sums = finish(acc, peak, total)
     store_rows(y + head * N * D, rows, inside, acc, D, DP)
     tl.store(logarithm + head * N + rows, sums, mask=inside)

@@ -64,12 +64,12 @@ def _visit(
         rows = token_rows(order, j, N, PACKED)
         keys = load_rows(k, rows, j < length, stride_k, D, DP)
         values = load_rows(v, rows, j < length, stride_v, D, DP)
-        scores = tl.dot(q, tl.trans(keys), input_precision=PRECISION) * scale
+        products = tl.dot(q, tl.trans(keys), input_precision=PRECISION)
         if MASKED:
             offset = i[:, None] - j[None, :]
             seen = (offset <= BEFORE) & (-offset <= AFTER) & (j[None, :] < length)
-            scores = tl.where(seen, scores, float("-inf"))
-        acc, peak, total = attend(acc, peak, total, scores, values, PRECISION)
+            products = tl.where(seen, products, float("-inf"))
+        acc, peak, total = attend(acc, peak, total, products, scale, values, PRECISION)
     return acc, peak, total
 
 
