@@ -48,7 +48,7 @@ sanitize: $(READY) ## the native kernels' tests under AddressSanitizer and Undef
 readme: $(READY) ## write the README's tables and picture anew from the committed results
 	$(BIN)/python scripts/update_readme.py
 
-reports: $(READY) ## rebuild the reports of the committed runs, the README and docs/kernels.md
+reports: $(READY) ## rebuild the reports of the committed runs, and the tables of README and docs/
 	for run in benchmarks/results/*/*/; do \
 		$(BIN)/flashmix report --no-figures $$run > /dev/null || exit 1; done
 	$(BIN)/python scripts/update_readme.py

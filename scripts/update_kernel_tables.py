@@ -1,7 +1,7 @@
-"""Write the tables of docs/kernels.md's CPU part anew from the committed run: make reports.
+"""Write the tables of docs/kernels*.md anew from the committed runs: make reports.
 
-Each stands between ``<!-- cpu kernels: NAME -->`` and ``<!-- end -->``. ``--check`` changes nothing
-and fails where they are out of date.
+Each stands between ``<!-- cpu kernels: NAME -->`` (or ``h200``) and ``<!-- end -->``. ``--check``
+changes nothing and fails where they are out of date.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flashmix.bench import read_rows
+from flashmix.bench.case import COPY
 from flashmix.bench.store import Row, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ROOT / "docs" / "kernels.md"
-RUN = ROOT / "benchmarks/results/cpu/kernels"
-MARKER = re.compile(r"(<!-- cpu kernels: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+DOCS = ("kernels.md", "kernels-attention.md", "kernels-cpu.md")
+RUNS = "benchmarks/results/{place}/kernels"
+MARKER = re.compile(
+    r"(<!-- (?P<place>\w+) kernels: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 Shape = tuple[int, int, int, int | None]
 FORWARD, BOTH = "forward", "forward_backward"
@@ -30,7 +33,8 @@ class Measured:
     def __init__(self, rows: list[Row], op: str) -> None:
         done = [row for row in rows if row["op"] == op and row["status"] == "ok"]
         self._rows = {
-            (self._shape(r), r["impl"], r["direction"]): r for r in done if r["mixer"] != "copy"
+            (self._shape(r), COPY if r["mixer"] == COPY else r["impl"], r["direction"]): r
+            for r in done
         }
         self.shapes = list(dict.fromkeys(self._shape(row) for row in done))
 
@@ -43,6 +47,21 @@ class Measured:
         row = self._rows.get((shape, impl, direction))
         return None if row is None else row[key]
 
+    def us(self, shape: Shape, impl: str, direction: str = FORWARD) -> str:
+        """The median, in microseconds."""
+        ms = self._value("median_ms", shape, impl, direction)
+        return figure(None if ms is None else 1e3 * ms)
+
+    def copies(self, shape: Shape, impl: str) -> str:
+        """The forward's median in microseconds, and as a multiple of the time of a copy."""
+        ms, copy = (self._value("median_ms", shape, i, FORWARD) for i in (impl, COPY))
+        return f"{figure(1e3 * ms)} ({ms / copy:.2f}x)" if ms and copy else "-"
+
+    def forwards(self, shape: Shape, impl: str) -> str:
+        """Forward and backward as a multiple of the forward."""
+        both, forward = (self._value("median_ms", shape, impl, d) for d in (BOTH, FORWARD))
+        return f"{both / forward:.2f}" if both and forward else "-"
+
     def ms(self, shape: Shape, impl: str, direction: str = FORWARD) -> str:
         """The median, in milliseconds."""
         return figure(self._value("median_ms", shape, impl, direction))
@@ -51,9 +70,9 @@ class Measured:
         """The forward's peak memory, in MB."""
         return figure(self._value("peak_mb", shape, impl, FORWARD))
 
-    def times(self, shape: Shape, other: str, direction: str = FORWARD) -> str:
-        """How many times as fast "cpu" is as ``other``."""
-        mine, theirs = (self._value("median_ms", shape, i, direction) for i in ("cpu", other))
+    def times(self, shape: Shape, other: str, direction: str = FORWARD, mine: str = "cpu") -> str:
+        """How many times as fast ``mine`` is as ``other``."""
+        mine, theirs = (self._value("median_ms", shape, i, direction) for i in (mine, other))
         return f"{theirs / mine:.1f}x" if mine and theirs else "-"
 
     def share(self, shape: Shape, other: str) -> str:
@@ -135,34 +154,94 @@ def against(title: str, usual: str, knob: str = "") -> Callable[[Measured], str]
     return make
 
 
-TABLES: dict[str, Callable[[Measured], str]] = {
-    "local_attention": local,
-    "topk_attention": topk,
-    "block_topk_attention": against("block top-k", "sdpa", "keys"),
-    "fnet": against("fnet", "fftn"),
-    "spectral": against("spectral", "rfft-filter-irfft", "modes"),
-    "fourier": against("fourier", "rfft-weigh-irfft"),
+def transform(title: str, usual: str, roads: tuple[str, ...]) -> Callable[[Measured], str]:
+    """A GPU table of a transform: microseconds of the forward, and multiples of the copy."""
+
+    def make(of: Measured) -> str:
+        heads = [title, "copy", f"`{usual}`", *(f'`"{road}"`' for road in roads)]
+        lines = [
+            [
+                f"[{s[0]}, {s[1]:,}, {s[2]}]" + (f", {s[3]:,} modes" if s[3] else ""),
+                of.us(s, COPY),
+                *(of.copies(s, i) for i in (usual, *roads)),
+                " / ".join(of.forwards(s, i) for i in roads if i.startswith("triton")),
+            ]
+            for s in of.shapes
+        ]
+        return table([*heads, "with backward, in forwards"], lines)
+
+    return make
+
+
+def heads(title: str, others: tuple[str, ...]) -> Callable[[Measured], str]:
+    """A GPU table of an attention with eight heads of width 64, in microseconds."""
+
+    def make(of: Measured) -> str:
+        names = [title, "batch", "N", "copy", *(f"`{one}`" for one in (*others, "triton"))]
+        lines = [
+            [
+                f"{s[3]:,}",
+                f"{s[0]}",
+                f"{s[1]:,}",
+                of.us(s, COPY),
+                *(of.us(s, i) for i in (*others, "triton")),
+                of.times(s, "sdpa", mine="triton"),
+                of.us(s, "triton", BOTH),
+                of.times(s, "sdpa", BOTH, mine="triton"),
+            ]
+            for s in sorted(of.shapes)
+        ]
+        more = ["against `sdpa`", "with backward", "against `sdpa`"]
+        return table([*names, *more], lines)
+
+    return make
+
+
+TABLES: dict[tuple[str, str], Callable[[Measured], str]] = {
+    ("cpu", "local_attention"): local,
+    ("cpu", "topk_attention"): topk,
+    ("cpu", "block_topk_attention"): against("block top-k", "sdpa", "keys"),
+    ("cpu", "fnet"): against("fnet", "fftn"),
+    ("cpu", "spectral"): against("spectral", "rfft-filter-irfft", "modes"),
+    ("cpu", "fourier"): against("fourier", "rfft-weigh-irfft"),
+    ("h200", "fnet"): transform(
+        "fnet", "fftn", ("torch", "triton", "triton_columns", "bluestein", "dense")
+    ),
+    ("h200", "spectral"): transform(
+        "spectral", "rfft-filter-irfft", ("torch", "triton", "triton_columns")
+    ),
+    ("h200", "local_attention"): heads("window", ("sdpa", "sdpa-mask", "flex", "torch")),
+    ("h200", "topk_attention"): heads("k", ("sdpa", "topk-scatter", "torch")),
+    ("h200", "block_topk_attention"): heads("keys", ("sdpa", "torch")),
 }
+
+
+def written(text: str) -> str:
+    """``text`` with its tables as the runs have them."""
+
+    def block(found: re.Match[str]) -> str:
+        place, name = found["place"], found["name"]
+        rows = read_rows(ROOT / RUNS.format(place=place))
+        return f"{found[1]}{TABLES[place, name](Measured(rows, name))}\n{found[4]}"
+
+    return MARKER.sub(block, text)
 
 
 def main() -> int:
     """Update or check the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--check", action="store_true")
-    check = parser.parse_args().check
-    rows, old = read_rows(RUN), DOCS.read_text()
-
-    def block(found: re.Match[str]) -> str:
-        name = found["name"]
-        return f"{found[1]}{TABLES[name](Measured(rows, name))}\n{found[3]}"
-
-    new = MARKER.sub(block, old)
-    if check:
-        if new != old:
-            print(f"{DOCS.relative_to(ROOT)} is out of date; run: make reports", file=sys.stderr)
-        return int(new != old)
-    write_whole(DOCS, new)
-    return 0
+    check, stale = parser.parse_args().check, 0
+    for name in DOCS:
+        path = ROOT / "docs" / name
+        old = path.read_text()
+        new = written(old)
+        if check and new != old:
+            print(f"docs/{name} is out of date; run: make reports", file=sys.stderr)
+            stale = 1
+        if not check:
+            write_whole(path, new)
+    return stale
 
 
 if __name__ == "__main__":
