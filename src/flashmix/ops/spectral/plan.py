@@ -1,8 +1,10 @@
-"""How a truncated transform is blocked, and its matrix.
+"""How a truncated transform is folded and blocked, and its matrix.
 
-Tokens of an even length N are folded first: even modes see x[n] + x[n + N/2] and odd ones
-x[n] - x[n + N/2], n < N/2, so the modes fall into two classes of half the length each. An odd
-length has one class. Mode m is number m // classes of class m % classes.
+Tokens are counted from n + 1/2. That turns mode m by exp(-i pi m / N), which a filter does not
+see, and puts mirror images N - 1 - n on tokens: cosines see x[n] + x[N-1-n], sines the difference.
+Even and odd modes part in the same way between n and N/2 - 1 - n. So an even length folds to four
+real products over L = N / 4 tokens, rounded up (a token in the middle is its own mirror image); an
+odd length stays as it is. Mode m is number m // parities of parity m % parities.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import functools
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from flashmix.ops._triton.matrices import Matrix, phases, place
+from flashmix.ops._triton.launch import cdiv, padded
+from flashmix.ops._triton.matrices import phases, place
 
 MOST_MODES = 512
 """Where the dense products stop paying: their cost grows with N * M, an FFT's with N * log N."""
@@ -29,34 +33,34 @@ class Plan:
     kept: int
 
     @functools.cached_property
-    def classes(self) -> int:
+    def parities(self) -> int:
         """Two for an even length, one for an odd one."""
         return 2 - self.seq_len % 2
 
     @functools.cached_property
     def length(self) -> int:
         """Folded tokens L."""
-        return self.seq_len // self.classes
+        return cdiv(self.seq_len, self.parities**2)
 
     @functools.cached_property
     def block(self) -> int:
-        """Modes of a class that one program takes, a power of two."""
-        return min(_BLOCK, max(16, 1 << (self.modes - 1).bit_length()))
+        """Modes of a parity that one program takes, a power of two."""
+        return min(_BLOCK, padded(self.modes))
 
     @functools.cached_property
     def modes(self) -> int:
-        """Modes of the fuller class."""
-        return -(-self.kept // self.classes)
+        """Modes of the fuller parity."""
+        return cdiv(self.kept, self.parities)
 
     @functools.cached_property
     def modes_padded(self) -> int:
-        """MP: modes of a class in whole blocks."""
-        return -(-self.modes // self.block) * self.block
+        """MP: modes of a parity in whole blocks."""
+        return cdiv(self.modes, self.block) * self.block
 
     @functools.cached_property
     def length_padded(self) -> int:
         """LP: folded tokens in rows of aligned length."""
-        return -(-self.length // _LENGTH_STEP) * _LENGTH_STEP
+        return cdiv(self.length, _LENGTH_STEP) * _LENGTH_STEP
 
 
 def plan(seq_len: int, modes: int) -> Plan | None:
@@ -66,10 +70,12 @@ def plan(seq_len: int, modes: int) -> Plan | None:
 
 
 @functools.cache
-def matrix(plan: Plan, dtype: torch.dtype, device: torch.device) -> Matrix:
-    """exp(-2 pi i m n / N) of both classes, [classes, MP, LP], zero at padding."""
-    first = torch.arange(plan.classes)[:, None, None]
-    mode = first + plan.classes * torch.arange(plan.modes)[:, None]
-    exact = phases(mode * torch.arange(plan.length), plan.seq_len) * (mode < plan.kept)
+def matrix(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, float]:
+    """exp(-2 pi i m (n + 1/2) / N) as [parities, 2, MP, LP], zero at padding, times a gain."""
+    first = torch.arange(plan.parities)[:, None, None]
+    mode = first + plan.parities * torch.arange(plan.modes)[:, None]
+    turns = mode * (2 * torch.arange(plan.length) + 1)
+    exact = phases(turns, 2 * plan.seq_len) * (mode < plan.kept)
     shape = (plan.modes_padded, plan.length_padded)
-    return place(exact, dtype, device, terms=1, shape=shape)
+    placed = place(exact, dtype, device, terms=1, shape=shape)
+    return torch.stack((placed.re, placed.im), 1), placed.gain

@@ -10,11 +10,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from flashmix.ops._triton import tuning
-from flashmix.ops._triton.launch import precision, processors
+from flashmix.ops._triton.launch import cdiv, padded, precision, processors
 from flashmix.ops.spectral.plan import Plan, matrix
 from flashmix.ops.spectral.triton.kernels import (
     analysis_kernel,
@@ -23,7 +22,6 @@ from flashmix.ops.spectral.triton.kernels import (
     weight_grad_kernel,
 )
 
-_L_BLOCK = 64
 _FILTER_MODES = 16
 _FILTER_CHANNELS = 64
 
@@ -33,11 +31,11 @@ def _boost(seq_len: int) -> float:
     return 2.0 ** round(math.log2(seq_len) / 4)
 
 
-def _parts(programs: int, length: int, device: torch.device) -> int:
+def _parts(programs: int, steps: int, how: Config, device: torch.device) -> int:
     """Parts of the sum over tokens: one, unless that left processors without work."""
     if programs >= processors(device):
         return 1
-    return max(1, min(-(-2 * processors(device) // programs), length // (4 * _L_BLOCK)))
+    return max(1, min(how.analysis_programs * processors(device) // programs, steps // 2))
 
 
 def _scale(plan: Plan, gain: float) -> float:
@@ -48,20 +46,24 @@ def _scale(plan: Plan, gain: float) -> float:
 class Config:
     """Sides of a tile, warps of a program and depth of its pipeline, for both products."""
 
+    analysis_l: int = 32
     analysis_d: int = 64
     analysis_warps: int = 4
     analysis_stages: int = 3
-    synthesis_l: int = 64
+    analysis_programs: int = 2
+    analysis_registers: int | None = None
+    synthesis_l: int = 32
     synthesis_d: int = 64
     synthesis_warps: int = 4
     synthesis_stages: int = 3
+    synthesis_programs: int = 4
 
 
 @functools.cache
 def config(plan: Plan, dim: int, dtype: torch.dtype) -> Config:
     """Tuned for half types; float32 products need twice the room, so their tiles are small."""
     if dtype == torch.float32:
-        return Config(analysis_d=32, analysis_stages=2, synthesis_d=32, synthesis_stages=2)
+        return Config(analysis_l=16, analysis_stages=2, synthesis_stages=2)
     sizes = {"seq_len": plan.seq_len, "dim": dim, "modes": plan.kept}
     tuned = tuning.nearest("spectral", sizes)
     return Config() if tuned is None else Config(**tuned)
@@ -86,24 +88,25 @@ def filtered_modes(x: Tensor, weight: Tensor, plan: Plan, how: Config, unitary: 
 
 
 def _modes_shape(x: Tensor, plan: Plan) -> tuple[int, ...]:
-    return x.shape[0], plan.classes, plan.modes_padded, 2, x.shape[2]
+    return x.shape[0], plan.parities, 2, plan.modes_padded, x.shape[2]
 
 
 def _analysis_grid(x: Tensor, plan: Plan, how: Config) -> tuple[int, int, int]:
     """Channels of a tile, and how many tiles and blocks of modes there are."""
-    d_block = min(how.analysis_d, max(16, triton.next_power_of_2(x.shape[2])))
-    return d_block, triton.cdiv(x.shape[2], d_block), plan.modes_padded // plan.block
+    d_block = min(how.analysis_d, padded(x.shape[2]))
+    return d_block, cdiv(x.shape[2], d_block), plan.modes_padded // plan.block
 
 
 def _part_length(x: Tensor, plan: Plan, how: Config) -> int:
     """Folded tokens of a part, in whole blocks."""
     _, channels, blocks = _analysis_grid(x, plan, how)
-    parts = _parts(channels * blocks * x.shape[0], plan.length, x.device)
-    return -(-plan.length // (parts * _L_BLOCK)) * _L_BLOCK
+    steps = cdiv(plan.length, how.analysis_l)
+    parts = _parts(channels * blocks * x.shape[0], steps, how, x.device)
+    return cdiv(steps, parts) * how.analysis_l
 
 
 def _part_count(x: Tensor, plan: Plan, how: Config) -> int:
-    return -(-plan.length // _part_length(x, plan, how))
+    return cdiv(plan.length, _part_length(x, plan, how))
 
 
 def _analyse(
@@ -111,15 +114,14 @@ def _analyse(
 ) -> None:
     """Sum the modes of ``x`` into ``to``, filtered where ``weight`` is given."""
     batch, _, dim = x.shape
-    m = matrix(plan, x.dtype, x.device)
+    basis, gain = matrix(plan, x.dtype, x.device)
     d_block, channels, blocks = _analysis_grid(x, plan, how)
     analysis_kernel[(channels, blocks, batch * _part_count(x, plan, how))](
         x,
-        m.re,
-        m.im,
+        basis,
         to,
         weight,
-        _scale(plan, m.gain),
+        _scale(plan, gain),
         *x.stride(),
         batch,
         dim,
@@ -129,14 +131,15 @@ def _analyse(
         _part_length(x, plan, how),
         plan.seq_len,
         plan.kept,
-        CLASSES=plan.classes,
+        PARITIES=plan.parities,
         FILTER=weight is not None,
         UNITARY=unitary,
         M_BLOCK=plan.block,
-        L_BLOCK=_L_BLOCK,
+        L_BLOCK=how.analysis_l,
         D_BLOCK=d_block,
         PRECISION=precision(x.dtype),
         num_warps=how.analysis_warps,
+        maxnreg=how.analysis_registers,
         num_stages=how.analysis_stages,
     )
 
@@ -145,12 +148,12 @@ def apply_filter(
     spectrum: Tensor, weight: Tensor, plan: Plan, dtype: torch.dtype, unitary: bool, conjugate: bool
 ) -> Tensor:
     """The modes times W or its conjugate, ready for :func:`synthesis`."""
-    parts, batch, classes, modes, _, dim = spectrum.shape
-    gain = matrix(plan, dtype, spectrum.device).gain
+    parts, batch, parities, _, modes, dim = spectrum.shape
+    _, gain = matrix(plan, dtype, spectrum.device)
     filtered = spectrum.new_empty(spectrum.shape[1:], dtype=dtype)
     grid = (
-        triton.cdiv(dim, _FILTER_CHANNELS),
-        triton.cdiv(classes * modes, _FILTER_MODES),
+        cdiv(dim, _FILTER_CHANNELS),
+        cdiv(parities * modes, _FILTER_MODES),
         batch,
     )
     filter_kernel[grid](
@@ -164,7 +167,7 @@ def apply_filter(
         modes,
         plan.kept,
         parts,
-        CLASSES=classes,
+        PARITIES=parities,
         CONJUGATE=conjugate,
         UNITARY=unitary,
         M_BLOCK=_FILTER_MODES,
@@ -183,29 +186,30 @@ def synthesis(
 ) -> Tensor:
     """The signal [B, N, D] of filtered modes, plus ``bias``, plus ``x`` when ``unitary``."""
     batch, seq_len, dim = x.shape
-    m = matrix(plan, x.dtype, x.device)
+    basis, _ = matrix(plan, x.dtype, x.device)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    l_block = min(how.synthesis_l, max(16, triton.next_power_of_2(plan.length)))
-    d_block = min(how.synthesis_d, max(16, triton.next_power_of_2(dim)))
-    channels, steps = triton.cdiv(dim, d_block), triton.cdiv(plan.length, l_block)
+    l_block = min(how.synthesis_l, padded(plan.length))
+    d_block = min(how.synthesis_d, padded(dim))
+    channels, steps = cdiv(dim, d_block), cdiv(plan.length, l_block)
     blocks = plan.modes_padded // plan.block
-    chunks = min(steps, triton.cdiv(4 * processors(x.device), channels * batch))
-    step = triton.cdiv(steps, chunks) * l_block
-    synthesis_kernel[(channels, triton.cdiv(plan.length, step), batch)](
+    wanted = how.synthesis_programs * processors(x.device)
+    chunks = min(steps, cdiv(wanted, channels * batch))
+    step = cdiv(steps, chunks) * l_block
+    synthesis_kernel[(channels, cdiv(plan.length, step), batch)](
         filtered,
-        m.re,
-        m.im,
+        basis,
         bias,
         x,
         y,
         *x.stride(),
         1 / _boost(seq_len),
+        seq_len,
         dim,
         plan.length,
         plan.modes_padded,
         plan.length_padded,
         step,
-        CLASSES=plan.classes,
+        PARITIES=plan.parities,
         BLOCKS=blocks,
         HAS_BIAS=bias is not None,
         ADD_X=unitary,
@@ -229,10 +233,10 @@ def weight_grad(
     unitary: bool,
 ) -> Tensor:
     """The gradient of W from the spectra of the input and of the output's gradient."""
-    parts, batch, classes, modes, _, dim = spectrum.shape
-    gain = matrix(plan, dtype, spectrum.device).gain
+    parts, batch, parities, _, modes, dim = spectrum.shape
+    _, gain = matrix(plan, dtype, spectrum.device)
     grad = torch.zeros_like(weight)
-    grid = (triton.cdiv(dim, _FILTER_CHANNELS), triton.cdiv(classes * modes, _FILTER_MODES))
+    grid = (cdiv(dim, _FILTER_CHANNELS), cdiv(parities * modes, _FILTER_MODES))
     weight_grad_kernel[grid](
         spectrum,
         upstream,
@@ -243,8 +247,8 @@ def weight_grad(
         plan.seq_len,
         modes,
         plan.kept,
-        parts,
-        CLASSES=classes,
+        PARTS=parts,
+        PARITIES=parities,
         UNITARY=unitary,
         M_BLOCK=_FILTER_MODES,
         D_BLOCK=_FILTER_CHANNELS,
@@ -254,5 +258,5 @@ def weight_grad(
 
 def bias_grad(upstream: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
     """The gradient of the bias, which is the mode m = 0 of the output's gradient, float32 [D]."""
-    gain = matrix(plan, dtype, upstream.device).gain
+    _, gain = matrix(plan, dtype, upstream.device)
     return upstream[:, :, 0, 0, 0].sum((0, 1)) / gain
