@@ -144,7 +144,7 @@ def transforms(dtype: torch.dtype) -> Launches:
 
 def few_modes(dtype: torch.dtype) -> Launches:
     """Filters of 128 modes."""
-    for seq_len, dim in ((4096, 768), (2048, 256)):
+    for seq_len, dim in ((4096, 768), (16384, 768), (2048, 256)):
         x, few = torch.empty(1, seq_len, dim, dtype=dtype), spectral_plan(seq_len, 128)
         assert few is not None
 

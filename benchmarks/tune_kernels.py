@@ -105,23 +105,47 @@ def tune_spectral(batch: int, seq_len: int, dim: int, modes: int, count: bool) -
     assert plan is not None
     print(plan)
     first = [
-        spectral.Config(analysis_d=d, analysis_warps=w, analysis_stages=s)
-        for d, w, s in ((64, 4, 2), (64, 4, 3), (128, 8, 2), (128, 8, 3))
+        spectral.Config(
+            analysis_l=n,
+            analysis_d=d,
+            analysis_warps=w,
+            analysis_stages=s,
+            analysis_registers=r,
+            analysis_programs=programs,
+        )
+        for n, d, w, s, r in (
+            (16, 64, 4, 3, 168),
+            (16, 64, 4, 4, 168),
+            (16, 64, 4, 4, None),
+            (32, 64, 4, 2, 168),
+            (32, 64, 4, 3, None),
+            (32, 64, 4, 4, None),
+            (32, 128, 8, 3, None),
+            (32, 128, 8, 4, None),
+        )
+        for programs in (1, 2, 3, 4)
     ]
     analyse = partial(spectral.filtered_modes, x, weight, plan, unitary=False)
     _, one = quickest(first, lambda how: analyse(how=how), count)
     spectrum = spectral.analysis(x, plan, one or first[0])
     z = spectral.apply_filter(spectrum, weight, plan, DTYPE, unitary=False, conjugate=False)
     second = [
-        spectral.Config(synthesis_l=n, synthesis_d=d, synthesis_warps=w, synthesis_stages=s)
-        for n, d, w, s in (
-            (64, 64, 4, 2),
-            (128, 64, 4, 1),
-            (64, 128, 4, 2),
-            (64, 128, 8, 2),
-            (128, 128, 8, 1),
-            (128, 128, 8, 2),
+        spectral.Config(
+            synthesis_l=n,
+            synthesis_d=d,
+            synthesis_warps=w,
+            synthesis_stages=s,
+            synthesis_programs=programs,
         )
+        for n, d, w, s in (
+            (16, 64, 4, 3),
+            (32, 64, 4, 3),
+            (64, 64, 4, 2),
+            (32, 128, 8, 2),
+            (32, 128, 8, 3),
+            (64, 128, 8, 2),
+        )
+        for programs in (2, 4, 8)
     ]
     _, two = quickest(second, lambda how: spectral.synthesis(z, x, None, plan, False, how), count)
     if not count:
@@ -175,14 +199,21 @@ def tune_spectral_columns(batch: int, seq_len: int, dim: int, count: bool) -> di
     found = []
     for cut in cuts(seq_len):
         print(cut)
-        tiles = [
-            columns.Config(planes_c=pc, stage_c=lc, stage_warps=lw, line_c=lc, line_warps=lw)
-            for pc, lc, lw in itertools.product((32, 64, 128), (16, 32, 64), (4, 8))
-        ]
-        ms, best = quickest(
-            tiles, lambda how, cut=cut: columns.filtered(x, weight, None, cut, how=how), count
-        )
-        if best:
+        best = columns.Config(line_c=32)
+        for part, tiles in (("planes", ((64, 4), (128, 8))), ("line", ((32, 8), (64, 4), (64, 8)))):
+            options = [
+                replace(
+                    best,
+                    **{f"{part}_c": c, f"{part}_warps": w},
+                    **{f"{part}_stages": s, f"{part}_programs": programs},
+                )
+                for (c, w), s, programs in itertools.product(tiles, (2, 3), (4, 8, 16))
+            ]
+            ms, one = quickest(
+                options, lambda how, cut=cut: columns.filtered(x, weight, None, cut, how=how), count
+            )
+            best = one or best
+        if count and one:
             how = {"digits": [cut.n1, cut.na, cut.nb], "columns": asdict(best)}
             found.append((ms, how))
     sizes = {"seq_len": seq_len, "dim": dim}

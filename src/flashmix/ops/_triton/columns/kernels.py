@@ -35,6 +35,8 @@ def planes_kernel(
     stride_b,
     stride_n,
     stride_d,
+    B,
+    PER,
     LENGTH,
     N2,
     D,
@@ -46,35 +48,45 @@ def planes_kernel(
     C: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Rows n2, n2 + N2, ... of one sequence, zero from LENGTH on, to row n2 of its planes."""
+    """Rows n2, n2 + N2, ... of PER sequences, zero from LENGTH on, to row n2 of their planes."""
     H: tl.constexpr = N1 // 2
     c = (tl.program_id(0) % COLUMNS) * C + tl.arange(0, C)[None, :]
     n2 = (tl.program_id(0) // COLUMNS) % N2
-    b = (tl.program_id(0) // COLUMNS // N2).to(tl.int64)
+    share = tl.program_id(0) // COLUMNS // N2
     n1 = tl.arange(0, N1P)[:, None]
     n = n1 * N2 + n2
     kept = (n1 < N1) & (n < LENGTH) & (c < D)
-    rows = tl.load(x + b * stride_b + (n * stride_n + c * stride_d), mask=kept, other=0.0)
-    rows = rows.to(analysis_re.dtype.element_ty)
     k1 = tl.arange(0, HP)[:, None]
     entry = k1 * N1P + tl.arange(0, N1P)[None, :]
-    re = tl.dot(tl.load(analysis_re + entry), rows, input_precision=PRECISION)
-    im = tl.dot(tl.load(analysis_im + entry), rows, input_precision=PRECISION)
-
-    # The planes 0 and H are real before their twiddle, and share the first row of the product.
+    # Matrices of float32 products take too much room to be kept.
+    KEEP: tl.constexpr = PRECISION == "ieee"
+    if KEEP:
+        m_re = tl.load(analysis_re + entry)
+        m_im = tl.load(analysis_im + entry)
     w_re = tl.load(twiddle_re + n2 * HP + k1)
     w_im = tl.load(twiddle_im + n2 * HP + k1)
-    t_re, t_im = turn(re, tl.where(k1 == 0, 0.0, im), w_re, w_im)
+    last_re = tl.load(last_re + n2)
+    last_im = tl.load(last_im + n2)
     dtype = planes.dtype.element_ty
-    planes += b * (H + 1) * N2 * W
     at = (k1 * N2 + n2) * W + c
     inside = (k1 < H) & (c < D)
-    tl.store(planes + at, t_re.to(dtype), mask=inside)
-    tl.store(planes + part + at, t_im.to(dtype), mask=inside)
-    at += H * N2 * W
+    last = at + H * N2 * W
     first = (k1 == 0) & (c < D)
-    tl.store(planes + at, (im * tl.load(last_re + n2)).to(dtype), mask=first)
-    tl.store(planes + part + at, (im * tl.load(last_im + n2)).to(dtype), mask=first)
+    x += n * stride_n + c * stride_d
+    for b in range(share * PER, tl.minimum(share * PER + PER, B)):
+        if not KEEP:
+            m_re = tl.load(analysis_re + entry)
+            m_im = tl.load(analysis_im + entry)
+        rows = tl.load(x + tl.cast(b, tl.int64) * stride_b, mask=kept, other=0.0).to(dtype)
+        re = tl.dot(m_re, rows, input_precision=PRECISION)
+        im = tl.dot(m_im, rows, input_precision=PRECISION)
+        # The planes 0 and H are real before their twiddle, and share the first row of the product.
+        t_re, t_im = turn(re, tl.where(k1 == 0, 0.0, im), w_re, w_im)
+        to = planes + tl.cast(b, tl.int64) * (H + 1) * N2 * W
+        tl.store(to + at, t_re.to(dtype), mask=inside)
+        tl.store(to + part + at, t_im.to(dtype), mask=inside)
+        tl.store(to + last, (im * last_re).to(dtype), mask=first)
+        tl.store(to + part + last, (im * last_im).to(dtype), mask=first)
 
 
 @triton.jit
@@ -201,6 +213,31 @@ def _store_back(
 
 
 @triton.jit
+def _along(i, ROWS: tl.constexpr):
+    """A vector along the rows of a tile, or its columns."""
+    if ROWS:
+        return i[:, None]
+    else:  # noqa: RET505
+        return i[None, :]
+
+
+@triton.jit
+def _transform(m_re, m_im, minus, t_re, t_im, COLUMNS_FIRST: tl.constexpr, PRECISION: tl.constexpr):
+    """A line times a symmetric matrix, whose imaginary part comes with its negative."""
+    if COLUMNS_FIRST:
+        re = tl.dot(t_re, m_re, input_precision=PRECISION)
+        re = tl.dot(t_im, minus, re, input_precision=PRECISION)
+        im = tl.dot(t_re, m_im, input_precision=PRECISION)
+        im = tl.dot(t_im, m_re, im, input_precision=PRECISION)
+    else:
+        re = tl.dot(m_re, t_re, input_precision=PRECISION)
+        re = tl.dot(minus, t_im, re, input_precision=PRECISION)
+        im = tl.dot(m_im, t_re, input_precision=PRECISION)
+        im = tl.dot(m_re, t_im, im, input_precision=PRECISION)
+    return re, im
+
+
+@triton.jit
 def filter_kernel(
     planes,
     weight,
@@ -211,6 +248,8 @@ def filter_kernel(
     part,
     weight_m,
     weight_d,
+    B,
+    PER,
     N,
     KEPT,
     D,
@@ -222,39 +261,49 @@ def filter_kernel(
     NBP: tl.constexpr,
     C: tl.constexpr,
     UNITARY: tl.constexpr,
+    COLUMNS_FIRST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One line, in place: to frequencies, times the filter, and back."""
+    """One line of PER sequences, in place: to frequencies, times the filter, and back.
+
+    With ``COLUMNS_FIRST`` they are the tile's rows, and frequencies enter the way back from
+    registers.
+    """
     LINES: tl.constexpr = (N1 // 2 + 1) * NA
-    c = (tl.program_id(0) % COLUMNS) * C + tl.arange(0, C)[None, :]
-    which = tl.program_id(0) // COLUMNS
-    line = which % LINES
-    planes += which.to(tl.int64) * NB * W
-    row = tl.arange(0, NBP)[:, None]
+    ROWS_FIRST: tl.constexpr = not COLUMNS_FIRST
+    first = (tl.program_id(0) % COLUMNS) * C
+    line = (tl.program_id(0) // COLUMNS) % LINES
+    share = tl.program_id(0) // COLUMNS // LINES
+    c = first + tl.arange(0, C)[None, :]
     k = line_frequencies(line, N1, NA, NBP)
-    t_re, t_im = load_line(planes, part, row, c, D, W, NB)
-    m_re, m_im = load_digit(digit_re, digit_im, NBP)
-    s_re, s_im = product(m_re, m_im, t_re, t_im, PRECISION)
-    w_re, w_im = _factor(weight, weight_m, weight_d, k, c, (row < NB) & (c < D), N, KEPT, UNITARY)
-    s_re, s_im = turn(s_re, s_im, w_re, w_im)
-    turned = (line if NA == 1 else line % NA) * NB
-    _store_back(
-        planes,
-        part,
-        s_re,
-        s_im,
-        m_re,
-        m_im,
-        twiddle_re,
-        twiddle_im,
-        turned,
-        row,
-        c,
-        D,
-        W,
-        NB,
-        PRECISION,
-    )
+    kept = (tl.arange(0, NBP)[:, None] < NB) & (c < D)
+    w_re, w_im = _factor(weight, weight_m, weight_d, k, c, kept, N, KEPT, UNITARY)
+    if COLUMNS_FIRST:
+        w_re = tl.trans(w_re)
+        w_im = tl.trans(w_im)
+    c = _along(first + tl.arange(0, C), COLUMNS_FIRST)
+    row = _along(tl.arange(0, NBP), ROWS_FIRST)
+    kept = (row < NB) & (c < D)
+    turned = (line if NA == 1 else line % NA) * NB + row
+    v_re = tl.load(twiddle_re + turned, mask=row < NB, other=0.0)
+    v_im = tl.load(twiddle_im + turned, mask=row < NB, other=0.0)
+    dtype = planes.dtype.element_ty
+    at = row * W + c
+    if COLUMNS_FIRST:
+        m_re, m_im = load_digit(digit_re, digit_im, NBP)
+    for b in range(share * PER, tl.minimum(share * PER + PER, B)):
+        if not COLUMNS_FIRST:
+            m_re, m_im = load_digit(digit_re, digit_im, NBP)
+        own = planes + (tl.cast(b, tl.int64) * LINES + line) * NB * W
+        t_re, t_im = load_line(own, part, row, c, D, W, NB)
+        s_re, s_im = _transform(m_re, m_im, -m_im, t_re, t_im, COLUMNS_FIRST, PRECISION)
+        s_re, s_im = turn(s_re, s_im, w_re, w_im)
+        s_re = s_re.to(dtype)
+        s_im = s_im.to(dtype)
+        t_re, t_im = _transform(m_re, -m_im, m_im, s_re, s_im, COLUMNS_FIRST, PRECISION)
+        t_re, t_im = turn(t_re, t_im, v_re, -v_im)
+        tl.store(own + at, t_re.to(dtype), mask=kept)
+        tl.store(own + part + at, t_im.to(dtype), mask=kept)
 
 
 @triton.jit
@@ -357,6 +406,8 @@ def signal_kernel(
     synthesis_im,
     part,
     scale,
+    B,
+    PER,
     LENGTH,
     N2,
     D,
@@ -369,27 +420,37 @@ def signal_kernel(
     HAS_BIAS: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Row n2 of one sequence's planes to the rows n2, n2 + N2, ... below LENGTH of its signal."""
+    """Row n2 of the planes of PER sequences to the rows n2, n2 + N2, ... below LENGTH of each."""
     H: tl.constexpr = N1 // 2
     c = (tl.program_id(0) % COLUMNS) * C + tl.arange(0, C)[None, :]
     n2 = (tl.program_id(0) // COLUMNS) % N2
-    b = (tl.program_id(0) // COLUMNS // N2).to(tl.int64)
-    planes += b * (H + 1) * N2 * W
+    share = tl.program_id(0) // COLUMNS // N2
     k1 = tl.arange(0, HP)[:, None]
     at = (k1 * N2 + n2) * W + c
     inside = (k1 < H) & (c < D)
-    re = tl.load(planes + at, mask=inside, other=0.0)
     # Planes 0 and H are real by now: the second stands where the first has no imaginary part.
-    im = tl.load(planes + part + at, mask=inside & (k1 > 0), other=0.0)
-    im += tl.load(planes + at + H * N2 * W, mask=(k1 == 0) & (c < D), other=0.0)
-
+    at_im = at + tl.where(k1 == 0, H * N2 * W, part)
     n1 = tl.arange(0, N1P)[:, None]
     entry = n1 * HP + tl.arange(0, HP)[None, :]
-    out = tl.dot(tl.load(synthesis_re + entry), re, input_precision=PRECISION)
-    out = tl.dot(tl.load(synthesis_im + entry), im, out, input_precision=PRECISION)
-    out *= scale
+    KEEP: tl.constexpr = PRECISION == "ieee"
+    if KEEP:
+        m_re = tl.load(synthesis_re + entry)
+        m_im = tl.load(synthesis_im + entry)
+    add = tl.zeros((1, C), tl.float32)
     if HAS_BIAS:
-        out += tl.load(bias + c, mask=c < D, other=0.0).to(tl.float32)
+        add = tl.load(bias + c, mask=c < D, other=0.0).to(tl.float32)
     n = n1 * N2 + n2
     kept = (n1 < N1) & (n < LENGTH) & (c < D)
-    tl.store(y + b * LENGTH * D + (n * D + c), out.to(y.dtype.element_ty), mask=kept)
+    y += n * D + c
+    for b in range(share * PER, tl.minimum(share * PER + PER, B)):
+        if not KEEP:
+            m_re = tl.load(synthesis_re + entry)
+            m_im = tl.load(synthesis_im + entry)
+        own = planes + tl.cast(b, tl.int64) * (H + 1) * N2 * W
+        re = tl.load(own + at, mask=inside, other=0.0)
+        im = tl.load(own + at_im, mask=inside, other=0.0)
+        out = tl.dot(m_re, re, input_precision=PRECISION)
+        out = tl.dot(m_im, im, out, input_precision=PRECISION)
+        out = out * scale + add
+        to = y + tl.cast(b, tl.int64) * LENGTH * D
+        tl.store(to, out.to(y.dtype.element_ty), mask=kept)

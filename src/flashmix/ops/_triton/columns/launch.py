@@ -10,7 +10,6 @@ import functools
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from flashmix.ops._triton import tuning
@@ -22,12 +21,12 @@ from flashmix.ops._triton.columns.kernels import (
     stage_kernel,
 )
 from flashmix.ops._triton.columns.plan import Digits, Matrices, digits, matrices
-from flashmix.ops._triton.launch import padded, precision, processors
+from flashmix.ops._triton.launch import cdiv, padded, precision, processors
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Columns of a tile and warps of a program, for each kind of pass.
+    """Columns of a tile, warps and stages of a program, and programs that a processor is given.
 
     ``planes`` is the first and the last pass, ``stage`` that of a third digit, ``line`` the one in
     the middle.
@@ -35,10 +34,14 @@ class Config:
 
     planes_c: int = 64
     planes_warps: int = 4
+    planes_programs: int = 8
+    planes_stages: int = 2
     stage_c: int = 32
     stage_warps: int = 4
     line_c: int = 32
     line_warps: int = 4
+    line_programs: int = 8
+    line_stages: int = 2
 
 
 @functools.cache
@@ -74,18 +77,31 @@ def planes_dtype(cut: Digits, dtype: torch.dtype) -> torch.dtype:
 def tile(most: int, columns: int) -> tuple[int, int]:
     """Columns of a tile, and tiles in a row."""
     c = min(most, padded(columns))
-    return c, triton.cdiv(columns, c)
+    return c, cdiv(columns, c)
+
+
+def shares(batch: int, programs: int, wanted: int, device: torch.device) -> tuple[int, int]:
+    """Parts of a batch that leave each processor ``wanted`` of the programs; sequences of each."""
+    parts = cdiv(wanted * processors(device), programs)
+    per = cdiv(batch, min(batch, parts))
+    return cdiv(batch, per), per
+
+
+def _stages(most: int, planes: Tensor, per: int) -> int:
+    """One where there is no next sequence, or where matrices of float32 products take the room."""
+    return 1 if per == 1 or planes.dtype == torch.float32 else most
 
 
 def to_lines(x: Tensor, cut: Digits, m: Matrices, how: Config, length: int) -> Tensor:
     """Planes of ``x`` [B, L, D], zero from ``length`` to N, ready for the lines."""
     batch, _, dim = x.shape
     # Rows start at multiples of 16 bytes.
-    row = -(-dim // 8) * 8
+    row = cdiv(dim, 8) * 8
     shape = (2, batch, cut.half + 1, cut.n2, row)
     planes = x.new_empty(shape, dtype=m.analysis.re.dtype)
     c, columns = tile(how.planes_c, dim)
-    planes_kernel[(columns * cut.n2 * batch,)](
+    parts, per = shares(batch, columns * cut.n2, how.planes_programs, x.device)
+    planes_kernel[(columns * cut.n2 * parts,)](
         x,
         planes,
         m.analysis.re,
@@ -96,6 +112,8 @@ def to_lines(x: Tensor, cut: Digits, m: Matrices, how: Config, length: int) -> T
         m.last_twiddle.im,
         planes.stride(0),
         *x.stride(),
+        batch,
+        per,
         length,
         cut.n2,
         dim,
@@ -107,6 +125,7 @@ def to_lines(x: Tensor, cut: Digits, m: Matrices, how: Config, length: int) -> T
         C=c,
         PRECISION=precision(planes.dtype),
         num_warps=how.planes_warps,
+        num_stages=_stages(how.planes_stages, planes, per),
     )
     _stage(planes, dim, cut, m, how, inverse=False)
     return planes
@@ -148,7 +167,8 @@ def _from_lines(
     _stage(planes, dim, cut, m, how, inverse=True)
     y = torch.empty(like.shape, dtype=like.dtype, device=like.device)
     c, columns = tile(how.planes_c, dim)
-    signal_kernel[(columns * cut.n2 * batch,)](
+    parts, per = shares(batch, columns * cut.n2, how.planes_programs, like.device)
+    signal_kernel[(columns * cut.n2 * parts,)](
         planes,
         y,
         bias,
@@ -156,6 +176,8 @@ def _from_lines(
         m.synthesis.im,
         planes.stride(0),
         1 / (m.gain * cut.seq_len),
+        batch,
+        per,
         length,
         cut.n2,
         dim,
@@ -168,6 +190,7 @@ def _from_lines(
         HAS_BIAS=bias is not None,
         PRECISION=precision(planes.dtype),
         num_warps=how.planes_warps,
+        num_stages=_stages(how.planes_stages, planes, per),
     )
     return y
 
@@ -197,7 +220,8 @@ def filtered(
     dim = x.shape[2]
     c, columns = tile(how.line_c, dim)
     twiddle = m.twiddle if cut.na == 1 else m.stage_twiddle
-    filter_kernel[(columns * cut.lines * len(x),)](
+    parts, per = shares(len(x), columns * cut.lines, how.line_programs, x.device)
+    filter_kernel[(columns * cut.lines * parts,)](
         planes,
         weight,
         m.digit_b.re,
@@ -207,6 +231,8 @@ def filtered(
         planes.stride(0),
         weight.stride(0),
         weight.stride(1),
+        len(x),
+        per,
         cut.seq_len,
         _kept(weight, cut),
         dim,
@@ -218,8 +244,10 @@ def filtered(
         NBP=padded(cut.nb),
         C=c,
         UNITARY=unitary,
+        COLUMNS_FIRST=planes.dtype != torch.float32,
         PRECISION=precision(planes.dtype),
         num_warps=how.line_warps,
+        num_stages=_stages(how.line_stages, planes, per),
     )
     return _from_lines(planes, x, bias, cut, m, how)
 
@@ -248,9 +276,9 @@ def filter_grads(
     planes = to_lines(grad, cut, m, how, length)
     kept = _kept(weight, cut)
     c, columns = tile(how.line_c, dim)
-    wanted = triton.cdiv(2 * processors(x.device), columns * cut.lines)
-    per = triton.cdiv(batch, min(batch, wanted))
-    parts = triton.cdiv(batch, per)
+    wanted = cdiv(2 * processors(x.device), columns * cut.lines)
+    per = cdiv(batch, min(batch, wanted))
+    parts = cdiv(batch, per)
     grad_weight = weight.new_empty((parts, kept, dim, 2))
     grad_bias = weight.new_empty((parts, dim))
     twiddle = m.twiddle if cut.na == 1 else m.stage_twiddle
