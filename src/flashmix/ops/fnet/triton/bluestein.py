@@ -54,7 +54,8 @@ def mix(x: Tensor, norm: str) -> Tensor:
     chirp, filters = _chirps(seq_len, cut.seq_len, x.device)
     c_re, c_im = chirp[:, :1], chirp[:, 1:]
     g, gain = hartley(x, config(SMALLEST, dim, x.dtype), torch.float32)
-    columns = g.shape[2]
+    columns = dim // 2 + 1
+    g = g[:, :, :columns]
     u = torch.cat((g * c_re, g * c_im), dim=2)
     by_re = _filtered(u, filters[0], cut)
     by_im = _filtered(u, filters[1], cut)

@@ -32,8 +32,8 @@ def width_kernel(
     stride_n,
     stride_d,
     N,
-    W,
     BLOCKS,
+    W: tl.constexpr,
     D1: tl.constexpr,
     D2: tl.constexpr,
     D1P: tl.constexpr,
@@ -46,7 +46,8 @@ def width_kernel(
     The transform of (x[n] + x[-n]) + i (x[n] - x[-n]) has the real part 2 g[-n, j] = 2 g[n, -j].
     """
     D: tl.constexpr = D1 * D2
-    G: tl.constexpr = D // 2 + 1
+    # Columns from D // 2 + 1 on are not needed, but masks would split their vectors.
+    G: tl.constexpr = W if W <= D else D // 2 + 1
     first = (tl.program_id(0) % BLOCKS) * ROWS
     b = (tl.program_id(0) // BLOCKS).to(tl.int64)
     x += b * stride_b
@@ -112,9 +113,9 @@ def mirror_kernel(
     part,
     scale,
     N,
-    D,
     W,
     COLUMNS,
+    D: tl.constexpr,
     N1: tl.constexpr,
     NA: tl.constexpr,
     NB: tl.constexpr,
@@ -124,7 +125,8 @@ def mirror_kernel(
 ):
     """One line, to the rows k and -k and the columns j and -j of Y."""
     LINES: tl.constexpr = (N1 // 2 + 1) * NA
-    G = D // 2 + 1
+    # As many columns as whole vectors hold are stored on this side, all others on the other.
+    G: tl.constexpr = (D // 2 + 8) // 8 * 8 if D % 16 == 0 else D // 2 + 1
     c = (tl.program_id(0) % COLUMNS) * C
     which = tl.program_id(0) // COLUMNS
     b = (which // LINES).to(tl.int64)
@@ -132,7 +134,7 @@ def mirror_kernel(
     row = tl.arange(0, NBP)[:, None]
     j = c + tl.arange(0, C)[None, :]
     planes += which.to(tl.int64) * NB * W
-    t_re, t_im = load_line(planes, part, row, j, G, W, NB)
+    t_re, t_im = load_line(planes, part, row, j, W, W, NB)
     m_re, m_im = load_digit(digit_re, digit_im, NBP)
     s_re, s_im = product(m_re, m_im, t_re, t_im, PRECISION)
     dtype = y.dtype.element_ty
@@ -149,7 +151,7 @@ def mirror_kernel(
     # Columns come first where addresses descend along them, as in ``width_kernel``.
     j = c + tl.arange(0, C)[:, None]
     k = tl.trans(k)
-    kept = (tl.trans(row) < NB) & (j > 0) & (2 * j < D)
+    kept = (tl.trans(row) < NB) & (j > 0) & (D - j >= G)
     inner = 2 * k % N1 != 0
     tl.store(y + k * D + (D - j), tl.trans(there), mask=kept)
     tl.store(y + (N - k) * D + (D - j), tl.trans(here), mask=kept & inner)

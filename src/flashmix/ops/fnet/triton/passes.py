@@ -85,11 +85,15 @@ def width_matrices(dim: int, dtype: torch.dtype, device: torch.device) -> WidthM
 
 
 def hartley(x: Tensor, how: Config, dtype: torch.dtype) -> tuple[Tensor, float]:
-    """G of ``x`` [B, N, D] in ``dtype``, [B, N, D // 2 + 1] in padded rows, and its gain."""
+    """G of ``x`` [B, N, D] in ``dtype``, and its gain.
+
+    Its columns 0 to D // 2 are meant; others pad them to a multiple of 16, which keeps the masks of
+    later passes from splitting their vectors, and may hold anything.
+    """
     batch, seq_len, dim = x.shape
     d1, d2 = split_width(dim) or (1, dim)
     m = width_matrices(dim, x.dtype, x.device)
-    row = -(-(dim // 2 + 1) // 8) * 8
+    row = -(-(dim // 2 + 1) // 16) * 16
     g = x.new_empty((batch, seq_len, row), dtype=dtype)
     blocks = triton.cdiv(seq_len // 2 + 1, how.width_rows)
     width_kernel[(blocks * batch,)](
@@ -103,8 +107,8 @@ def hartley(x: Tensor, how: Config, dtype: torch.dtype) -> tuple[Tensor, float]:
         m.second.im,
         *x.stride(),
         seq_len,
-        row,
         blocks,
+        W=row,
         D1=d1,
         D2=d2,
         D1P=padded(d1),
@@ -113,7 +117,7 @@ def hartley(x: Tensor, how: Config, dtype: torch.dtype) -> tuple[Tensor, float]:
         PRECISION=precision(x.dtype),
         num_warps=how.width_warps,
     )
-    return g[:, :, : dim // 2 + 1], 2 * m.cas.gain * m.second.gain
+    return g, 2 * m.cas.gain * m.second.gain
 
 
 def mix(
@@ -143,9 +147,9 @@ def mix(
         planes.stride(0),
         scale,
         seq_len,
-        dim,
         planes.shape[-1],
         tiles,
+        D=dim,
         N1=cut.n1,
         NA=cut.na,
         NB=cut.nb,
