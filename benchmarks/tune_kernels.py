@@ -25,8 +25,9 @@ from flashmix._files import write_whole
 from flashmix.ops._triton.columns import launch as columns
 from flashmix.ops._triton.columns.plan import Digits, digits
 from flashmix.ops._triton.columns.plan import options as ways
+from flashmix.ops._triton.launch import padded
 from flashmix.ops._triton.tuning import TABLE
-from flashmix.ops.fnet.plan import matrices, plans
+from flashmix.ops.fnet.plan import Plan, matrices, plans
 from flashmix.ops.fnet.triton import launch as fnet
 from flashmix.ops.fnet.triton import passes
 from flashmix.ops.local_attention.triton import launch as local
@@ -67,34 +68,66 @@ def quickest(options: list[Any], run: Callable[[Any], Any], count: bool) -> tupl
     return best
 
 
+def fnet_plans(seq_len: int, dim: int) -> list[Plan]:
+    """The likeliest cuts: few planes, a short tail, the usual width or 16 as its second digit."""
+    found = [one for one in plans(seq_len, dim, DTYPE) if one.n1 in (8, 16, 32)]
+    longest = max(128, min(padded(one.pairs) for one in found))
+    return [
+        one
+        for one in found
+        if padded(one.pairs) <= longest
+        and (one.n1 > 8 or seq_len <= 1024)
+        and (one.d1 == found[0].d1 or (one.d2 == 16 and one.d1 % 16 == 0))
+    ]
+
+
+def fnet_heads(plan: Plan) -> list[fnet.Config]:
+    """Tiles, warps and registers of the head."""
+    tile = padded(plan.d1) * padded(plan.d2) * padded(plan.n1)
+    room: tuple[tuple[int, int | None], ...] = ((4, None), (8, None), (4, 96), (8, 64), (2, None))
+    if tile > 1 << 14:
+        room = ((8, None), (16, None), (8, 128), (16, 64))
+    elif tile == 1 << 14:
+        room = ((8, None), (8, 80), (8, 64), (16, None), (16, 64), (4, None))
+    return [
+        fnet.Config(head_j=j, head_warps=w, head_regs=r)
+        for j, (w, r) in itertools.product((16, 32) if 16 < plan.d1 <= 32 else (16,), room)
+    ]
+
+
+def fnet_tails(plan: Plan) -> list[fnet.Config]:
+    """Columns and warps of the tail."""
+    tiles = ((64, 4), (32, 4), (32, 2), (128, 4), (64, 2))
+    if padded(plan.pairs) > 32:
+        tiles = ((64, 4), (64, 8), (32, 4), (128, 8))
+    return [fnet.Config(tail_c=c, tail_warps=w) for c, w in tiles]
+
+
+def merged(head: fnet.Config, tail: fnet.Config) -> fnet.Config:
+    """The head of one and the tail of another."""
+    names = ("head_j", "head_warps", "head_regs")
+    return replace(tail, **{name: getattr(head, name) for name in names})
+
+
 def tune_fnet(batch: int, seq_len: int, dim: int, count: bool) -> dict[str, Any]:
-    """Heads and tails for the cuts with 16, 32 and 64 planes."""
-    x = torch.randn(batch, seq_len, dim, device="cuda", dtype=DTYPE)
+    """Heads and tails for the likeliest cuts."""
+    x = torch.randn(batch if count else 1, seq_len, dim, device="cuda", dtype=DTYPE)
     y = torch.empty_like(x)
     found = []
-    for plan in plans(seq_len, dim, DTYPE):
-        if plan.n1 not in (16, 32, 64):
-            continue
+    for plan in fnet_plans(seq_len, dim):
         m = matrices(plan, DTYPE, x.device)
-        planes = x.new_empty((2, batch, plan.half, plan.rows, dim))
+        planes = x.new_empty((2, len(x), plan.half, plan.rows, dim))
         print(plan)
-        heads = [
-            fnet.Config(head_j=j, head_warps=w)
-            for j, w in ((16, 4), (64, 4), (16, 8), (64, 8))
-            if not (j == 64 and plan.d1 <= 16)
-        ]
-        head_ms, head = quickest(heads, partial(fnet.head, x, planes, plan, m), count)
-        run = fnet.tail if plan.nb == 1 else fnet.long_tail
-        sizes = (
-            ((32, 4), (64, 4), (64, 8), (128, 8)) if plan.nb == 1 else ((16, 4), (16, 8), (32, 8))
-        )
-        tails = [fnet.Config(tail_c=c, tail_warps=w) for c, w in sizes]
-        tail_ms, tail = quickest(tails, partial(run, planes, y, plan, m, 1.0), count)
+        head_ms, head = quickest(fnet_heads(plan), partial(fnet.head, x, planes, plan, m), count)
+        run = partial(fnet.tail, planes, y, plan, m, 1.0)
+        tail_ms, tail = quickest(fnet_tails(plan), run, count)
         if head and tail:
-            how = {**asdict(tail), "head_j": head.head_j, "head_warps": head.head_warps}
-            found.append((head_ms + tail_ms, {"n1": plan.n1, **how}))
-    shape = {"seq_len": seq_len, "dim": dim}
-    return {"sizes": shape, "parameters": min(found, key=lambda one: one[0])[1]} if found else {}
+            found.append((head_ms + tail_ms, plan, merged(head, tail)))
+    if not found:
+        return {}
+    _, plan, how = min(found, key=lambda one: one[0])
+    parameters = {"n1": plan.n1, "d1": plan.d1, **asdict(how)}
+    return {"sizes": {"seq_len": seq_len, "dim": dim}, "parameters": parameters}
 
 
 def tune_spectral(batch: int, seq_len: int, dim: int, modes: int, count: bool) -> dict[str, Any]:

@@ -8,8 +8,9 @@ pytest.importorskip("triton")
 from flashmix import ops
 from flashmix.errors import ImplementationError
 from flashmix.ops._triton.availability import DTYPES, INTERPRETED
-from flashmix.ops.fnet.plan import plan
+from flashmix.ops.fnet.plan import plan, plans
 from flashmix.ops.fnet.triton import fnet as fnet_triton
+from flashmix.ops.fnet.triton import launch
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.skipif(
@@ -91,6 +92,28 @@ def test_gradient_is_the_adjoint(masked):
     assert relative(grad, want_grad) <= 1e-6
 
 
+@pytest.mark.parametrize("shape", [(1, 96, 48), (1, 60, 20), (1, 516, 2)], ids=str)
+@pytest.mark.usefixtures("poison")
+def test_every_way_to_cut_a_shape_is_exact(shape):
+    x = torch.randn(shape, device=DEVICE)
+    want = exact(x, "ortho")
+    found = plans(*shape[1:], x.dtype)
+    assert len({one.n1 for one in found}) > 2
+    assert len({one.d1 for one in found}) > 1
+    how = launch.Config(head_warps=8, tail_c=16)
+    for one in found:
+        assert relative(launch.mix(x, one, "ortho", how), want) <= 1e-6
+
+
+@pytest.mark.parametrize(("n1", "rows"), [(2, 4), (8, 4), (16, 8)])
+def test_up_to_four_planes_make_a_product_of_eight_rows(n1, rows):
+    x = torch.randn(2, 96, 48, device=DEVICE)
+    one = next(one for one in plans(96, 48, x.dtype) if one.n1 == n1)
+    assert one.half_padded == rows
+    how = launch.Config(head_warps=8, tail_c=16)
+    assert relative(launch.mix(x, one, "ortho", how), exact(x, "ortho")) <= 1e-6
+
+
 def test_strided_and_empty_inputs():
     x = torch.randn(2, 12, 24, device=DEVICE).transpose(1, 2)
     assert relative(ops.fnet(x, impl="triton"), exact(x)) <= 1e-6
@@ -120,7 +143,7 @@ def test_half_precision_sums_do_not_overflow_inside():
     assert float((got.double() - want).abs().max()) <= 0.02 * 300 * 8
 
 
-@pytest.mark.parametrize("length", [7, 2 * 257])
+@pytest.mark.parametrize("length", [7, 2 * 1031])
 def test_a_length_without_plan_is_refused_by_name_and_auto_runs_another(length):
     x = torch.randn(1, length, 12, device=DEVICE)
     with pytest.raises(ImplementationError, match=rf"N = {length}"):

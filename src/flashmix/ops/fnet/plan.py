@@ -2,8 +2,9 @@
 
 Tokens: N = N1 * N2, n = n1 * N2 + n2, k = k1 + N1 * k2. N1 is even: real input makes the planes
 k1 and N1 - k1 conjugate, so k1 = 0 .. N1/2 are enough, and 0 and N1/2 share one (see
-``matrices.real_dft``). Where N2 is too large for one product, N2 = NA * NB in the same way:
-n2 = na * NB + nb, k2 = ka + NA * kb.
+``matrices.real_dft``). All others are turned by exp(-2 pi i (k1 / N1 - 1/2) n2 / N2) on the way, so
+that frequencies k2 + 1/2 are left, which pair off: Re sum_n2 t exp(-2 pi i (k2 + 1/2) n2 / N2) is
+P + Q at k2 and P - Q at N2 - 1 - k2, with P the cosines of Re t and Q the sines of Im t.
 Width: D = D1 * D2, d = d1 * D2 + d2, j = j1 + D1 * j2.
 A tile's sides are powers of two; a P after a name is its size padded to one.
 """
@@ -22,9 +23,10 @@ from flashmix.ops._triton.launch import MOST_OFFSET, SMALLEST, divisors, padded
 from flashmix.ops._triton.matrices import Matrix, dft, phases, place, real_dft
 
 _MOST_PLANES = 64
+_MOST_DIGIT = 64
 _HEAD_TILE = 1 << 15
-_DENSE_TAIL = 128
-_TAIL_TILE = 1 << 14
+_MOST_ROWS = 1024
+_SHORT_TAIL = 128
 
 
 @dataclass(frozen=True)
@@ -32,15 +34,9 @@ class Plan:
     """The digits of one shape."""
 
     n1: int
-    na: int
-    nb: int
+    n2: int
     d1: int
     d2: int
-
-    @functools.cached_property
-    def n2(self) -> int:
-        """The second token digit as a whole."""
-        return self.na * self.nb
 
     @functools.cached_property
     def seq_len(self) -> int:
@@ -60,7 +56,7 @@ class Plan:
     @functools.cached_property
     def half_padded(self) -> int:
         """Rows of the head's product for each of the real and imaginary parts."""
-        return max(SMALLEST // 2, 1 << (self.half - 1).bit_length())
+        return max(SMALLEST // 4, 1 << (self.half - 1).bit_length())
 
     @functools.cached_property
     def rows(self) -> int:
@@ -68,23 +64,25 @@ class Plan:
         return self.n2 // 2 + 1
 
     @functools.cached_property
-    def sum_a(self) -> int:
-        """Digits na that the tail's product sums over; with N2 even, row N2 / 2 is added apart."""
-        return (self.na + 1) // 2
+    def pairs(self) -> int:
+        """Pairs k2 and N2 - 1 - k2; terms of the sum over n2 of each."""
+        return (self.n2 + 1) // 2
 
 
 @functools.cache
-def split_width(dim: int) -> tuple[int, int] | None:
-    """D1 and D2 with the smallest padded tile, then the least arithmetic; None without any."""
+def widths(dim: int) -> list[tuple[int, int]]:
+    """Every D1 and D2 whose padded tile is the smallest, the least arithmetic first."""
     options = [
         (padded(d1) * padded(dim // d1), padded(d1) + padded(dim // d1), d1)
         for d1 in divisors(dim)
-        if d1 <= 64 and dim // d1 <= 64
+        if d1 <= _MOST_DIGIT and dim // d1 <= _MOST_DIGIT
     ]
-    if not options:
-        return None
-    d1 = min(options)[2]
-    return d1, dim // d1
+    return [(d1, dim // d1) for tile, _, d1 in sorted(options) if tile == min(options)[0]]
+
+
+def split_width(dim: int) -> tuple[int, int] | None:
+    """The first of ``widths``; None without any."""
+    return next(iter(widths(dim)), None)
 
 
 @functools.cache
@@ -94,22 +92,6 @@ def _row(dim: int) -> int:
     return 0 if width is None else padded(width[0]) * padded(width[1])
 
 
-def _split_tail(n2: int) -> tuple[int, int] | None:
-    """NA and NB; NB = 1 where one dense product does."""
-    if n2 <= _DENSE_TAIL:
-        return n2, 1
-    options = [
-        (padded(na // 2) * padded(n2 // na), padded(na) + padded(n2 // na), na)
-        for na in divisors(n2)
-        if na <= 64 and n2 // na <= 64 and na % 2 == 0
-    ]
-    options = [option for option in options if option[0] * SMALLEST <= _TAIL_TILE]
-    if not options:
-        return None
-    na = min(options)[2]
-    return na, n2 // na
-
-
 def _tile(dtype: torch.dtype) -> int:
     """Elements of the head's tile that registers and shared memory hold."""
     return _HEAD_TILE // (2 if dtype == torch.float32 else 1)
@@ -117,16 +99,19 @@ def _tile(dtype: torch.dtype) -> int:
 
 def plans(seq_len: int, dim: int, dtype: torch.dtype) -> list[Plan]:
     """Every way to cut a shape that the kernels take, the one with the least padding first."""
-    width = split_width(dim)
-    if width is None or seq_len % 2 or seq_len * dim >= MOST_OFFSET:
+    if seq_len % 2 or seq_len * dim >= MOST_OFFSET:
         return []
     options = []
     for n1 in divisors(seq_len):
-        tail = _split_tail(seq_len // n1)
-        if n1 % 2 or n1 > _MOST_PLANES or padded(n1) * _row(dim) > _tile(dtype) or tail is None:
+        n2 = seq_len // n1
+        if n1 % 2 or n1 > _MOST_PLANES or n2 > _MOST_ROWS:
             continue
-        waste = padded(n1) * padded(tail[0]) * (padded(tail[1]) if tail[1] > 1 else 1)
-        options.append((waste, tail[1], padded(n1), Plan(n1, *tail, *width)))
+        if padded(n1) * _row(dim) > _tile(dtype):
+            continue
+        for order, width in enumerate(widths(dim)):
+            one = Plan(n1, n2, *width)
+            waste = padded(n1) * padded(one.pairs)
+            options.append((waste, max(n2, _SHORT_TAIL), padded(n1), order, one))
     return [option[-1] for option in sorted(options, key=lambda option: option[:-1])]
 
 
@@ -135,8 +120,9 @@ def plan(seq_len: int, dim: int, dtype: torch.dtype) -> Plan | None:
     """The digits for a shape, or None where it has none that the kernels take."""
     found = plans(seq_len, dim, dtype)
     tuned = tuning.nearest("fnet", {"seq_len": seq_len, "dim": dim})
-    planes = None if tuned is None or dtype == torch.float32 else tuned["n1"]
-    return next((one for one in found if one.n1 == planes), found[0] if found else None)
+    if tuned is not None and dtype != torch.float32:
+        found.sort(key=lambda one: (one.n1 != tuned["n1"], one.d1 != tuned["d1"]))
+    return next(iter(found), None)
 
 
 @constant_in_graphs
@@ -150,8 +136,7 @@ def road(seq_len: int, dim: int, dtype: torch.dtype) -> str | None:
     found = plan(seq_len, dim, dtype)
     if found is None:
         return None
-    tokens = [found.n1, found.na, *((found.nb,) if found.nb > 1 else ())]
-    return f"N = {' * '.join(map(str, tokens))}, D = {found.d1} * {found.d2}"
+    return f"N = {found.n1} * {found.n2}, D = {found.d1} * {found.d2}"
 
 
 @constant_in_graphs
@@ -169,56 +154,62 @@ def unplanned(seq_len: int | None, dim: int, dtype: torch.dtype) -> str | None:
 
 @dataclass(frozen=True)
 class Matrices:
-    """The matrices of a plan on one device; ``gain`` is the product of their scales."""
+    """The matrices of a plan on one device.
+
+    ``head`` is [R, 2, HP, N1P] (``re`` alone), one for each folded row n2. ``pairs`` holds cosines
+    and sines of (k2 + 1/2) n2, n2 from 0 and from 1; ``shared`` those of the planes 0 and N1 / 2.
+    """
 
     head: Matrix
     width_1: Matrix
     width_twiddle: Matrix
     width_2: Matrix
-    tail_a: Matrix
-    tail_twiddle: Matrix
-    tail_b: Matrix
-    tail_middle: Matrix
+    pairs: Matrix
+    shared: Matrix
 
     @property
     def gain(self) -> float:
-        """What a transform comes out multiplied by."""
-        gain = 1.0
-        for matrix in (self.head, self.width_1, self.width_2, self.tail_a, self.tail_b):
-            gain *= matrix.gain
-        return gain
+        """What the planes come out multiplied by."""
+        return self.head.gain * self.width_1.gain * self.width_2.gain
+
+
+def _head(plan: Plan) -> torch.Tensor:
+    """Real parts of the planes, then imaginary ones, of every folded row n2, [R, 2 HP, N1P]."""
+    n1, n2 = plan.n1, torch.arange(plan.rows)[:, None, None]
+    k1 = torch.arange(plan.half)[:, None]
+    turn = phases((2 * k1 - n1) * n2, 2 * plan.seq_len)
+    # Rows that are their own mirror image would count twice in the tail's sum.
+    own = torch.where((n2 == 0) | (2 * n2 == plan.n2), 0.5, 1.0)
+    rows = own * torch.where(k1 == 0, 1.0, turn) * real_dft(n1)
+    padding = (0, padded(n1) - n1, 0, plan.half_padded - plan.half)
+    return torch.cat([F.pad(part, padding) for part in (rows.real, rows.imag)], dim=1)
 
 
 @functools.cache
 def matrices(plan: Plan, dtype: torch.dtype, device: torch.device) -> Matrices:
     """The matrices of ``plan``, exact on the host and rounded to ``dtype``."""
-    d1, d2, n1, na, nb = plan.d1, plan.d2, plan.n1, plan.na, plan.nb
-    d1p, d2p, nap, nbp = padded(d1), padded(d2), padded(na), padded(nb)
-    a = torch.arange(plan.sum_a)
-    plane = torch.arange(plan.half + 1)[:, None, None]
-    first = plane + n1 * torch.arange(na)[:, None]
+    d1, d2, n2 = plan.d1, plan.d2, plan.n2
+    d1p, d2p, side = padded(d1), padded(d2), padded(plan.pairs)
 
     def rounded(exact: torch.Tensor, terms: int, shape: tuple[int, int]) -> Matrix:
         return place(exact, dtype, device, terms=terms, shape=shape)
 
-    def exactly(exact: torch.Tensor, shape: tuple[int, int]) -> Matrix:
-        return place(exact, torch.float32, device, shape=shape)
-
-    head = real_dft(n1)
-    padding = (0, padded(n1) - n1, 0, plan.half_padded - plan.half)
-    head = torch.cat([F.pad(plane, padding) for plane in (head.real, head.imag)])
-    tail_a = rounded(phases(first * a, n1 * na), na, (nap, padded(plan.sum_a)))
-    tail_b = rounded(dft(nb), nb, (nbp, nbp))
-    middle = phases(torch.arange(plan.half + 1)[None], 2 * n1)
+    head = _head(plan)
+    n = torch.arange(plan.pairs)
+    odd = 2 * torch.arange(n2)[:, None] + 1
+    cosines = phases(-odd * n, 2 * n2).real
+    sines = phases(-odd * (n + 1), 2 * n2).imag
+    pairs = torch.complex(cosines, sines)[: plan.pairs]
+    # -i Z swaps the parts of plane N1 / 2, which turns the sines' sign.
+    shared = torch.stack([phases((1 - odd) * n, 2 * n2), phases(odd * n, 2 * n2)])
+    twiddle = phases(torch.arange(d2)[:, None] * torch.arange(d1), plan.dim)
     return Matrices(
-        head=rounded(torch.complex(head, 0 * head), n1, (2 * plan.half_padded, padded(n1))),
-        width_1=rounded(dft(d1), d1, (d1p, d1p)),
-        width_twiddle=exactly(
-            phases(torch.arange(d2)[:, None] * torch.arange(d1), plan.dim), (d2p, d1p)
+        head=rounded(
+            torch.complex(head, 0 * head), plan.n1, (2 * plan.half_padded, padded(plan.n1))
         ),
+        width_1=rounded(dft(d1), d1, (d1p, d1p)),
+        width_twiddle=place(twiddle, torch.float32, device, shape=(d2p, d1p)),
         width_2=rounded(dft(d2), d2, (d2p, d2p)),
-        tail_a=tail_a,
-        tail_twiddle=exactly(phases(first * torch.arange(nb), plan.seq_len), (nap, nbp)),
-        tail_b=tail_b,
-        tail_middle=exactly(middle * (tail_a.gain * tail_b.gain), (1, plan.half + 1)),
+        pairs=rounded(pairs, n2, (side, side)),
+        shared=rounded(shared, n2, (2 * side, side)),
     )

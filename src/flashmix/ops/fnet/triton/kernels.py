@@ -4,8 +4,8 @@ Y depends on x only through its even part, (x[n, d] + x[-n, -d]) / 2, whose tran
 head pass reads x once: for one n2 it folds the rows n2 and -n2 (mod N2) together, transforms n1
 (real to complex) and the whole width, and stores the planes k1. Folded rows n2 and N2 - n2 are
 mirror images, so n2 <= N2 / 2 are enough and the planes hold half as many bytes as x. The tail
-pass reads them once: for one k1 and some columns it sums over n2, keeps the real part, and stores
-it and its mirror image, Y[-k, -j] = Y[k, j].
+pass reads them once: for one k1, some columns and some pairs k2 it sums over n2, keeps the real
+part, and stores it and its mirror image, Y[-k, -j] = Y[k, j].
 
 Shapes: H = N1 / 2 planes; R = N2 // 2 + 1 folded rows; C columns of a tile. The planes are
 [B, H, R, D], one tensor for the real and one for the imaginary parts.
@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from flashmix.ops._triton.kernels_complex import digit_last, product, real_product, turn
+from flashmix.ops._triton.kernels_complex import digit_last, product, turn
 
 
 @triton.jit
@@ -50,8 +51,9 @@ def head_kernel(
     D2P: tl.constexpr,
     J: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """Rows n2 and -n2 (mod N2) of one sequence to the planes [H, D] at n2."""
+    """Rows n2 and -n2 (mod N2) of one sequence to the planes [H, D] at n2, turned as they need."""
     R = N2 // 2 + 1
     n2 = tl.program_id(0) % R
     b = (tl.program_id(0) // R).to(tl.int64)
@@ -74,13 +76,13 @@ def head_kernel(
     # follow the first: columns come first here, so that a warp reads neighbours.
     mirror = tl.load(x + mirror_n * stride_n + mirror_d * stride_d, mask=tl.trans(kept), other=0.0)
 
+    if PDL:
+        gdc_launch_dependents()
     # The mirror image is added by the matrix product, which rounds nothing.
     stacked = tl.arange(0, 2 * HP)[:, None] * N1P + tl.arange(0, N1P)[None, :]
-    p = tl.load(head + stacked)
+    p = tl.load(head + n2 * (2 * HP * N1P) + stacked)
     s = tl.dot(p, rows, input_precision=PRECISION)
     s = tl.dot(p, tl.trans(mirror), s, input_precision=PRECISION)
-    # Rows that are their own mirror image would count twice in the tail's sum.
-    s *= tl.where((n2 == 0) | (2 * n2 == N2), 0.5, 1.0)
     s = tl.reshape(s.to(dtype), (2, HP, D1P * D2P))
     re, im = tl.split(tl.permute(s, (1, 2, 0)))
     re = digit_last(re, HP, D1P, D2P)
@@ -119,65 +121,151 @@ def head_kernel(
 
 
 @triton.jit
-def _load_rows(planes_re, planes_im, row, row_kept, c, D, C: tl.constexpr):
-    """Columns c to c + C of the rows at offsets ``row`` [Q]: two tiles [Q, C]."""
+def _rows(row, row_kept, c, D: tl.constexpr, C: tl.constexpr, FULL: tl.constexpr):
+    """Offsets and mask of the columns c to c + C of the rows at offsets ``row`` [Q], as [Q, C].
+
+    ``FULL`` says that all are inside.
+    """
     j = c + tl.arange(0, C)[None, :]
-    at = row[:, None] + j
     kept = row_kept[:, None] & (j < D)
-    re = tl.load(planes_re + at, mask=kept, other=0.0)
-    im = tl.load(planes_im + at, mask=kept, other=0.0)
-    return re, im
+    if FULL:
+        kept = tl.full(kept.shape, True, tl.int1)
+    return row[:, None] + j, kept
 
 
 @triton.jit
-def _mirrored(row, row_kept, c, D, C: tl.constexpr):
-    """Offsets and mask of the columns -j (mod D), for j = c to c + C, as [C, Q].
+def _mirrored(row, row_kept, c, D: tl.constexpr, C: tl.constexpr, FULL: tl.constexpr):
+    """As ``_rows`` of the columns -j (mod D), for j = c to c + C, as [C, Q].
 
     Columns come first for the reason given in ``head_kernel``.
     """
     j = c + tl.arange(0, C)[:, None]
     back = tl.where(j == 0, 0, D - j)
-    return row[None, :] + back, row_kept[None, :] & (j < D)
+    kept = row_kept[None, :] & (j < D)
+    if FULL:
+        kept = tl.full(kept.shape, True, tl.int1)
+    return row[None, :] + back, kept
 
 
 @triton.jit
-def _load_shared(planes_re, planes_im, row, row_kept, c, D, PLANE: tl.constexpr, C: tl.constexpr):
-    """As ``_load_rows`` for plane 0 (``PLANE`` = 0) or H (1), from Z0 + i ZH, which they share.
+def _load_rows(plane, row, row_kept, c, D: tl.constexpr, C: tl.constexpr, FULL: tl.constexpr):
+    """A tile [Q, C] of the columns c to c + C."""
+    at, kept = _rows(row, row_kept, c, D, C, FULL)
+    return tl.load(plane + at, mask=kept, other=0.0)
 
-    Both stem from real rows, so Z[-j] = conj Z[j] for each of them.
+
+@triton.jit
+def _load_mirrored(plane, row, row_kept, c, D: tl.constexpr, C: tl.constexpr, FULL: tl.constexpr):
+    """A tile [Q, C] of the columns -j (mod D), for j = c to c + C."""
+    at, kept = _mirrored(row, row_kept, c, D, C, FULL)
+    return tl.trans(tl.load(plane + at, mask=kept, other=0.0))
+
+
+@triton.jit
+def _shared_planes(
+    planes_re,
+    planes_im,
+    y,
+    cosines,
+    sines,
+    gain,
+    scale,
+    c,
+    block,
+    first,
+    D: tl.constexpr,
+    N1: tl.constexpr,
+    N2: tl.constexpr,
+    KP: tl.constexpr,
+    Q: tl.constexpr,
+    STEP: tl.constexpr,
+    C: tl.constexpr,
+    FULL: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """2 Q rows k2 of plane 0 (``first``) or H, columns c to c + C; neither needs a mirror image.
+
+    They share Z = Z0 + i ZH, and both stem from real rows, so Z[-j] = conj Z[j] for each of them:
+    2 Z0 = Z + conj Z[-j] and 2 ZH = -i (Z - conj Z[-j]). The products add these up.
     """
-    re, im = _load_rows(planes_re, planes_im, row, row_kept, c, D, C)
-    at, kept = _mirrored(row, row_kept, c, D, C)
-    back_re = tl.trans(tl.load(planes_re + at, mask=kept, other=0.0)).to(tl.float32)
-    back_im = tl.trans(tl.load(planes_im + at, mask=kept, other=0.0)).to(tl.float32)
-    if PLANE == 0:
-        own_re, own_im = re + back_re, im - back_im
-    else:
-        own_re, own_im = im + back_im, back_re - re
-    return (0.5 * own_re).to(re.dtype), (0.5 * own_im).to(im.dtype)
+    K: tl.constexpr = (N2 + 1) // 2
+    even = tl.where(first, planes_re, planes_im)
+    odd = tl.where(first, planes_im, planes_re)
+    k2 = block * (2 * Q) + tl.arange(0, 2 * Q)
+    out = tl.zeros((2 * Q, C), tl.float32)
+    for start in tl.range(0, K, STEP, num_stages=1):
+        n2 = start + tl.arange(0, STEP)
+        entry = k2[:, None] * KP + n2[None, :]
+        w = tl.load(cosines + entry)
+        out = tl.dot(
+            w, _load_rows(even, n2 * D, n2 < K, c, D, C, FULL), out, input_precision=PRECISION
+        )
+        back = _load_mirrored(even, n2 * D, n2 < K, c, D, C, FULL)
+        out = tl.dot(w, back, out, input_precision=PRECISION)
+        w = tl.load(sines + entry)
+        out = tl.dot(
+            w, _load_rows(odd, n2 * D, n2 < K, c, D, C, FULL), out, input_precision=PRECISION
+        )
+        back = _load_mirrored(odd, n2 * D, n2 < K, c, D, C, FULL)
+        out = tl.dot(w, -back, out, input_precision=PRECISION)
+    if N2 % 2 == 0:
+        # Row N2 / 2 would pad the products to twice their size; its phases are +-1 or +-i.
+        end = tl.full((1,), K * D, tl.int32)
+        t = _load_rows(planes_re, end, end > 0, c, D, C, FULL).to(tl.float32)
+        t = _load_mirrored(planes_re, end, end > 0, c, D, C, FULL) + tl.where(first, t, -t)
+        out += (1.0 - 2.0 * (k2 % 2))[:, None] * gain * t
+    k = tl.where(first, 0, N1 // 2) + N1 * k2
+    at, kept = _rows(k * D, k2 < N2, c, D, C, FULL)
+    tl.store(y + at, (out * scale).to(y.dtype.element_ty), mask=kept)
 
 
 @triton.jit
-def _store_rows(y, out, row, row_kept, c, D, C: tl.constexpr):
-    """``out`` [Q, C] to the columns c to c + C of the rows at offsets ``row`` [Q]."""
-    j = c + tl.arange(0, C)[None, :]
-    tl.store(y + row[:, None] + j, out, mask=row_kept[:, None] & (j < D))
-
-
-@triton.jit
-def _store_mirrored(y, out, row, row_kept, c, D, C: tl.constexpr):
-    """``out`` [Q, C], columns c to c + C, to the columns -j (mod D)."""
-    at, kept = _mirrored(row, row_kept, c, D, C)
-    tl.store(y + at, tl.trans(out), mask=kept)
-
-
-@triton.jit
-def _middle_row(t_re, t_im, k1, middle_re, middle_im, k2):
-    """What the folded row N2 / 2, [1, C], adds to the rows ``k2`` [Q]."""
-    sign = (1.0 - 2.0 * (k2 % 2))[:, None]
-    w_re = tl.load(middle_re + k1)
-    w_im = tl.load(middle_im + k1)
-    return sign * (w_re * t_re.to(tl.float32) - w_im * t_im.to(tl.float32))
+def _paired_planes(
+    planes_re,
+    planes_im,
+    y,
+    cosines,
+    sines,
+    scale,
+    c,
+    block,
+    k1,
+    D: tl.constexpr,
+    N1: tl.constexpr,
+    N2: tl.constexpr,
+    KP: tl.constexpr,
+    Q: tl.constexpr,
+    STEP: tl.constexpr,
+    C: tl.constexpr,
+    FULL: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Q pairs of rows k2 and N2 - 1 - k2, columns c to c + C, of the planes k1 and N1 - k1."""
+    K: tl.constexpr = (N2 + 1) // 2
+    dtype = y.dtype.element_ty
+    k2 = block * Q + tl.arange(0, Q)
+    even = tl.zeros((Q, C), tl.float32)
+    odd = tl.zeros((Q, C), tl.float32)
+    for start in range(0, K, STEP):
+        n2 = start + tl.arange(0, STEP)
+        entry = k2[:, None] * KP + n2[None, :]
+        t_re = _load_rows(planes_re, n2 * D, n2 < K, c, D, C, FULL)
+        # Sines begin with row 1.
+        t_im = _load_rows(planes_im + D, n2 * D, n2 < N2 // 2, c, D, C, FULL)
+        even = tl.dot(tl.load(cosines + entry), t_re, even, input_precision=PRECISION)
+        odd = tl.dot(tl.load(sines + entry), t_im, odd, input_precision=PRECISION)
+    near = ((even + odd) * scale).to(dtype)
+    far = ((even - odd) * scale).to(dtype)
+    low = k2 * (N1 * D)
+    high = (N2 - 1 - k2) * (N1 * D)
+    at, kept = _rows(k1 * D + low, k2 < K, c, D, C, FULL)
+    tl.store(y + at, near, mask=kept)
+    at, kept = _mirrored((N1 - k1) * D + high, k2 < K, c, D, C, FULL)
+    tl.store(y + at, tl.trans(near), mask=kept)
+    at, kept = _rows(k1 * D + high, k2 < N2 // 2, c, D, C, FULL)
+    tl.store(y + at, far, mask=kept)
+    at, kept = _mirrored((N1 - k1) * D + low, k2 < N2 // 2, c, D, C, FULL)
+    tl.store(y + at, tl.trans(far), mask=kept)
 
 
 @triton.jit
@@ -185,179 +273,79 @@ def tail_kernel(
     planes_re,
     planes_im,
     y,
-    tail_re,
-    tail_im,
-    middle_re,
-    middle_im,
-    scale,
-    D,
+    pairs_re,
+    pairs_im,
+    shared_re,
+    shared_im,
+    shared_gain,
+    pairs_scale,
+    shared_scale,
+    COLUMNS,
+    D: tl.constexpr,
     N1: tl.constexpr,
     N2: tl.constexpr,
-    N2P: tl.constexpr,
     KP: tl.constexpr,
+    Q: tl.constexpr,
+    STEP: tl.constexpr,
     C: tl.constexpr,
-    SHARED: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """Plane k1 of one sequence, columns c to c + C, to rows k1 + N1 * k2 and their mirror image.
-
-    ``SHARED`` makes another kernel, which does the planes 0 and H instead of all others.
-    """
+    """Plane k1 of one sequence, columns c to c + C, Q pairs k2; STEP rows n2 at a time."""
     H: tl.constexpr = N1 // 2
     R: tl.constexpr = N2 // 2 + 1
-    K: tl.constexpr = (N2 + 1) // 2
-    c = tl.program_id(0) * C
-    k1 = 0 if SHARED else 1 + tl.program_id(1)
+    FULL: tl.constexpr = D % C == 0 and N2 == 2 * KP
+    c = (tl.program_id(0) % COLUMNS) * C
+    block = tl.program_id(0) // COLUMNS
+    k1 = tl.program_id(1)
     b = tl.program_id(2).to(tl.int64)
-    dtype = y.dtype.element_ty
-    planes_re += (b * H + k1) * R * D
-    planes_im += (b * H + k1) * R * D
     y += b * N1 * N2 * D
-
-    n2 = tl.arange(0, KP)
-    k2 = tl.arange(0, N2P)
-    end = tl.full((1,), K * D, tl.int32)
-    for PLANE in tl.static_range(2 if SHARED else 1):
-        if SHARED:
-            plane = PLANE * H
-            t_re, t_im = _load_shared(planes_re, planes_im, n2 * D, n2 < K, c, D, PLANE, C)
-        else:
-            plane = k1
-            t_re, t_im = _load_rows(planes_re, planes_im, n2 * D, n2 < K, c, D, C)
-        entry = plane * N2P * KP + k2[:, None] * KP + n2[None, :]
-        w_re = tl.load(tail_re + entry)
-        w_im = tl.load(tail_im + entry)
-        out = real_product(w_re, w_im, t_re, t_im, PRECISION)
-        if N2 % 2 == 0:
-            if SHARED:
-                m_re, m_im = _load_shared(planes_re, planes_im, end, end > 0, c, D, PLANE, C)
-            else:
-                m_re, m_im = _load_rows(planes_re, planes_im, end, end > 0, c, D, C)
-            out += _middle_row(m_re, m_im, plane, middle_re, middle_im, k2)
-        narrow = (out * scale).to(dtype)
-        _store_rows(y, narrow, (plane + N1 * k2) * D, k2 < N2, c, D, C)
-        if not SHARED:
-            _store_mirrored(y, narrow, (N1 - k1 + N1 * (N2 - 1 - k2)) * D, k2 < N2, c, D, C)
-
-
-@triton.jit
-def _long_sum(
-    t_re,
-    t_im,
-    k1,
-    tail_a_re,
-    tail_a_im,
-    twiddle_re,
-    twiddle_im,
-    tail_b_re,
-    tail_b_im,
-    NAP: tl.constexpr,
-    KP: tl.constexpr,
-    NBP: tl.constexpr,
-    C: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """Sum over the rows (na, nb) of plane k1, [KP * NBP, C], to [NBP * NAP, C], rows (kb, ka)."""
-    at = k1 * NAP * KP + tl.arange(0, NAP)[:, None] * KP + tl.arange(0, KP)[None, :]
-    re, im = product(
-        tl.load(tail_a_re + at),
-        tl.load(tail_a_im + at),
-        tl.reshape(t_re, (KP, NBP * C)),
-        tl.reshape(t_im, (KP, NBP * C)),
-        PRECISION,
-    )
-    twiddle = k1 * NAP * NBP + tl.arange(0, NAP)[:, None] * NBP + tl.arange(0, NBP)[None, :]
-    re, im = turn(
-        tl.reshape(re, (NAP, NBP, C)),
-        tl.reshape(im, (NAP, NBP, C)),
-        tl.load(twiddle_re + twiddle)[:, :, None],
-        tl.load(twiddle_im + twiddle)[:, :, None],
-    )
-    square = tl.arange(0, NBP)[:, None] * NBP + tl.arange(0, NBP)[None, :]
-    out = real_product(
-        tl.load(tail_b_re + square),
-        tl.load(tail_b_im + square),
-        tl.reshape(tl.permute(re.to(t_re.dtype), (1, 0, 2)), (NBP, NAP * C)),
-        tl.reshape(tl.permute(im.to(t_re.dtype), (1, 0, 2)), (NBP, NAP * C)),
-        PRECISION,
-    )
-    return tl.reshape(out, (NBP * NAP, C))
-
-
-@triton.jit
-def long_tail_kernel(
-    planes_re,
-    planes_im,
-    y,
-    tail_a_re,
-    tail_a_im,
-    twiddle_re,
-    twiddle_im,
-    tail_b_re,
-    tail_b_im,
-    middle_re,
-    middle_im,
-    scale,
-    D,
-    N1: tl.constexpr,
-    NA: tl.constexpr,
-    NB: tl.constexpr,
-    NAP: tl.constexpr,
-    KP: tl.constexpr,
-    NBP: tl.constexpr,
-    C: tl.constexpr,
-    SHARED: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """As ``tail_kernel``, with n2 < N2 / 2 summed in its two digits; NA is even."""
-    H: tl.constexpr = N1 // 2
-    N2: tl.constexpr = NA * NB
-    R: tl.constexpr = N2 // 2 + 1
-    c = tl.program_id(0) * C
-    k1 = 0 if SHARED else 1 + tl.program_id(1)
-    b = tl.program_id(2).to(tl.int64)
-    dtype = y.dtype.element_ty
-    y += b * N1 * N2 * D
-    planes_re += (b * H + k1) * R * D
-    planes_im += (b * H + k1) * R * D
-
-    na = tl.arange(0, KP * NBP) // NBP
-    nb = tl.arange(0, KP * NBP) % NBP
-    n2 = na * NB + nb
-    n2_kept = (na < NA // 2) & (nb < NB)
-    ka = tl.arange(0, NBP * NAP) % NAP
-    kb = tl.arange(0, NBP * NAP) // NAP
-    k2 = ka + NA * kb
-    k2_kept = (ka < NA) & (kb < NB)
-    end = tl.full((1,), (R - 1) * D, tl.int32)
-    for PLANE in tl.static_range(2 if SHARED else 1):
-        if SHARED:
-            plane = PLANE * H
-            t_re, t_im = _load_shared(planes_re, planes_im, n2 * D, n2_kept, c, D, PLANE, C)
-            m_re, m_im = _load_shared(planes_re, planes_im, end, end > 0, c, D, PLANE, C)
-        else:
-            plane = k1
-            t_re, t_im = _load_rows(planes_re, planes_im, n2 * D, n2_kept, c, D, C)
-            m_re, m_im = _load_rows(planes_re, planes_im, end, end > 0, c, D, C)
-        out = _long_sum(
-            t_re,
-            t_im,
-            plane,
-            tail_a_re,
-            tail_a_im,
-            twiddle_re,
-            twiddle_im,
-            tail_b_re,
-            tail_b_im,
-            NAP,
+    plane = (b * H + k1 % H) * R * D
+    planes_re += plane
+    planes_im += plane
+    if PDL:
+        gdc_wait()
+    if k1 % H == 0:
+        side = (k1 // H) * (2 * KP * KP)
+        _shared_planes(
+            planes_re,
+            planes_im,
+            y,
+            shared_re + side,
+            shared_im + side,
+            shared_gain,
+            shared_scale,
+            c,
+            block,
+            k1 == 0,
+            D,
+            N1,
+            N2,
             KP,
-            NBP,
+            Q,
+            STEP,
             C,
+            FULL,
             PRECISION,
         )
-        out += _middle_row(m_re, m_im, plane, middle_re, middle_im, k2)
-        narrow = (out * scale).to(dtype)
-        _store_rows(y, narrow, (plane + N1 * k2) * D, k2_kept, c, D, C)
-        if not SHARED:
-            mirror = (N1 - k1 + N1 * (N2 - 1 - k2)) * D
-            _store_mirrored(y, narrow, mirror, k2_kept, c, D, C)
+    else:
+        _paired_planes(
+            planes_re,
+            planes_im,
+            y,
+            pairs_re,
+            pairs_im,
+            pairs_scale,
+            c,
+            block,
+            k1,
+            D,
+            N1,
+            N2,
+            KP,
+            Q,
+            STEP,
+            C,
+            FULL,
+            PRECISION,
+        )

@@ -10,26 +10,34 @@ import math
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from flashmix.ops._triton import tuning
+from flashmix.ops._triton.availability import INTERPRETED
 from flashmix.ops._triton.launch import padded, precision
 from flashmix.ops.fnet.plan import Matrices, Plan, matrices
-from flashmix.ops.fnet.triton.kernels import head_kernel, long_tail_kernel, tail_kernel
+from flashmix.ops.fnet.triton.kernels import head_kernel, tail_kernel
+
+# Pairs of rows of a tail's program; terms of their sum at a time, all where they are few.
+_PAIRS = 128
+_FEW_TERMS = 64
+_TERMS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Columns of a tile and warps of a program.
+    """Tiles and warps of a program of each pass.
 
-    ``head_j`` counts the digits j1 that the head's second product takes at a time.
+    ``head_j`` counts the digits j1 that the head's second product takes at a time; ``head_regs``
+    caps the registers of a thread, so that more programs fit a multiprocessor. The tail takes
+    ``tail_c`` columns.
     """
 
     head_j: int = 16
     head_warps: int = 4
+    head_regs: int | None = None
     tail_c: int = 64
-    tail_warps: int = 4
+    tail_warps: int = 8
 
 
 @functools.cache
@@ -39,21 +47,29 @@ def config(plan: Plan, dtype: torch.dtype) -> Config:
         return Config(head_warps=8, tail_c=16)
     tuned = tuning.nearest("fnet", {"seq_len": plan.seq_len, "dim": plan.dim})
     if tuned is None or tuned["n1"] != plan.n1:
-        return Config(tail_c=64 if plan.nb == 1 else 16)
-    return Config(**{name: value for name, value in tuned.items() if name != "n1"})
+        return Config()
+    return Config(**{name: value for name, value in tuned.items() if name not in ("n1", "d1")})
 
 
-def mix(x: Tensor, plan: Plan, norm: str) -> Tensor:
-    """Re(FFT2(x)) of ``x`` [B, N, D], B >= 1, whose shape ``plan`` is for."""
-    batch, _, dim = x.shape
+def mix(x: Tensor, plan: Plan, norm: str, how: Config | None = None) -> Tensor:
+    """Re(FFT2(x)) of ``x`` [B, N, D], B >= 1, whose shape ``plan`` is for; tiles as told."""
+    batch = x.shape[0]
     m = matrices(plan, x.dtype, x.device)
-    how = config(plan, x.dtype)
+    how = how or config(plan, x.dtype)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    planes = x.new_empty((2, batch, plan.half, plan.rows, dim))
-    scale = (1 / math.sqrt(plan.seq_len * dim) if norm == "ortho" else 1.0) / m.gain
+    planes = x.new_empty((2, batch, plan.half, plan.rows, plan.dim))
     head(x, planes, plan, m, how)
-    (tail if plan.nb == 1 else long_tail)(planes, y, plan, m, scale, how)
+    scale = 1 / math.sqrt(plan.seq_len * plan.dim) if norm == "ortho" else 1.0
+    tail(planes, y, plan, m, scale, how)
     return y
+
+
+@functools.cache
+def _signals(device: torch.device) -> bool:
+    """Whether the tail may start before the head has ended, and wait there for its planes."""
+    if INTERPRETED or device.type != "cuda":
+        return False
+    return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def head(x: Tensor, planes: Tensor, plan: Plan, m: Matrices, how: Config) -> None:
@@ -80,74 +96,43 @@ def head(x: Tensor, planes: Tensor, plan: Plan, m: Matrices, how: Config) -> Non
         D2P=padded(plan.d2),
         J=min(how.head_j, padded(plan.d1)),
         PRECISION=precision(x.dtype),
+        PDL=_signals(x.device),
         num_warps=how.head_warps,
+        maxnreg=how.head_regs,
     )
 
 
-def _tail_grids(
-    batch: int, dim: int, c: int, plan: Plan
-) -> list[tuple[bool, tuple[int, int, int]]]:
-    """Whether the shared plane is meant, and the grid: one launch for it, one for the others."""
-    columns: int = triton.cdiv(dim, c)
-    grids = [(False, (columns, plan.half - 1, batch)), (True, (columns, 1, batch))]
-    return grids if plan.half > 1 else grids[1:]
-
-
 def tail(planes: Tensor, y: Tensor, plan: Plan, m: Matrices, scale: float, how: Config) -> None:
-    """Sum the rows n2 of ``planes`` into ``y`` by one product."""
+    """Sum the rows n2 of ``planes`` into ``y``."""
     batch, _, dim = y.shape
-    c = min(how.tail_c, padded(dim))
-    for shared, grid in _tail_grids(batch, dim, c, plan):
-        tail_kernel[grid](
-            planes[0],
-            planes[1],
-            y,
-            m.tail_a.re,
-            m.tail_a.im,
-            m.tail_middle.re,
-            m.tail_middle.im,
-            scale,
-            dim,
-            N1=plan.n1,
-            N2=plan.n2,
-            N2P=padded(plan.n2),
-            KP=padded(plan.sum_a),
-            C=c,
-            SHARED=shared,
-            PRECISION=precision(y.dtype),
-            num_warps=how.tail_warps,
-        )
-
-
-def long_tail(
-    planes: Tensor, y: Tensor, plan: Plan, m: Matrices, scale: float, how: Config
-) -> None:
-    """Sum the rows n2 of ``planes`` into ``y`` by two products."""
-    batch, _, dim = y.shape
-    c = min(how.tail_c, padded(dim))
-    for shared, grid in _tail_grids(batch, dim, c, plan):
-        long_tail_kernel[grid](
-            planes[0],
-            planes[1],
-            y,
-            m.tail_a.re,
-            m.tail_a.im,
-            m.tail_twiddle.re,
-            m.tail_twiddle.im,
-            m.tail_b.re,
-            m.tail_b.im,
-            m.tail_middle.re,
-            m.tail_middle.im,
-            scale,
-            dim,
-            N1=plan.n1,
-            NA=plan.na,
-            NB=plan.nb,
-            NAP=padded(plan.na),
-            KP=padded(plan.sum_a),
-            NBP=padded(plan.nb),
-            C=c,
-            SHARED=shared,
-            PRECISION=precision(y.dtype),
-            num_warps=how.tail_warps,
-        )
+    c, side = min(how.tail_c, padded(dim)), padded(plan.pairs)
+    q, step, stages = min(_PAIRS, side), min(_FEW_TERMS, side), 1
+    if side > _FEW_TERMS:
+        step, stages = _TERMS, 1 if y.dtype == torch.float32 else 3
+    columns = -(-dim // c)
+    early = _signals(y.device)
+    tail_kernel[(columns * (side // q), plan.half + 1, batch)](
+        planes[0],
+        planes[1],
+        y,
+        m.pairs.re,
+        m.pairs.im,
+        m.shared.re,
+        m.shared.im,
+        m.shared.gain,
+        scale / (m.gain * m.pairs.gain),
+        0.5 * scale / (m.gain * m.shared.gain),
+        columns,
+        D=dim,
+        N1=plan.n1,
+        N2=plan.n2,
+        KP=side,
+        Q=q,
+        STEP=step,
+        C=c,
+        PRECISION=precision(y.dtype),
+        num_warps=how.tail_warps,
+        num_stages=stages,
+        PDL=early,
+        launch_pdl=early,
+    )

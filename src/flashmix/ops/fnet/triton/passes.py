@@ -11,7 +11,6 @@ import math
 from dataclasses import dataclass
 
 import torch
-import triton
 from torch import Tensor
 
 from flashmix.ops._triton import tuning
@@ -95,7 +94,7 @@ def hartley(x: Tensor, how: Config, dtype: torch.dtype) -> tuple[Tensor, float]:
     m = width_matrices(dim, x.dtype, x.device)
     row = -(-(dim // 2 + 1) // 16) * 16
     g = x.new_empty((batch, seq_len, row), dtype=dtype)
-    blocks = triton.cdiv(seq_len // 2 + 1, how.width_rows)
+    blocks = -(-(seq_len // 2 + 1) // how.width_rows)
     width_kernel[(blocks * batch,)](
         x,
         g,
