@@ -15,6 +15,8 @@ from flashmix.ops.spectral import causal_conv
 from flashmix.ops.topk_attention import torch as topk
 from helpers import DEVICES
 
+ON_GPU = torch.cuda.is_available()
+
 settings.register_profile(
     "flashmix",
     derandomize=True,
@@ -38,6 +40,14 @@ def poisoned_memory():
     """Fresh memory holds NaN, so that an output which nobody wrote cannot look right."""
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
+
+
+@pytest.fixture(autouse=True)
+def returned_memory():
+    """Give a GPU's memory back after each test, for the processes that share the GPU."""
+    yield
+    if ON_GPU:
+        torch.cuda.empty_cache()
 
 
 @pytest.fixture(scope="module")

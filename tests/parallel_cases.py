@@ -38,8 +38,8 @@ def start() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = True
     for size in range(1, dist.get_world_size() + 1):
         MESHES[size] = DeviceMesh("cpu", list(range(size)))
-    _ring.CHUNK["cpu"], _spectral.CHUNK["cpu"], _fnet.WIDTH_CHUNK = 32, 5, 3
-    _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES = 3, 1
+    _ring.CHUNK["cpu"], _spectral.CHUNK["cpu"], _fnet.WIDTH_CHUNK["cpu"] = 32, 5, 3
+    _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES["cpu"] = 3, 1
     _channels.FEWEST_CHANNELS = _fnet.FEWEST_COLUMNS = 1
     blocks.BLOCK = block_topk.BLOCK = local.MIN_BLOCK = 4
 
@@ -238,11 +238,11 @@ def share_of_memory(text, n, dim):
     """Peak of a forward and backward on two ranks, over that of one device; [] elsewhere."""
     if dist.get_rank() > 1:
         return None
-    settings = (_pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES, _fnet.FEWEST_COLUMNS)
-    chunks = (_fnet.WIDTH_CHUNK, _spectral.CHUNK["cpu"])
+    settings = (_pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES["cpu"], _fnet.FEWEST_COLUMNS)
+    chunks = (_fnet.WIDTH_CHUNK["cpu"], _spectral.CHUNK["cpu"])
     # As a sequence of 131,072 tokens is cut.
-    _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES, _fnet.FEWEST_COLUMNS = 64, 1 << 16, 3
-    _fnet.WIDTH_CHUNK, _spectral.CHUNK["cpu"] = 32, 32
+    _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES["cpu"], _fnet.FEWEST_COLUMNS = 64, 1 << 16, 3
+    _fnet.WIDTH_CHUNK["cpu"], _spectral.CHUNK["cpu"] = 32, 32
     peaks = []
     try:
         for mixer in (
@@ -261,8 +261,8 @@ def share_of_memory(text, n, dim):
             step()
             peaks.append(peak_mb(step, "cpu"))
     finally:
-        _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES, _fnet.FEWEST_COLUMNS = settings
-        _fnet.WIDTH_CHUNK, _spectral.CHUNK["cpu"] = chunks
+        _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES["cpu"], _fnet.FEWEST_COLUMNS = settings
+        _fnet.WIDTH_CHUNK["cpu"], _spectral.CHUNK["cpu"] = chunks
     return peaks[1] / peaks[0]
 
 

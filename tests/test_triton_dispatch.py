@@ -50,7 +50,7 @@ def test_the_table_is_that_of_the_committed_run():
     rows = [
         row
         for row in read_rows(ROOT / table["run"])
-        if row["direction"] == "forward" and row["impl"] in ("triton", "torch")
+        if row["direction"] == "forward" and row["status"] == "ok"
     ]
     entries = [
         (op, dtype, entry)
@@ -61,9 +61,10 @@ def test_the_table_is_that_of_the_committed_run():
     assert entries
     for op, dtype, entry in entries:
         measured = {
-            row["impl"]: max(row["median_ms"], row["host_ms"])
+            row["impl"]: row["median_ms"] + row["host_ms"]
             for row in rows
             if (row["op"], row["dtype"], row["mixer"]) == (op, dtype, op)
+            and row["impl"] in entry["ms"]
             and all(row[name] == size for name, size in entry["sizes"].items())
         }
         assert entry["ms"] == pytest.approx(measured, abs=1e-5)
@@ -165,7 +166,7 @@ def test_the_table_of_a_run_names_what_attention_is_looked_up_by(tmp_path):
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     sizes = {"batch": 4, "seq_len": 4096, "dim": 512, "num_heads": 8, "window": 128}
-    want = [{"sizes": sizes, "ms": {"torch": 0.2, "triton": 0.03}}]
+    want = [{"sizes": sizes, "ms": {"torch": 0.21, "triton": 0.04}}]
     assert script.table(folder)["gpus"][H200] == {"local_attention": {"bfloat16": want}}
 
 

@@ -117,7 +117,7 @@ def test_heads_side_by_side_and_expanded_gradients():
 
 def test_a_window_of_one_is_the_value_itself():
     (q, k, v), _ = qkv(1, 2, 2, 33, 16)
-    assert relative_error(local(q, k, v, impl="triton", window=1), v) <= 2e-7
+    assert relative_error(local(q, k, v, impl="triton", window=1), v) <= 2e-6
 
 
 def test_an_empty_batch():

@@ -23,8 +23,10 @@ from flashmix.parallel._layout import Layout
 from flashmix.parallel._pieces import Piece, cut, through
 from flashmix.parallel._ranks import even_split
 
-WIDTH_CHUNK = 512
-"""Tokens whose width is transformed at a time."""
+WIDTH_CHUNK = {"cpu": 512, "cuda": 16_384}
+"""Fewest tokens whose width is transformed at a time: on a GPU each step costs launches."""
+WIDTH_CHUNKS = {"cpu": 64, "cuda": 8}
+"""Most steps of it: more hold less memory."""
 FEWEST_COLUMNS = 3
 """Of a piece: fewer lie too far apart in memory to be gathered fast."""
 
@@ -71,7 +73,8 @@ def _over_width(x: Tensor, layout: Layout, norm: str) -> Tensor:
     """Half of each token's spectrum, [B, n, D] as laid out above."""
     dim, mask = x.shape[2], layout.own_mask
     y = torch.empty(x.shape, dtype=travel_dtype(x.dtype), device=x.device)
-    chunk = max(WIDTH_CHUNK, x.shape[1] // 64)
+    place = x.device.type
+    chunk = max(WIDTH_CHUNK[place], x.shape[1] // WIDTH_CHUNKS[place])
     for start in range(0, x.shape[1], chunk):
         some = slice(start, start + chunk)
         wide = zero_padding(x[:, some], None if mask is None else mask[:, some])

@@ -15,9 +15,9 @@ from torch import Tensor
 from flashmix.parallel._layout import Layout
 from flashmix.parallel._ranks import even_split, starts
 
-PIECES = {"cpu": 64, "cuda": 8}
+PIECES = {"cpu": 64, "cuda": 4}
 """Most pieces of an exchange: more hold less memory, fewer cost fewer messages."""
-MIN_PIECE_BYTES = 1 << 20
+MIN_PIECE_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
 """An exchange is cut no finer than this, of what a rank receives."""
 
 Piece = list[slice]
@@ -34,7 +34,7 @@ def cut(shares: Sequence[int], column_bytes: int, device: str, fewest: int = 1) 
         device: "cpu" or "cuda".
         fewest: columns that a piece has at least, of each rank.
     """
-    most = min(PIECES[device], column_bytes * max(shares) // MIN_PIECE_BYTES)
+    most = min(PIECES[device], column_bytes * max(shares) // MIN_PIECE_BYTES[device])
     count = max(1, min(most, min(shares) // fewest))
     parts = [even_split(share, count) for share in shares]
     return [

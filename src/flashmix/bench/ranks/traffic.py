@@ -79,7 +79,8 @@ def derived_bytes(case: Case, mixer: nn.Module) -> int | None:
         return None
     total = max(one for one in sent if one is not None) + INTEGER * (len(FACTS) + 1) * (ranks - 1)
     if case.direction != "forward":
-        total += sum(ring(p.numel() * p.element_size(), ranks) for p in mixer.parameters())
+        element = getattr(torch, case.dtype).itemsize
+        total += sum(ring(p.numel() * element, ranks) for p in mixer.parameters())
     return total
 
 
