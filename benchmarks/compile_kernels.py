@@ -30,8 +30,8 @@ from flashmix.ops._triton.columns import launch as columns
 from flashmix.ops._triton.columns.plan import digits, longer
 from flashmix.ops.block_topk_attention.triton import launch as block
 from flashmix.ops.fnet.plan import plan
-from flashmix.ops.fnet.triton import bluestein, passes
 from flashmix.ops.fnet.triton import launch as fnet
+from flashmix.ops.fnet.triton import passes
 from flashmix.ops.local_attention.triton import launch as local
 from flashmix.ops.spectral.plan import plan as spectral_plan
 from flashmix.ops.spectral.triton import launch as spectral
@@ -134,7 +134,6 @@ def transforms(dtype: torch.dtype) -> Launches:
     for seq_len in ODD:
         x, cut = torch.empty(1, seq_len, 768, dtype=dtype), longer(2 * seq_len - 1)
         assert cut is not None
-        yield f"fnet bluestein {seq_len}", lambda x=x: bluestein.mix(x, "backward")
         w = torch.empty(1, 768, 2).expand(cut.seq_len // 2 + 1, -1, -1)
         yield (
             f"spectral odd {seq_len}",

@@ -204,9 +204,7 @@ TABLES: dict[tuple[str, str], Callable[[Measured], str]] = {
     ("cpu", "fnet"): against("fnet", "fftn"),
     ("cpu", "spectral"): against("spectral", "rfft-filter-irfft", "modes"),
     ("cpu", "fourier"): against("fourier", "rfft-weigh-irfft"),
-    ("h200", "fnet"): transform(
-        "fnet", "fftn", ("torch", "triton", "triton_columns", "bluestein", "dense")
-    ),
+    ("h200", "fnet"): transform("fnet", "fftn", ("torch", "triton", "triton_columns", "dense")),
     ("h200", "spectral"): transform(
         "spectral", "rfft-filter-irfft", ("torch", "triton", "triton_columns")
     ),

@@ -136,7 +136,7 @@ SAMPLES = {
 REGISTERED = {
     name.removeprefix("flashmix::")
     for name in torch._C._dispatch_get_all_op_names()
-    if name.startswith("flashmix::") and "triton" not in name and "bluestein" not in name
+    if name.startswith("flashmix::") and "triton" not in name
 }
 SAMPLES |= {
     name: without_gradients(SAMPLES[name.removesuffix("_forward")])

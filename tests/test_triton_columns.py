@@ -10,7 +10,7 @@ from flashmix.errors import ImplementationError
 from flashmix.ops._triton.availability import DTYPES, INTERPRETED
 from flashmix.ops._triton.columns import launch, plan
 from flashmix.ops._triton.columns.plan import Digits
-from flashmix.ops.fnet.triton import bluestein, passes
+from flashmix.ops.fnet.triton import passes
 from flashmix.ops.fnet.triton.columns import fnet as fnet_columns
 from flashmix.ops.spectral.triton import columns as spectral_columns
 
@@ -29,7 +29,6 @@ def large(*shapes):
 
 FNET = [(2, 2, 1), (1, 6, 2), (1, 12, 5), (1, 128, 12)]
 FNET += large((2, 4096, 768), (1, 16384, 768), (1, 131072, 768), (8, 512, 256))
-ANY_LENGTH = [(2, 1, 1), (1, 7, 5), (1, 12, 8), *large((2, 509, 768), (1, 4099, 768))]
 SPECTRAL = [(1, 1, 3, 2), (2, 6, 3, 4), (1, 7, 4, 2), (1, 32, 4, 20)]
 SPECTRAL += large((4, 4096, 768, 2049), (2, 2047, 256, 1024), (1, 131072, 64, 65537))
 THREE_DIGITS = Digits(4, 3, 2)
@@ -71,14 +70,6 @@ def test_fnet_by_columns_is_exact_to_the_budget_of_its_dtype(shape, dtype):
     assert relative(got, exact(x)) <= budget(exact(x), dtype)
 
 
-@pytest.mark.parametrize("shape", ANY_LENGTH, ids=str)
-@each_dtype
-def test_bluestein_takes_any_length(shape, dtype):
-    x = randn(*shape, dtype=dtype)
-    got = ops.fnet(x, norm="ortho", impl="bluestein")
-    assert relative(got, exact(x)) <= budget(exact(x), dtype)
-
-
 @each_dtype
 def test_fnet_in_three_digits(dtype):
     x = randn(1, THREE_DIGITS.seq_len, 17, dtype=dtype)
@@ -95,11 +86,10 @@ def test_a_million_tokens():
     assert float((got - want).norm() / want.norm()) <= 2.5 * torch.finfo(torch.bfloat16).eps / 4
 
 
-@pytest.mark.parametrize("impl", ["triton_columns", "bluestein"])
-def test_the_gradient_is_the_adjoint_under_padding(impl):
-    """True lengths are 7 (odd) and 4, so columns take both of their roads."""
+def test_the_gradient_is_the_adjoint_under_padding():
+    """True lengths are 7 (odd, by the FFT) and 4 (by columns)."""
     x, upstream, mask = randn(2, 8, 6).requires_grad_(), randn(2, 8, 6) + 1, ragged(2, 8)
-    y = ops.fnet(x, mask=mask, impl=impl)
+    y = ops.fnet(x, mask=mask, impl="triton_columns")
     (grad,) = torch.autograd.grad(y, x, upstream)
     wide = x.detach().double().requires_grad_()
     want = ops.fnet(wide, mask=mask, impl="reference")
@@ -180,7 +170,7 @@ def test_same_input_gives_the_same_bits_whatever_plans_are_cached():
 
 def test_refusals_name_the_reason_and_the_road_that_is_left():
     x = randn(1, 7, 5)
-    with pytest.raises(ImplementationError, match=r"N = 7; impl='bluestein' takes any"):
+    with pytest.raises(ImplementationError, match="N = 7"):
         ops.fnet(x, impl="triton_columns")
     with pytest.raises(ImplementationError, match="D = 131"):
         ops.fnet(randn(1, 8, 131), impl="triton_columns")
@@ -191,18 +181,15 @@ def test_refusals_name_the_reason_and_the_road_that_is_left():
 def test_explain_tells_the_road():
     told = explain("fnet", (2, 4096, 768), torch.float16, DEVICE).alternatives
     assert "(4096 = 64 * 64)" in told["triton_columns"]
-    assert "in a circle of 8192 = 128 * 64" in told["bluestein"]
     told = explain("fnet", (2, 4099, 768), torch.float16, DEVICE).alternatives
     assert "N = 4099" in told["triton_columns"]
-    assert "can run" in told["bluestein"]
     told = explain("spectral", (2, 4099, 768), torch.float16, DEVICE, modes=2050).alternatives
     assert "impl='triton_columns' takes any" in told["triton"]
     assert "within 9216 = 72 * 128" in told["triton_columns"]
 
 
-@pytest.mark.parametrize("op", [fnet_columns, bluestein.fnet], ids=lambda op: op._name)
-def test_fnet_registration_holds(op):
-    torch.library.opcheck(op.op, (randn(1, 4, 2).requires_grad_(), None, "ortho"))
+def test_fnet_registration_holds():
+    torch.library.opcheck(fnet_columns.op, (randn(1, 4, 2).requires_grad_(), None, "ortho"))
 
 
 def test_spectral_registration_holds():

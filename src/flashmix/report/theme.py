@@ -54,7 +54,6 @@ _SAME = {
     "triton": "fnet",
     "triton_columns": "spectral",
     "cpu": "fnet,attention",
-    "bluestein": "hybrid",
     "dense": "spectral,attention",
     "torch": "local",
     "reference": "attention (naive)",

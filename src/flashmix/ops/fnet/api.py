@@ -28,12 +28,6 @@ def _triton_columns(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     return fnet(x, mask, norm)
 
 
-def _bluestein(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
-    from flashmix.ops.fnet.triton.bluestein import fnet
-
-    return fnet(x, mask, norm)
-
-
 def _unfit_for_triton(case: Case) -> str | None:
     _, seq_len, dim = case.sizes()
     length = None if case.options.get("masked") else seq_len
@@ -48,28 +42,16 @@ def _triton_road(case: Case) -> str | None:
 
 
 def _unfit_for_columns(case: Case) -> str | None:
-    seq_len = case.sizes()[1]
-    if refusal := _unfit_for_bluestein(case):
+    _, seq_len, dim = case.sizes()
+    if refusal := unsplit(dim) or columns.unfit(seq_len, dim):
         return refusal
-    if not case.options.get("masked") and (refusal := columns.uncut(seq_len)):
-        return f"{refusal}; impl='bluestein' takes any"
-    return None
+    return None if case.options.get("masked") else columns.uncut(seq_len)
 
 
 def _columns_road(case: Case) -> str | None:
     if case.options.get("masked"):
-        return "true lengths that are odd or have a large factor by Bluestein's chirps"
+        return "true lengths that are odd or have a large factor go through the FFT"
     return str(columns.digits(case.sizes()[1]))
-
-
-def _unfit_for_bluestein(case: Case) -> str | None:
-    _, seq_len, dim = case.sizes()
-    return unsplit(dim) or columns.unfit(seq_len, dim)
-
-
-def _bluestein_road(case: Case) -> str | None:
-    cut = columns.longer(2 * case.sizes()[1] - 1)
-    return f"in a circle of {cut}"
 
 
 def _unfit_for_dense(case: Case) -> str | None:
@@ -118,17 +100,6 @@ OPERATOR = Operator(
             preferred=False,
         ),
         Implementation(
-            name="bluestein",
-            run=_bluestein,
-            summary="any length by Bluestein's chirps around the column transforms",
-            devices=availability.DEVICES,
-            dtypes=availability.DTYPES,
-            missing=availability.missing,
-            unfit=_unfit_for_bluestein,
-            road=_bluestein_road,
-            preferred=False,
-        ),
-        Implementation(
             name="dense",
             run=dense.fnet,
             summary="two plain matrix products, any short length; its own backward, nothing saved",
@@ -156,11 +127,11 @@ def fnet(
         norm: "backward" leaves the sums unnormalised as the paper does, so outputs grow like
             sqrt(N * D) and a nonzero mean like N * D, which can exceed float16's 65,504 (the
             output is then inf); "ortho" divides by sqrt(N * D).
-        impl: "auto", "cpu", "torch", "triton", "triton_columns", "bluestein", "dense" or
-            "reference". "cpu" transforms lengths and widths without prime factors above 13
+        impl: "auto", "cpu", "torch", "triton", "triton_columns", "dense" or "reference".
+            "cpu" transforms lengths and widths without prime factors above 13
             itself, others by PyTorch's FFT; "triton" takes even N and widths whose factors fit its
             tiles; of a padded batch, lengths that do not go through the FFT. "triton_columns"
-            also takes long N, "bluestein" any N; "dense" any N and D up to 2,048.
+            also takes long N, "dense" any N and D up to 2,048.
 
     Returns:
         [B, N, D] in the dtype of ``x``.

@@ -147,7 +147,7 @@ def unplanned(seq_len: int | None, dim: int, dtype: torch.dtype) -> str | None:
     if seq_len is not None and plan(seq_len, dim, dtype) is None:
         return (
             f"takes N that is even and a product of factors that fit its tiles, not N = {seq_len}; "
-            "impl='triton_columns' takes longer ones, impl='bluestein' any"
+            "impl='triton_columns' takes longer ones, impl='torch' any"
         )
     return None
 

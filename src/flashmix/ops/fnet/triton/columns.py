@@ -12,15 +12,15 @@ from torch import Tensor
 from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._triton.launch import by_batches
+from flashmix.ops.fnet import torch as fft_road
 from flashmix.ops.fnet.registration import register
-from flashmix.ops.fnet.triton import bluestein
 from flashmix.ops.fnet.triton.passes import mix, tuned
 
 
 def _mix(x: Tensor, norm: str) -> Tensor:
     cut, how, columns = tuned(x.shape[1], x.shape[2], x.dtype)
     if cut is None:
-        return bluestein.mix(x, norm)
+        return fft_road.fnet(x, None, norm)
     return mix(x, cut, norm, how, columns)
 
 
@@ -28,7 +28,7 @@ def _mix(x: Tensor, norm: str) -> Tensor:
 def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     """Re(FFT2(x)) of each sequence over its own true length, [B, N, D].
 
-    In a padded batch, lengths without digits go through ``bluestein``.
+    In a padded batch, lengths without digits go through the FFT.
     """
     return each_length(partial(by_batches, partial(_mix, norm=norm)), mask, x)
 
