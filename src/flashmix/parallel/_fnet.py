@@ -25,7 +25,7 @@ from flashmix.parallel._ranks import even_split
 
 WIDTH_CHUNK = {"cpu": 512, "cuda": 16_384}
 """Fewest tokens whose width is transformed at a time: on a GPU each step costs launches."""
-WIDTH_CHUNKS = {"cpu": 64, "cuda": 8}
+WIDTH_CHUNKS = {"cpu": 64, "cuda": 2}
 """Most steps of it: more hold less memory."""
 FEWEST_COLUMNS = 3
 """Of a piece: fewer lie too far apart in memory to be gathered fast."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from flashmix.parallel._layout import Layout
 from flashmix.parallel._ranks import even_split, starts
 
-PIECES = {"cpu": 64, "cuda": 4}
+PIECES = {"cpu": 64, "cuda": 2}
 """Most pieces of an exchange: more hold less memory, fewer cost fewer messages."""
 MIN_PIECE_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
 """An exchange is cut no finer than this, of what a rank receives."""

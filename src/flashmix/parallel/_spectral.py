@@ -25,7 +25,7 @@ from flashmix.ops.spectral.plan import MOST_MODES
 from flashmix.parallel._collectives import all_sum
 from flashmix.parallel._layout import Layout
 
-CHUNK = {"cpu": 512, "cuda": 16_384}
+CHUNK = {"cpu": 512, "cuda": 32_768}
 """Tokens of one product with the truncated Fourier matrix."""
 
 
