@@ -12,13 +12,14 @@ from helpers import relative_error
 from triton_helpers import (
     DEVICE,
     check,
+    check_case,
     each_case,
     explained,
+    half_real,
     holes,
     needs_gpu,
     needs_triton,
     outputs,
-    poisoned,
     qkv,
     repeated,
     replays,
@@ -54,15 +55,7 @@ def runner(window, causal, mask):
 @each_case(CASES)
 def test_values_and_gradients_match_float64(case, dtype):
     *shape, window, causal, masked = case
-    leaves, upstream = qkv(*shape, dtype=dtype)
-    mask = None
-    if masked:
-        mask = holes(shape[0], shape[3])
-        leaves = poisoned(leaves, mask)
-    got = check(runner(window, causal, mask), leaves, upstream)
-    if masked:
-        for one in got:
-            assert not one.masked_select(~mask[:, None, :, None]).any()
+    check_case(lambda mask: runner(window, causal, mask), shape, dtype, masked)
 
 
 @needs_gpu
@@ -70,9 +63,7 @@ def test_values_and_gradients_match_float64(case, dtype):
 def test_large_shapes_match_the_other_road(case, dtype):
     *shape, window, causal, masked = case
     leaves, upstream = qkv(*shape, dtype=dtype)
-    mask = holes(shape[0], shape[3]) if masked else None
-    if masked:
-        mask[-1, : shape[3] // 2] = True
+    mask = half_real(shape, masked)
     run = runner(window, causal, mask)
     check(run, leaves, upstream, reference=lambda *x: run(*x, impl="torch"))
 

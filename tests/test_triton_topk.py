@@ -12,14 +12,14 @@ from flashmix.ops.topk_attention.triton import _backward_op, _op, launch
 from helpers import relative_error
 from triton_helpers import (
     DEVICE,
-    check,
+    check_case,
     each_case,
     explained,
+    half_real,
     holes,
     needs_gpu,
     needs_triton,
     outputs,
-    poisoned,
     qkv,
     repeated,
     replays,
@@ -55,15 +55,7 @@ def runner(count, causal, mask):
 @each_case(CASES)
 def test_values_and_gradients_match_float64(case, dtype):
     *shape, count, causal, masked = case
-    leaves, upstream = qkv(*shape, dtype=dtype)
-    mask = None
-    if masked:
-        mask = holes(shape[0], shape[3])
-        leaves = poisoned(leaves, mask)
-    got = check(runner(count, causal, mask), leaves, upstream)
-    if masked:
-        for one in got:
-            assert not one.masked_select(~mask[:, None, :, None]).any()
+    check_case(lambda mask: runner(count, causal, mask), shape, dtype, masked)
 
 
 @needs_gpu
@@ -72,9 +64,7 @@ def test_large_shapes_keep_the_keys_with_the_highest_scores(case, dtype):
     """Neighbouring scores of a million keys differ in their last bits: compare scores, not keys."""
     *shape, count, causal, masked = case
     (q, k, v), _ = qkv(*shape, dtype=dtype)
-    mask = holes(shape[0], shape[3]) if masked else None
-    if masked:
-        mask[-1, : shape[3] // 2] = True
+    mask = half_real(shape, masked)
     index = _op(q, k, v, mask, count, causal)[1]
     scores = exact_scores(q, k, mask, causal)
     kept = scores.gather(-1, index.clamp(min=0).long())

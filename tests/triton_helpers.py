@@ -80,6 +80,27 @@ def check(run, leaves, upstream, reference=None):
     return got
 
 
+def check_case(runner, shape, dtype, masked):
+    """``runner(mask)`` gives what :func:`check` takes; NaN at padding shows nowhere."""
+    leaves, upstream = qkv(*shape, dtype=dtype)
+    mask = holes(shape[0], shape[3]) if masked else None
+    if masked:
+        leaves = poisoned(leaves, mask)
+    got = check(runner(mask), leaves, upstream)
+    if masked:
+        for one in got:
+            assert not one.masked_select(~mask[:, None, :, None]).any()
+
+
+def half_real(shape, masked):
+    """As :func:`holes` where ``masked``, but half of the last sequence is real."""
+    if not masked:
+        return None
+    mask = holes(shape[0], shape[3])
+    mask[-1, : shape[3] // 2] = True
+    return mask
+
+
 def replays(run, leaves, upstream):
     """``run`` is captured in a CUDA graph without waiting for the host; the outputs it fills."""
     outputs(run, leaves, upstream)
