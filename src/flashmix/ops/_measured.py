@@ -50,7 +50,7 @@ class Measurement:
     def __str__(self) -> str:
         times = ", ".join(f"{name} {ms:.3g} ms" for name, ms in self.milliseconds.items())
         sizes = ", ".join(f"{name} {size}" for name, size in self.sizes.items())
-        return f"{times} measured on {self.machine} at {sizes} ({self.run})"
+        return f"{times} from call to result, measured on {self.machine} at {sizes} ({self.run})"
 
 
 @functools.cache
