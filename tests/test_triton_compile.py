@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 KERNELS = {
     "[512, 256]": "head tail width planes mirror filter signal filter_grad",
     "local": "forward delta backward",
-    "exact top-k": "bound collect search keep gather query_grad key_grad",
+    "exact top-k": "bound collect search keep query_grad key_grad",
     "block top-k": "pool forward delta query_grad key_grad",
 }
 
