@@ -15,6 +15,7 @@ def main() -> None:
     x = torch.randn(64, 4096, 768, device="cuda", dtype=torch.bfloat16)
     long = torch.randn(8, 16384, 768, device="cuda", dtype=torch.bfloat16)
     narrow = torch.randn(64, 4096, 256, device="cuda", dtype=torch.bfloat16)
+    heads = torch.randn(3, 4, 8, 4096, 64, device="cuda", dtype=torch.bfloat16)
     weight = torch.randn(128, 768, 2, device="cuda")
     all_modes = torch.randn(2049, 768, 2, device="cuda")
     for _ in range(2):
@@ -24,6 +25,9 @@ def main() -> None:
             ops.fnet(one, impl="triton_columns")
         ops.spectral(x[:32], weight, impl="triton")
         ops.spectral(x[:32], all_modes, impl="triton_columns")
+        ops.local_attention(*heads, window=128, impl="triton")
+        ops.local_attention(*heads, window=512, impl="triton")
+        ops.topk_attention(*heads, topk=32, impl="triton")
         torch.cuda.synchronize()
         torch.cuda.cudart().cudaProfilerStart()
     torch.cuda.cudart().cudaProfilerStop()

@@ -30,8 +30,13 @@ SMALL = ["-m", "not slow", "-k", "not compiles and not registration and not grap
 
 
 def pytest(*arguments: str) -> list[str]:
-    """The command of a pytest process."""
-    return [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    """The command of a pytest process, which names each test as it ends.
+
+    Without the plugin pytest-timeout, the project's own options, which name a limit, are left out.
+    """
+    limited = importlib.util.find_spec("pytest_timeout") is not None
+    options = ["-v", "-v", "-p", "no:cacheprovider", *(() if limited else ("-o", "addopts="))]
+    return [sys.executable, "-m", "pytest", *options, *arguments]
 
 
 def together(commands: list[list[str]]) -> bool:
@@ -56,7 +61,7 @@ def sanitized(tool: str) -> bool:
     files = [f"tests/test_triton_{op}.py" for op in ops]
     for check in ("memcheck", "racecheck"):
         under = [tool, "--tool", check, "--error-exitcode", "9", "--target-processes", "all"]
-        if not together([[*under, *pytest(file, *SMALL, "--timeout=1200")] for file in files]):
+        if not together([[*under, *pytest(file, *SMALL, "-o", "timeout=1200")] for file in files]):
             return False
     return True
 
