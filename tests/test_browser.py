@@ -96,6 +96,7 @@ def test_every_chart_is_drawn_without_network_or_error(tab, pages, name):
     one = tab(name)
     one.draw_all()
     assert one.page.locator(".plot svg").count() >= 4
+    assert one.page.locator(".plot .role-legend").count() == 0
     assert one.asked == [pages[name].as_uri()]
     assert one.wrong == []
 

@@ -16,6 +16,8 @@ function fitted(original, width, hidden, title) {
   const spec = structuredClone(original);
   const narrow = width < NARROW;
   if (narrow) spec.layer = spec.layer.filter((one) => !one.name?.startsWith("names"));
+  // The buttons above a chart are its legend.
+  for (const { encoding } of spec.layer) if (encoding?.color) encoding.color.legend = null;
   spec.width = Math.floor(width);
   spec.autosize = { type: "fit-x", contains: "padding" };
   spec.padding = { left: 2, top: 8, bottom: 4, right: 12 };
