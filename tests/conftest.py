@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from flashmix.ops import _measured
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch as block_topk
 from flashmix.ops.local_attention import torch as local
@@ -48,6 +49,12 @@ def returned_memory():
     yield
     if ON_GPU:
         torch.cuda.empty_cache()
+
+
+@pytest.fixture
+def unmeasured(monkeypatch):
+    """A machine of which no measurement is known, whichever the tests run on."""
+    monkeypatch.setattr(_measured, "device_name", lambda device: None)
 
 
 @pytest.fixture(scope="module")

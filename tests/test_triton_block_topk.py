@@ -107,6 +107,7 @@ def test_same_input_gives_the_same_bits(monkeypatch):
     assert all(torch.equal(a, b) for a, b in zip(once, again, strict=True))
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_what_auto_says():
     told = explained("block_topk_attention", (1, 8, 65536, 64), topk=4096)
     assert told.impl == "torch"

@@ -178,6 +178,7 @@ def test_refusals_name_the_reason_and_the_road_that_is_left():
         ops.spectral(x, randn(3, 5, 2), causal=True, impl="triton_columns")
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_explain_tells_the_road():
     told = explain("fnet", (2, 4096, 768), torch.float16, DEVICE).alternatives
     assert "(4096 = 64 * 64)" in told["triton_columns"]

@@ -146,6 +146,7 @@ def test_large_scores_neither_overflow_nor_vanish():
     assert relative_error(got[0], want) <= 1e-3
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_refusals_and_what_auto_says():
     wide = torch.zeros(1, 1, 4, 257, device=DEVICE)
     with pytest.raises(ImplementationError, match="up to 256 wide, not 257"):

@@ -196,6 +196,7 @@ def test_tiles_fit_in_shared_memory(width, dtype, count):
     assert launch.slots(count) >= count
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_refusals_and_what_auto_says():
     x = torch.zeros(1, 1, 5000, 8, device=DEVICE)
     with pytest.raises(ImplementationError, match="topk up to 4096, not 4500"):
