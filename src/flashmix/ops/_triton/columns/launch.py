@@ -10,16 +10,12 @@ import functools
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from flashmix.ops._triton import tuning
-from flashmix.ops._triton.columns.kernels import (
-    filter_grad_kernel,
-    filter_kernel,
-    planes_kernel,
-    signal_kernel,
-    stage_kernel,
-)
+from flashmix.ops._triton.columns.kernels import planes_kernel, signal_kernel, stage_kernel
+from flashmix.ops._triton.columns.kernels_lines import filter_grad_kernel, filter_kernel
 from flashmix.ops._triton.columns.plan import Digits, Matrices, digits, matrices
 from flashmix.ops._triton.launch import cdiv, padded, precision, processors
 
@@ -29,7 +25,7 @@ class Config:
     """Columns of a tile, warps and stages of a program, and programs that a processor is given.
 
     ``planes`` is the first and the last pass, ``stage`` that of a third digit, ``line`` the one in
-    the middle.
+    the middle, ``grad`` the same pass of the backward.
     """
 
     planes_c: int = 64
@@ -42,6 +38,11 @@ class Config:
     line_warps: int = 4
     line_programs: int = 8
     line_stages: int = 2
+    grad_c: int = 32
+    grad_warps: int = 4
+    grad_programs: int = 2
+    grad_stages: int = 2
+    grad_registers: int | None = None
 
 
 @functools.cache
@@ -55,6 +56,8 @@ def config(cut: Digits, dtype: torch.dtype) -> Config:
         stage_warps=4 if padded(cut.na) <= 64 else 8,
         line_c=32 // wide,
         line_warps=4 if padded(cut.nb) <= 64 else 8,
+        grad_c=32 // wide,
+        grad_warps=4 if padded(cut.nb) <= 64 else 8,
     )
 
 
@@ -275,10 +278,8 @@ def filter_grads(
     x_planes = to_lines(x, cut, m, how, length)
     planes = to_lines(grad, cut, m, how, length)
     kept = _kept(weight, cut)
-    c, columns = tile(how.line_c, dim)
-    wanted = cdiv(2 * processors(x.device), columns * cut.lines)
-    per = cdiv(batch, min(batch, wanted))
-    parts = cdiv(batch, per)
+    c, columns = tile(how.grad_c, dim)
+    parts, per = shares(batch, columns * cut.lines, how.grad_programs, x.device)
     grad_weight = weight.new_empty((parts, kept, dim, 2))
     grad_bias = weight.new_empty((parts, dim))
     twiddle = m.twiddle if cut.na == 1 else m.stage_twiddle
@@ -310,12 +311,21 @@ def filter_grads(
         NBP=padded(cut.nb),
         C=c,
         UNITARY=unitary,
+        COLUMNS_FIRST=planes.dtype != torch.float32,
         PRECISION=precision(planes.dtype),
-        num_warps=how.line_warps,
-        # Prefetching the next sequence would take more shared memory than there is.
-        num_stages=1,
+        num_warps=how.grad_warps,
+        num_stages=_stages(how.grad_stages, planes, per),
+        maxnreg=how.grad_registers,
     )
-    grad_x = _from_lines(planes, x, None, cut, m, how)
-    whole = weight.new_zeros(weight.shape)
-    whole[:kept] = grad_weight.sum(0)
-    return grad_x, whole, grad_bias.sum(0)
+    # The output's gradient takes their place.
+    del x_planes
+    whole = _in_order(grad_weight)
+    if kept < weight.shape[0]:
+        whole = F.pad(whole, (0, 0, 0, 0, 0, weight.shape[0] - kept))
+    del grad_weight
+    return _from_lines(planes, x, None, cut, m, how), whole, _in_order(grad_bias)
+
+
+def _in_order(parts: Tensor) -> Tensor:
+    """The sum over the first axis, which costs nothing where there is one part."""
+    return parts[0] if len(parts) == 1 else parts.sum(0)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from flashmix.ops._triton.columns.kernels import line_frequencies, load_digit, load_line
+from flashmix.ops._triton.columns.kernels_lines import line_frequencies, load_digit, load_line
 from flashmix.ops._triton.kernels_complex import digit_last, product, real_product, turn
 
 

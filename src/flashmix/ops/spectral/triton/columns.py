@@ -19,6 +19,7 @@ from flashmix.ops._triton.columns.plan import Digits, longer
 from flashmix.ops._triton.launch import by_batches
 from flashmix.ops.spectral.lengthened import lengthened, lengthened_grad
 from flashmix.ops.spectral.registration import register
+from flashmix.ops.spectral.triton.sums import Sums
 
 
 def _cut(seq_len: int, dim: int, dtype: torch.dtype) -> tuple[Digits, launch.Config | None]:
@@ -61,8 +62,7 @@ def spectral_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to ``x``, ``weight`` and a bias (float32 [D])."""
     weight = weight.contiguous()
-    grad_weight = torch.zeros_like(weight)
-    grad_bias = weight.new_zeros(x.shape[2])
+    sums = Sums()
 
     def run(grad: Tensor, x: Tensor) -> Tensor:
         n = x.shape[1]
@@ -73,11 +73,10 @@ def spectral_backward(
             longer_weight = lengthened(weight, n, cut.seq_len, unitary)
             grad_x, part, bias = launch.filter_grads(grad, x, longer_weight, cut)
             part = lengthened_grad(part, weight, n, unitary)
-        grad_weight.add_(part)
-        grad_bias.add_(bias)
+        sums.add(part, bias)
         return grad_x
 
-    return each_length(partial(by_batches, run), mask, grad, x), grad_weight, grad_bias
+    return each_length(partial(by_batches, run), mask, grad, x), *sums.of(weight)
 
 
 register(spectral, spectral_backward)
