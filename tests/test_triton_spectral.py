@@ -8,6 +8,7 @@ pytest.importorskip("triton")
 from flashmix import ops
 from flashmix.errors import ImplementationError
 from flashmix.ops._triton.availability import DTYPES, INTERPRETED
+from flashmix.ops.spectral.triton import launch
 from flashmix.ops.spectral.triton import spectral as spectral_triton
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -157,3 +158,24 @@ def test_replays_in_a_cuda_graph_and_never_waits_for_the_host():
     want = run(widened(inputs), upstream, impl="reference")
     for one, exact in zip(got, want, strict=True):
         assert relative(one, exact) <= 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("processors", [3, 5, 11])
+def test_tiles_may_be_shared_by_programs(processors, dtype, monkeypatch):
+    """Whole tiles, tiles in two or more pieces and programs with pieces of two, by processors."""
+    monkeypatch.setattr(launch, "processors", lambda device: processors)
+    inputs = case((7, 300, 20, 9), dtype)
+    upstream = torch.randn(7, 300, 20, device=DEVICE).to(dtype)
+    got = run(inputs, upstream, impl="triton")
+    want = run(widened(inputs), upstream, impl="reference")
+    for one, exact in zip(got, want, strict=True):
+        least = 4e-7 if dtype == torch.float32 else torch.finfo(dtype).eps / 5
+        assert relative(one, exact) <= 2.5 * max(relative(exact.to(dtype), exact), least)
+
+
+def test_same_input_gives_the_same_bits(monkeypatch):
+    monkeypatch.setattr(launch, "processors", lambda device: 5)
+    inputs, upstream = case((3, 300, 20, 9), torch.float32), torch.ones(3, 300, 20, device=DEVICE)
+    for one, other in zip(*(run(inputs, upstream, impl="triton") for _ in range(2)), strict=True):
+        assert torch.equal(one, other)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from flashmix.ops._triton.availability import INTERPRETED
+
 MOST_SEQUENCES = 65_535
 """The largest grid along an axis other than the first."""
 
@@ -69,3 +71,11 @@ def processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
     return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
+def signals(device: torch.device) -> bool:
+    """Whether a kernel may start before the one before it has ended, and wait there for it."""
+    if INTERPRETED or device.type != "cuda":
+        return False
+    return torch.cuda.get_device_capability(device) >= (9, 0)

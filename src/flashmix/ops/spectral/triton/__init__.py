@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from flashmix.ops._library import kernel_op
@@ -17,6 +16,7 @@ from flashmix.ops._triton.launch import by_batches
 from flashmix.ops.spectral.plan import Plan, plan
 from flashmix.ops.spectral.registration import register
 from flashmix.ops.spectral.triton import launch
+from flashmix.ops.spectral.triton.sums import Sums
 
 
 def _plan(seq_len: int, modes: int) -> Plan:
@@ -57,20 +57,18 @@ def spectral_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to ``x``, ``weight`` and a bias (float32 [D])."""
     weight = weight.contiguous()
-    grad_weight = torch.zeros_like(weight)
-    grad_bias = x.new_zeros(x.shape[2], dtype=torch.float32)
+    sums = Sums()
 
     def run(grad: Tensor, x: Tensor) -> Tensor:
         p = _plan(x.shape[1], weight.shape[0])
         how = launch.config(p, x.shape[2], x.dtype)
         upstream = launch.analysis(grad, p, how)
-        filtered = launch.apply_filter(upstream, weight, p, x.dtype, unitary, conjugate=True)
+        filtered = launch.conjugate_filtered(upstream, weight, p, x.dtype, unitary)
         spectrum = launch.analysis(x, p, how)
-        grad_weight.add_(launch.weight_grad(spectrum, upstream, weight, p, x.dtype, unitary))
-        grad_bias.add_(launch.bias_grad(upstream, p, x.dtype))
+        sums.add(*launch.filter_gradients(spectrum, upstream, weight, p, x.dtype, unitary))
         return launch.synthesis(filtered, grad, None, p, unitary, how)
 
-    return each_length(partial(by_batches, run), mask, grad, x), grad_weight, grad_bias
+    return each_length(partial(by_batches, run), mask, grad, x), *sums.of(weight)
 
 
 register(spectral, spectral_backward)

@@ -1,18 +1,36 @@
 """A filter over few modes as skinny matrix products; ``plan`` says how tokens and modes fold.
 
-Analysis reads x once and sums its modes; the filter works on those alone; synthesis writes y once.
+Analysis reads x once and sums its modes, filtered on the way out; synthesis writes y once.
 
 Channels are the rows of both products: tokens enter the first from the registers they fold in.
 
-Shapes: B batch, N tokens, D channels, L folded tokens, S parts that the sum over L is split in.
-Spectra are [S, B, parities, 2, MP, D] float32 (real and imaginary parts), and filtered ones
-[B, parities, 2, MP, D] in x's dtype; the matrix is [parities, 2, MP, LP]. H = N / 2.
+A tile is a block of channels of one sequence (and of modes, in the analysis); it takes STEPS steps
+of L_BLOCK folded tokens. Steps are dealt out evenly: program p of many takes PER of them, one more
+where p < EXTRA, and so goes through pieces of one tile or of several.
+
+Shapes: B batch, N tokens, D channels, L folded tokens. Spectra are [B, parities, 2, MP, D], real
+and imaginary parts, float32, and filtered ones in x's dtype; the matrix is [parities, 2, MP, LP].
+H = N / 2.
 """
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def _begin(p, PER, EXTRA):
+    """The first step of program p."""
+    return p * PER + tl.minimum(p, EXTRA)
+
+
+@triton.jit
+def _owner(step, PER, EXTRA):
+    """The program that takes a step."""
+    longer = EXTRA * (PER + 1)
+    return tl.where(step < longer, step // (PER + 1), EXTRA + (step - longer) // PER)
 
 
 @triton.jit
@@ -43,19 +61,24 @@ def analysis_kernel(
     x,
     matrix,
     spectrum,
+    pieces,
     weight,
     scale,
     stride_b,
     stride_n,
     stride_d,
-    B,
     D,
     L,
     MP,
     LP,
-    PART,
     N,
     KEPT,
+    CHANNELS,
+    BLOCKS,
+    STEPS,
+    WHOLE,
+    PER,
+    EXTRA,
     PARITIES: tl.constexpr,
     FILTER: tl.constexpr,
     UNITARY: tl.constexpr,
@@ -63,63 +86,155 @@ def analysis_kernel(
     L_BLOCK: tl.constexpr,
     D_BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """One block of modes of one sequence, summed over PART folded tokens.
+    """The first WHOLE programs sum a tile each, the others the pieces of those that are left.
 
-    With ``FILTER`` (and one part) they are stored filtered, in the layout for synthesis.
+    Whole tiles are stored in ``spectrum``, filtered with ``FILTER``; the two pieces at most of
+    program p at 2 p and 2 p + 1 of ``pieces`` [.., parities, 2, M_BLOCK, D_BLOCK], for
+    ``join_kernel``.
     """
-    d = tl.program_id(0) * D_BLOCK + tl.arange(0, D_BLOCK)[:, None]
-    m = tl.program_id(1) * M_BLOCK + tl.arange(0, M_BLOCK)[None, :]
-    b = (tl.program_id(2) % B).to(tl.int64)
-    part = tl.program_id(2) // B
+    if PDL:
+        gdc_launch_dependents()
     dtype = x.dtype.element_ty
-    x += b * stride_b + d * stride_d
     H = N // 2
-    step = tl.arange(0, L_BLOCK)
-    even_re = tl.zeros((D_BLOCK, M_BLOCK), tl.float32)
-    even_im = tl.zeros_like(even_re)
-    odd_re = tl.zeros_like(even_re)
-    odd_im = tl.zeros_like(even_re)
-    for start in range(part * PART, tl.minimum(part * PART + PART, L), L_BLOCK):
-        n = start + step[None, :]
-        kept = (n < L) & (d < D)
-        twin = (n < H // 2) & (d < D)
-        x_n = tl.load(x + n * stride_n, mask=kept, other=0.0)
-        entry = matrix + m * LP + start + step[:, None]
-        inside = start + step[:, None] < LP
-        e_re = tl.load(entry, mask=inside, other=0.0)
-        e_im = tl.load(entry + MP * LP, mask=inside, other=0.0)
-        if PARITIES == 1:
-            even_re = tl.dot(x_n, e_re, even_re, input_precision=PRECISION)
-            even_im = tl.dot(x_n, e_im, even_im, input_precision=PRECISION)
-        else:
-            x_n = x_n.to(tl.float32)
-            x_m = tl.load(x + (H - 1 - n) * stride_n, mask=twin, other=0.0).to(tl.float32)
-            x_t = tl.load(x + (H + n) * stride_n, mask=twin, other=0.0).to(tl.float32)
-            x_l = tl.load(x + (N - 1 - n) * stride_n, mask=kept, other=0.0).to(tl.float32)
-            o_re = tl.load(entry + 2 * MP * LP, mask=inside, other=0.0)
-            o_im = tl.load(entry + 3 * MP * LP, mask=inside, other=0.0)
-            s = x_n + x_l
-            t = x_m + x_t
-            u = x_n - x_l
-            v = x_m - x_t
-            even_re = tl.dot((s + t).to(dtype), e_re, even_re, input_precision=PRECISION)
-            odd_re = tl.dot((s - t).to(dtype), o_re, odd_re, input_precision=PRECISION)
-            even_im = tl.dot((u - v).to(dtype), e_im, even_im, input_precision=PRECISION)
-            odd_im = tl.dot((u + v).to(dtype), o_im, odd_im, input_precision=PRECISION)
+    p = tl.program_id(0) - WHOLE
+    whole = p < 0
+    begin = tl.where(whole, 0, _begin(p, PER, EXTRA))
+    end = tl.where(whole, STEPS, _begin(p + 1, PER, EXTRA))
+    for piece in range((end - 1) // STEPS - begin // STEPS + 1):
+        at = tl.maximum(begin, (begin // STEPS + piece) * STEPS)
+        tile = tl.where(whole, tl.program_id(0), WHOLE + at // STEPS)
+        first = at % STEPS
+        last = tl.minimum(STEPS, first + end - at)
+        d_local = tl.arange(0, D_BLOCK)[:, None]
+        m_local = tl.arange(0, M_BLOCK)[None, :]
+        d = (tile % CHANNELS) * D_BLOCK + d_local
+        m = (tile // CHANNELS % BLOCKS) * M_BLOCK + m_local
+        b = (tile // CHANNELS // BLOCKS).to(tl.int64)
+        own = x + b * stride_b + d * stride_d
+        step = tl.arange(0, L_BLOCK)
+        even_re = tl.zeros((D_BLOCK, M_BLOCK), tl.float32)
+        even_im = tl.zeros_like(even_re)
+        odd_re = tl.zeros_like(even_re)
+        odd_im = tl.zeros_like(even_re)
+        for start in range(first * L_BLOCK, tl.minimum(last * L_BLOCK, L), L_BLOCK):
+            n = start + step[None, :]
+            kept = (n < L) & (d < D)
+            twin = (n < H // 2) & (d < D)
+            x_n = tl.load(own + n * stride_n, mask=kept, other=0.0)
+            entry = matrix + m * LP + start + step[:, None]
+            inside = start + step[:, None] < LP
+            e_re = tl.load(entry, mask=inside, other=0.0)
+            e_im = tl.load(entry + MP * LP, mask=inside, other=0.0)
+            if PARITIES == 1:
+                even_re = tl.dot(x_n, e_re, even_re, input_precision=PRECISION)
+                even_im = tl.dot(x_n, e_im, even_im, input_precision=PRECISION)
+            else:
+                x_n = x_n.to(tl.float32)
+                x_m = tl.load(own + (H - 1 - n) * stride_n, mask=twin, other=0.0).to(tl.float32)
+                x_t = tl.load(own + (H + n) * stride_n, mask=twin, other=0.0).to(tl.float32)
+                x_l = tl.load(own + (N - 1 - n) * stride_n, mask=kept, other=0.0).to(tl.float32)
+                o_re = tl.load(entry + 2 * MP * LP, mask=inside, other=0.0)
+                o_im = tl.load(entry + 3 * MP * LP, mask=inside, other=0.0)
+                s = x_n + x_l
+                t = x_m + x_t
+                u = x_n - x_l
+                v = x_m - x_t
+                even_re = tl.dot((s + t).to(dtype), e_re, even_re, input_precision=PRECISION)
+                odd_re = tl.dot((s - t).to(dtype), o_re, odd_re, input_precision=PRECISION)
+                even_im = tl.dot((u - v).to(dtype), e_im, even_im, input_precision=PRECISION)
+                odd_im = tl.dot((u + v).to(dtype), o_im, odd_im, input_precision=PRECISION)
 
+        if whole:
+            plane = MP * D
+            to = spectrum + b * PARITIES * 2 * plane + m * D + d
+            for k in tl.static_range(PARITIES):
+                re = even_re if k == 0 else odd_re
+                im = even_im if k == 0 else odd_im
+                if FILTER:
+                    mode = PARITIES * m + k
+                    kept = (mode < KEPT) & (d < D)
+                    w_re, w_im = _factor(weight, mode, d, kept, scale, D, N, False, UNITARY)
+                    _store_modes(to + k * 2 * plane, re, im, w_re, w_im, plane, d < D)
+                else:
+                    tl.store(to + k * 2 * plane, re, mask=d < D)
+                    tl.store(to + (k * 2 + 1) * plane, im, mask=d < D)
+        else:
+            SIZE: tl.constexpr = M_BLOCK * D_BLOCK
+            slot = (2 * p + piece).to(tl.int64) * (PARITIES * 2 * SIZE)
+            own_slot = pieces + slot + m_local * D_BLOCK + d_local
+            tl.store(own_slot, even_re)
+            tl.store(own_slot + SIZE, even_im)
+            if PARITIES == 2:
+                tl.store(own_slot + 2 * SIZE, odd_re)
+                tl.store(own_slot + 3 * SIZE, odd_im)
+
+
+@triton.jit
+def join_kernel(
+    pieces,
+    spectrum,
+    weight,
+    scale,
+    D,
+    N,
+    MP,
+    KEPT,
+    CHANNELS,
+    BLOCKS,
+    STEPS,
+    WHOLE,
+    PER,
+    EXTRA,
+    PARITIES: tl.constexpr,
+    FILTER: tl.constexpr,
+    UNITARY: tl.constexpr,
+    M_BLOCK: tl.constexpr,
+    D_BLOCK: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+    PDL: tl.constexpr,
+):
+    """ROWS modes and COLUMNS channels of a tile: its pieces in order, stored as a whole one's."""
+    t = tl.program_id(0)
+    i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[:, None]
+    d_local = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+    k = i // M_BLOCK
+    SIZE: tl.constexpr = M_BLOCK * D_BLOCK
+    pieces += (k * M_BLOCK + i) * D_BLOCK + d_local
+    first = _owner(t * STEPS, PER, EXTRA)
+    last = _owner(t * STEPS + STEPS - 1, PER, EXTRA)
+    tile = WHOLE + t
+    d = (tile % CHANNELS) * D_BLOCK + d_local
+    m = (tile // CHANNELS % BLOCKS) * M_BLOCK + i % M_BLOCK
+    b = (tile // CHANNELS // BLOCKS).to(tl.int64)
+    mode = PARITIES * m + k
+    if FILTER:
+        kept = (mode < KEPT) & (d < D)
+        w_re, w_im = _factor(weight, mode, d, kept, scale, D, N, False, UNITARY)
+    if PDL:
+        gdc_launch_dependents()
+        gdc_wait()
+    re = tl.zeros((ROWS, COLUMNS), tl.float32)
+    im = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for group in range(first, last + 1, AT_ONCE):
+        for one in tl.static_range(AT_ONCE):
+            p = group + one
+            # A program's first piece is of the tile that it begins in.
+            slot = 2 * p + tl.where(_begin(p, PER, EXTRA) < t * STEPS, 1, 0)
+            at = pieces + slot.to(tl.int64) * (PARITIES * 2 * SIZE)
+            there = d < tl.where(p <= last, D, 0)
+            re += tl.load(at, mask=there, other=0.0)
+            im += tl.load(at + SIZE, mask=there, other=0.0)
     plane = MP * D
-    to = spectrum + (part * B + b) * PARITIES * 2 * plane + m * D + d
-    one_re = tl.full(even_re.shape, 1.0, tl.float32)
-    one_im = tl.zeros(even_re.shape, tl.float32)
-    for k in tl.static_range(PARITIES):
-        mode = PARITIES * m + k
-        if FILTER:
-            kept = (mode < KEPT) & (d < D)
-            one_re, one_im = _factor(weight, mode, d, kept, scale, D, N, False, UNITARY)
-        re = even_re if k == 0 else odd_re
-        im = even_im if k == 0 else odd_im
-        _store_modes(to + k * 2 * plane, re, im, one_re, one_im, plane, d < D)
+    to = spectrum + b * PARITIES * 2 * plane + (k * 2 * MP + m) * D + d
+    if FILTER:
+        _store_modes(to, re, im, w_re, w_im, plane, d < D)
+    else:
+        tl.store(to, re, mask=d < D)
+        tl.store(to + plane, im, mask=d < D)
 
 
 @triton.jit
@@ -128,19 +243,17 @@ def filter_kernel(
     weight,
     filtered,
     scale,
-    B,
     D,
     N,
     MP,
     KEPT,
-    PARTS,
     PARITIES: tl.constexpr,
     CONJUGATE: tl.constexpr,
     UNITARY: tl.constexpr,
     M_BLOCK: tl.constexpr,
     D_BLOCK: tl.constexpr,
 ):
-    """Sum the parts of the modes of one sequence and multiply them by W or its conjugate."""
+    """The modes of one sequence times W or its conjugate."""
     d = tl.program_id(0) * D_BLOCK + tl.arange(0, D_BLOCK)[None, :]
     i = tl.program_id(1) * M_BLOCK + tl.arange(0, M_BLOCK)[:, None]
     b = tl.program_id(2).to(tl.int64)
@@ -148,15 +261,9 @@ def filter_kernel(
     mode = PARITIES * (i % MP) + k
     kept = (i < PARITIES * MP) & (mode < KEPT) & (d < D)
     plane = MP * D
-    size = PARITIES * 2 * plane
-    at = b * size + (k * MP + i) * D + d
+    at = b * PARITIES * 2 * plane + (k * MP + i) * D + d
     re = tl.load(spectrum + at, mask=kept, other=0.0)
     im = tl.load(spectrum + at + plane, mask=kept, other=0.0)
-    for part in range(1, PARTS):
-        later = tl.cast(B * part, tl.int64) * size + at
-        re += tl.load(spectrum + later, mask=kept, other=0.0)
-        im += tl.load(spectrum + later + plane, mask=kept, other=0.0)
-
     w_re, w_im = _factor(weight, mode, d, kept, scale, D, N, CONJUGATE, UNITARY)
     _store_modes(filtered + at, re, im, w_re, w_im, plane, (i < PARITIES * MP) & (d < D))
 
@@ -166,19 +273,23 @@ def weight_grad_kernel(
     spectrum,
     upstream,
     grad_weight,
+    grad_bias,
     scale,
+    bias_scale,
     ROWS,
     D,
     N,
     MP,
     KEPT,
-    PARTS: tl.constexpr,
     PARITIES: tl.constexpr,
     UNITARY: tl.constexpr,
     M_BLOCK: tl.constexpr,
     D_BLOCK: tl.constexpr,
 ):
-    """Sum over the ROWS sequences of conj(X) G, for a block of modes and channels."""
+    """Sum over the ROWS sequences of conj(X) G, for a block of modes and channels.
+
+    The imaginary part of W's mode 0 has no gradient: that of the bias is summed in its place.
+    """
     d = tl.program_id(0) * D_BLOCK + tl.arange(0, D_BLOCK)[None, :]
     i = tl.program_id(1) * M_BLOCK + tl.arange(0, M_BLOCK)[:, None]
     mode = PARITIES * (i % MP) + i // MP
@@ -188,20 +299,15 @@ def weight_grad_kernel(
     sum_re = tl.zeros((M_BLOCK, D_BLOCK), tl.float32)
     sum_im = tl.zeros((M_BLOCK, D_BLOCK), tl.float32)
     for b in tl.range(0, ROWS, loop_unroll_factor=4):
-        x_re = tl.zeros((M_BLOCK, D_BLOCK), tl.float32)
-        x_im = tl.zeros((M_BLOCK, D_BLOCK), tl.float32)
-        g_re = tl.zeros((M_BLOCK, D_BLOCK), tl.float32)
-        g_im = tl.zeros((M_BLOCK, D_BLOCK), tl.float32)
-        for part in tl.static_range(PARTS):
-            base = tl.cast(part * ROWS + b, tl.int64) * size
-            at = base + (i // MP * MP + i) * D + d
-            x_re += tl.load(spectrum + at, mask=kept, other=0.0)
-            x_im += tl.load(spectrum + at + plane, mask=kept, other=0.0)
-            g_re += tl.load(upstream + at, mask=kept, other=0.0)
-            g_im += tl.load(upstream + at + plane, mask=kept, other=0.0)
+        at = tl.cast(b, tl.int64) * size + (i // MP * MP + i) * D + d
+        x_re = tl.load(spectrum + at, mask=kept, other=0.0)
+        x_im = tl.load(spectrum + at + plane, mask=kept, other=0.0)
+        g_re = tl.load(upstream + at, mask=kept, other=0.0)
+        g_im = tl.load(upstream + at + plane, mask=kept, other=0.0)
         sum_re += x_re * g_re + x_im * g_im
-        sum_im += x_re * g_im - x_im * g_re
+        sum_im += tl.where(mode == 0, g_re, x_re * g_im - x_im * g_re)
 
+    tl.store(grad_bias + d + 0 * i, bias_scale * sum_im, mask=kept & (mode == 0))
     own = (mode == 0) | (2 * mode == N)
     share = tl.where(own, 1.0, 2.0) * scale
     if UNITARY:
@@ -227,76 +333,96 @@ def synthesis_kernel(
     stride_b,
     stride_n,
     stride_d,
-    scale,
+    boost,
     N,
     D,
     L,
     MP,
     LP,
-    STEP,
+    CHANNELS,
+    STEPS,
+    PER,
+    EXTRA,
     PARITIES: tl.constexpr,
     BLOCKS: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     ADD_X: tl.constexpr,
+    BOOSTED: tl.constexpr,
     M_BLOCK: tl.constexpr,
     L_BLOCK: tl.constexpr,
     D_BLOCK: tl.constexpr,
     PRECISION: tl.constexpr,
+    PDL: tl.constexpr,
 ):
-    """Real signal of the filtered modes at STEP folded tokens of one sequence.
+    """Real signal of the filtered modes, which come times ``boost`` where ``BOOSTED``.
 
-    The modes are read once where one block holds them all.
+    The modes of a tile are read once where one block holds them all.
     """
-    d = tl.program_id(0) * D_BLOCK + tl.arange(0, D_BLOCK)[:, None]
-    b = tl.program_id(2).to(tl.int64)
     dtype = y.dtype.element_ty
-    filtered += b * PARITIES * 2 * MP * D + d
-    y += b * N * D + d
-    x += b * stride_b + d * stride_d
     H = N // 2
     m = tl.arange(0, M_BLOCK)[None, :]
     odd = (PARITIES - 1) * 2 * MP * D
-    if BLOCKS == 1:
-        z_re, z_im = _load_modes(filtered, m, MP, D, d < D)
-        v_re, v_im = _load_modes(filtered + odd, m, MP, D, d < D)
-    begin = tl.program_id(1) * STEP
-    for start in range(begin, tl.minimum(begin + STEP, L), L_BLOCK):
-        n = start + tl.arange(0, L_BLOCK)[None, :]
-        even_re = tl.zeros((D_BLOCK, L_BLOCK), tl.float32)
-        even_im = tl.zeros_like(even_re)
-        odd_re = tl.zeros_like(even_re)
-        odd_im = tl.zeros_like(even_re)
-        for block in tl.static_range(BLOCKS):
-            if BLOCKS > 1:
-                z_re, z_im = _load_modes(filtered, block * M_BLOCK + m, MP, D, d < D)
-            row = block * M_BLOCK + tl.arange(0, M_BLOCK)[:, None]
-            entry = matrix + row * LP + n
-            e_re = tl.load(entry, mask=n < LP, other=0.0)
-            e_im = tl.load(entry + MP * LP, mask=n < LP, other=0.0)
-            even_re = tl.dot(z_re, e_re, even_re, input_precision=PRECISION)
-            even_im = tl.dot(z_im, e_im, even_im, input_precision=PRECISION)
-            if PARITIES == 2:
-                if BLOCKS > 1:
-                    v_re, v_im = _load_modes(filtered + odd, block * M_BLOCK + m, MP, D, d < D)
-                o_re = tl.load(entry + 2 * MP * LP, mask=n < LP, other=0.0)
-                o_im = tl.load(entry + 3 * MP * LP, mask=n < LP, other=0.0)
-                odd_re = tl.dot(v_re, o_re, odd_re, input_precision=PRECISION)
-                odd_im = tl.dot(v_im, o_im, odd_im, input_precision=PRECISION)
-        first = (n < L) & (d < D)
-        twin = (n < H // 2) & (d < D)
+    begin = _begin(tl.program_id(0), PER, EXTRA)
+    end = _begin(tl.program_id(0) + 1, PER, EXTRA)
+    if PDL:
+        gdc_wait()
+    for tile in range(begin // STEPS, (end - 1) // STEPS + 1):
+        d = (tile % CHANNELS) * D_BLOCK + tl.arange(0, D_BLOCK)[:, None]
+        b = (tile // CHANNELS).to(tl.int64)
+        z = filtered + b * PARITIES * 2 * MP * D + d
+        to = y + b * N * D + d
+        own = x + b * stride_b + d * stride_d
         add = tl.zeros((1, 1), tl.float32)
         if HAS_BIAS:
             add = tl.load(bias + d, mask=d < D, other=0.0).to(tl.float32)
-        for quarter in tl.static_range(PARITIES * PARITIES):
-            if quarter == 0:
-                to, kept, out = n, first, (even_re + odd_re) + (even_im + odd_im)
-            elif quarter == 1:
-                to, kept, out = H - 1 - n, twin, (even_re - odd_re) - (even_im - odd_im)
-            elif quarter == 2:
-                to, kept, out = H + n, twin, (even_re - odd_re) + (even_im - odd_im)
-            else:
-                to, kept, out = N - 1 - n, first, (even_re + odd_re) - (even_im + odd_im)
-            out = out * scale + add
-            if ADD_X:
-                out += tl.load(x + to * stride_n, mask=kept, other=0.0).to(tl.float32)
-            tl.store(y + to * D, out.to(dtype), mask=kept)
+            if BOOSTED:
+                add *= boost
+        if BLOCKS == 1:
+            z_re, z_im = _load_modes(z, m, MP, D, d < D)
+            v_re, v_im = _load_modes(z + odd, m, MP, D, d < D)
+        first = tl.maximum(begin - tile * STEPS, 0) * L_BLOCK
+        last = tl.minimum(end - tile * STEPS, STEPS) * L_BLOCK
+        for start in range(first, tl.minimum(last, L), L_BLOCK):
+            n = start + tl.arange(0, L_BLOCK)[None, :]
+            even_re = tl.zeros((D_BLOCK, L_BLOCK), tl.float32)
+            even_im = tl.zeros_like(even_re)
+            odd_re = tl.zeros_like(even_re)
+            odd_im = tl.zeros_like(even_re)
+            for block in tl.static_range(BLOCKS):
+                if BLOCKS > 1:
+                    z_re, z_im = _load_modes(z, block * M_BLOCK + m, MP, D, d < D)
+                row = block * M_BLOCK + tl.arange(0, M_BLOCK)[:, None]
+                entry = matrix + row * LP + n
+                e_re = tl.load(entry, mask=n < LP, other=0.0)
+                e_im = tl.load(entry + MP * LP, mask=n < LP, other=0.0)
+                even_re = tl.dot(z_re, e_re, even_re, input_precision=PRECISION)
+                even_im = tl.dot(z_im, e_im, even_im, input_precision=PRECISION)
+                if PARITIES == 2:
+                    if BLOCKS > 1:
+                        v_re, v_im = _load_modes(z + odd, block * M_BLOCK + m, MP, D, d < D)
+                    o_re = tl.load(entry + 2 * MP * LP, mask=n < LP, other=0.0)
+                    o_im = tl.load(entry + 3 * MP * LP, mask=n < LP, other=0.0)
+                    odd_re = tl.dot(v_re, o_re, odd_re, input_precision=PRECISION)
+                    odd_im = tl.dot(v_im, o_im, odd_im, input_precision=PRECISION)
+            once = (n < L) & (d < D)
+            twin = (n < H // 2) & (d < D)
+            if HAS_BIAS:
+                even_re += add
+            sum_re = even_re + odd_re
+            sum_im = even_im + odd_im
+            less_re = even_re - odd_re
+            less_im = even_im - odd_im
+            for quarter in tl.static_range(PARITIES * PARITIES):
+                if quarter == 0:
+                    row, kept, out = n, once, sum_re + sum_im
+                elif quarter == 1:
+                    row, kept, out = H - 1 - n, twin, less_re - less_im
+                elif quarter == 2:
+                    row, kept, out = H + n, twin, less_re + less_im
+                else:
+                    row, kept, out = N - 1 - n, once, sum_re - sum_im
+                if BOOSTED:
+                    out *= 1.0 / boost
+                if ADD_X:
+                    out += tl.load(own + row * stride_n, mask=kept, other=0.0).to(tl.float32)
+                tl.store(to + row * D, out.to(dtype), mask=kept)

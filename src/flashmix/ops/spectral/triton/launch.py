@@ -13,38 +13,43 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._triton import tuning
-from flashmix.ops._triton.launch import cdiv, padded, precision, processors
+from flashmix.ops._triton.launch import cdiv, padded, precision, processors, signals
 from flashmix.ops.spectral.plan import Plan, matrix
 from flashmix.ops.spectral.triton.kernels import (
     analysis_kernel,
     filter_kernel,
+    join_kernel,
     synthesis_kernel,
     weight_grad_kernel,
 )
 
-_FILTER_MODES = 16
-_FILTER_CHANNELS = 64
+# Sides of a tile of modes and channels, and the modes of one in the gradient of W.
+_MODES = 16
+_CHANNELS = 64
+_GRAD_MODES = 4
+# Pieces that are read at once.
+_PIECES = 4
+# A program that starts in the middle of a tile takes this many steps at least.
+_LEAST_STEPS = 2
+# Processors with work in a last round that is left as it is.
+_FULL_ENOUGH = 0.9
 
 
-def _boost(seq_len: int) -> float:
+def _boost(seq_len: int, dtype: torch.dtype) -> float:
     """Lifts filtered modes, which shrink like 1/sqrt(N), off float16's smallest numbers."""
-    return 2.0 ** round(math.log2(seq_len) / 4)
+    return 2.0 ** round(math.log2(seq_len) / 4) if dtype == torch.float16 else 1.0
 
 
-def _parts(programs: int, steps: int, how: Config, device: torch.device) -> int:
-    """Parts of the sum over tokens: one, unless that left processors without work."""
-    if programs >= processors(device):
-        return 1
-    return max(1, min(how.analysis_programs * processors(device) // programs, steps // 2))
-
-
-def _scale(plan: Plan, gain: float) -> float:
-    return _boost(plan.seq_len) / (gain * gain * plan.seq_len)
+def _scale(plan: Plan, gain: float, dtype: torch.dtype) -> float:
+    return _boost(plan.seq_len, dtype) / (gain * gain * plan.seq_len)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """Sides of a tile, warps of a program and depth of its pipeline, for both products."""
+    """Sides of a tile, warps of a program and depth of its pipeline, for both products.
+
+    ``programs`` are those that a processor runs at a time.
+    """
 
     analysis_l: int = 32
     analysis_d: int = 64
@@ -56,7 +61,8 @@ class Config:
     synthesis_d: int = 64
     synthesis_warps: int = 4
     synthesis_stages: int = 3
-    synthesis_programs: int = 4
+    synthesis_programs: int = 2
+    synthesis_registers: int | None = None
 
 
 @functools.cache
@@ -70,67 +76,56 @@ def config(plan: Plan, dim: int, dtype: torch.dtype) -> Config:
 
 
 def analysis(x: Tensor, plan: Plan, how: Config) -> Tensor:
-    """The lowest modes of ``x`` [B, N, D], float32, in parts to be summed."""
-    shape = (_part_count(x, plan, how), *_modes_shape(x, plan))
-    spectrum = x.new_empty(shape, dtype=torch.float32)
-    _analyse(x, spectrum, None, plan, how, unitary=False)
-    return spectrum
+    """The lowest modes of ``x`` [B, N, D], float32."""
+    return _analysed(x, None, plan, how, unitary=False)
 
 
 def filtered_modes(x: Tensor, weight: Tensor, plan: Plan, how: Config, unitary: bool) -> Tensor:
     """The lowest modes of ``x`` [B, N, D] times W, ready for :func:`synthesis`."""
-    if _part_count(x, plan, how) > 1:
-        spectrum = analysis(x, plan, how)
-        return apply_filter(spectrum, weight, plan, x.dtype, unitary, conjugate=False)
-    filtered = x.new_empty(_modes_shape(x, plan))
-    _analyse(x, filtered, weight, plan, how, unitary)
-    return filtered
+    return _analysed(x, weight, plan, how, unitary)
 
 
-def _modes_shape(x: Tensor, plan: Plan) -> tuple[int, ...]:
-    return x.shape[0], plan.parities, 2, plan.modes_padded, x.shape[2]
+def _divided(tiles: int, steps: int, programs: int) -> tuple[int, int]:
+    """Tiles that one program each takes whole, and programs that share the others' steps.
+
+    Whole ones come in rounds that give each of ``programs`` one.
+    """
+    rest = tiles % programs
+    shared = min(programs, rest * (steps // _LEAST_STEPS))
+    if shared <= rest or rest > _FULL_ENOUGH * programs:
+        return tiles, 0
+    return tiles - rest, shared
 
 
-def _analysis_grid(x: Tensor, plan: Plan, how: Config) -> tuple[int, int, int]:
-    """Channels of a tile, and how many tiles and blocks of modes there are."""
-    d_block = min(how.analysis_d, padded(x.shape[2]))
-    return d_block, cdiv(x.shape[2], d_block), plan.modes_padded // plan.block
-
-
-def _part_length(x: Tensor, plan: Plan, how: Config) -> int:
-    """Folded tokens of a part, in whole blocks."""
-    _, channels, blocks = _analysis_grid(x, plan, how)
-    steps = cdiv(plan.length, how.analysis_l)
-    parts = _parts(channels * blocks * x.shape[0], steps, how, x.device)
-    return cdiv(steps, parts) * how.analysis_l
-
-
-def _part_count(x: Tensor, plan: Plan, how: Config) -> int:
-    return cdiv(plan.length, _part_length(x, plan, how))
-
-
-def _analyse(
-    x: Tensor, to: Tensor, weight: Tensor | None, plan: Plan, how: Config, unitary: bool
-) -> None:
-    """Sum the modes of ``x`` into ``to``, filtered where ``weight`` is given."""
+def _analysed(x: Tensor, weight: Tensor | None, plan: Plan, how: Config, unitary: bool) -> Tensor:
     batch, _, dim = x.shape
     basis, gain = matrix(plan, x.dtype, x.device)
-    d_block, channels, blocks = _analysis_grid(x, plan, how)
-    analysis_kernel[(channels, blocks, batch * _part_count(x, plan, how))](
+    d_block = min(how.analysis_d, padded(dim))
+    channels, blocks = cdiv(dim, d_block), plan.modes_padded // plan.block
+    tiles, steps = channels * blocks * batch, cdiv(plan.length, how.analysis_l)
+    whole, shared = _divided(tiles, steps, how.analysis_programs * processors(x.device))
+    per, extra = divmod((tiles - whole) * steps, max(shared, 1))
+    shape = batch, plan.parities, 2, plan.modes_padded, dim
+    spectrum = x.new_empty(shape, dtype=torch.float32 if weight is None else x.dtype)
+    size = plan.parities * 2 * plan.block * d_block
+    pieces = x.new_empty((2 * shared, size), dtype=torch.float32)
+    scale, early = _scale(plan, gain, x.dtype), signals(x.device)
+    deal = channels, blocks, steps, whole, per, extra
+    analysis_kernel[(whole + shared,)](
         x,
         basis,
-        to,
+        spectrum,
+        pieces,
         weight,
-        _scale(plan, gain),
+        scale,
         *x.stride(),
-        batch,
         dim,
         plan.length,
         plan.modes_padded,
         plan.length_padded,
-        _part_length(x, plan, how),
         plan.seq_len,
         plan.kept,
+        *deal,
         PARITIES=plan.parities,
         FILTER=weight is not None,
         UNITARY=unitary,
@@ -138,40 +133,60 @@ def _analyse(
         L_BLOCK=how.analysis_l,
         D_BLOCK=d_block,
         PRECISION=precision(x.dtype),
+        PDL=early,
         num_warps=how.analysis_warps,
         maxnreg=how.analysis_registers,
         num_stages=how.analysis_stages,
     )
+    if shared:
+        columns = min(_CHANNELS, d_block)
+        grid = tiles - whole, plan.parities * plan.block // _MODES, d_block // columns
+        join_kernel[grid](
+            pieces,
+            spectrum,
+            weight,
+            scale,
+            dim,
+            plan.seq_len,
+            plan.modes_padded,
+            plan.kept,
+            *deal,
+            PARITIES=plan.parities,
+            FILTER=weight is not None,
+            UNITARY=unitary,
+            M_BLOCK=plan.block,
+            D_BLOCK=d_block,
+            ROWS=_MODES,
+            COLUMNS=columns,
+            AT_ONCE=_PIECES,
+            PDL=early,
+            launch_pdl=early,
+        )
+    return spectrum
 
 
-def apply_filter(
-    spectrum: Tensor, weight: Tensor, plan: Plan, dtype: torch.dtype, unitary: bool, conjugate: bool
+def conjugate_filtered(
+    spectrum: Tensor, weight: Tensor, plan: Plan, dtype: torch.dtype, unitary: bool
 ) -> Tensor:
-    """The modes times W or its conjugate, ready for :func:`synthesis`."""
-    parts, batch, parities, _, modes, dim = spectrum.shape
+    """The modes times W's conjugate, ready for :func:`synthesis`."""
+    batch, parities, _, modes, dim = spectrum.shape
     _, gain = matrix(plan, dtype, spectrum.device)
-    filtered = spectrum.new_empty(spectrum.shape[1:], dtype=dtype)
-    grid = (
-        cdiv(dim, _FILTER_CHANNELS),
-        cdiv(parities * modes, _FILTER_MODES),
-        batch,
-    )
+    filtered = spectrum.new_empty(spectrum.shape, dtype=dtype)
+    grid = cdiv(dim, _CHANNELS), cdiv(parities * modes, _MODES), batch
     filter_kernel[grid](
         spectrum,
         weight,
         filtered,
-        _scale(plan, gain),
-        batch,
+        _scale(plan, gain, dtype),
         dim,
         plan.seq_len,
         modes,
         plan.kept,
-        parts,
         PARITIES=parities,
-        CONJUGATE=conjugate,
+        CONJUGATE=True,
         UNITARY=unitary,
-        M_BLOCK=_FILTER_MODES,
-        D_BLOCK=_FILTER_CHANNELS,
+        M_BLOCK=_MODES,
+        D_BLOCK=_CHANNELS,
     )
     return filtered
 
@@ -192,71 +207,75 @@ def synthesis(
     d_block = min(how.synthesis_d, padded(dim))
     channels, steps = cdiv(dim, d_block), cdiv(plan.length, l_block)
     blocks = plan.modes_padded // plan.block
-    wanted = how.synthesis_programs * processors(x.device)
-    chunks = min(steps, cdiv(wanted, channels * batch))
-    step = cdiv(steps, chunks) * l_block
-    synthesis_kernel[(channels, cdiv(plan.length, step), batch)](
+    total = channels * batch * steps
+    programs = min(total, how.synthesis_programs * processors(x.device))
+    boost, early = _boost(seq_len, x.dtype), signals(x.device)
+    synthesis_kernel[(programs,)](
         filtered,
         basis,
         bias,
         x,
         y,
         *x.stride(),
-        1 / _boost(seq_len),
+        boost,
         seq_len,
         dim,
         plan.length,
         plan.modes_padded,
         plan.length_padded,
-        step,
+        channels,
+        steps,
+        *divmod(total, programs),
         PARITIES=plan.parities,
         BLOCKS=blocks,
         HAS_BIAS=bias is not None,
         ADD_X=unitary,
+        BOOSTED=boost != 1.0,
         M_BLOCK=plan.block,
         L_BLOCK=l_block,
         D_BLOCK=d_block,
         PRECISION=precision(x.dtype),
+        PDL=early,
         num_warps=how.synthesis_warps,
+        maxnreg=how.synthesis_registers,
         # Prefetching x or further modes too would take more shared memory than there is.
         num_stages=1 if unitary or blocks > 1 else how.synthesis_stages,
+        launch_pdl=early,
     )
     return y
 
 
-def weight_grad(
+def filter_gradients(
     spectrum: Tensor,
     upstream: Tensor,
     weight: Tensor,
     plan: Plan,
     dtype: torch.dtype,
     unitary: bool,
-) -> Tensor:
-    """The gradient of W from the spectra of the input and of the output's gradient."""
-    parts, batch, parities, _, modes, dim = spectrum.shape
+) -> tuple[Tensor, Tensor]:
+    """The gradients of W and of a bias from the spectra of the input and the output's gradient.
+
+    That of the bias is the mode m = 0 of the output's gradient, float32 [D].
+    """
+    batch, parities, _, modes, dim = spectrum.shape
     _, gain = matrix(plan, dtype, spectrum.device)
-    grad = torch.zeros_like(weight)
-    grid = (cdiv(dim, _FILTER_CHANNELS), cdiv(parities * modes, _FILTER_MODES))
-    weight_grad_kernel[grid](
+    make = torch.empty_like if plan.kept == weight.shape[0] else torch.zeros_like
+    grad_weight, grad_bias = make(weight), weight.new_empty(dim)
+    weight_grad_kernel[(cdiv(dim, _CHANNELS), cdiv(parities * modes, _GRAD_MODES))](
         spectrum,
         upstream,
-        grad,
+        grad_weight,
+        grad_bias,
         1 / (gain * gain * plan.seq_len),
+        1 / gain,
         batch,
         dim,
         plan.seq_len,
         modes,
         plan.kept,
-        PARTS=parts,
         PARITIES=parities,
         UNITARY=unitary,
-        M_BLOCK=_FILTER_MODES,
-        D_BLOCK=_FILTER_CHANNELS,
+        M_BLOCK=_GRAD_MODES,
+        D_BLOCK=_CHANNELS,
     )
-    return grad
-
-
-def bias_grad(upstream: Tensor, plan: Plan, dtype: torch.dtype) -> Tensor:
-    """The gradient of the bias, which is the mode m = 0 of the output's gradient, float32 [D]."""
-    _, gain = matrix(plan, dtype, upstream.device)
-    return upstream[:, :, 0, 0, 0].sum((0, 1)) / gain
+    return grad_weight, grad_bias
