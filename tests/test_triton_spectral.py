@@ -165,8 +165,8 @@ def test_replays_in_a_cuda_graph_and_never_waits_for_the_host():
 def test_tiles_may_be_shared_by_programs(processors, dtype, monkeypatch):
     """Whole tiles, tiles in two or more pieces and programs with pieces of two, by processors."""
     monkeypatch.setattr(launch, "processors", lambda device: processors)
-    inputs = case((7, 300, 20, 9), dtype)
-    upstream = torch.randn(7, 300, 20, device=DEVICE).to(dtype)
+    inputs = case((7, 600, 20, 9), dtype)
+    upstream = torch.randn(7, 600, 20, device=DEVICE).to(dtype)
     got = run(inputs, upstream, impl="triton")
     want = run(widened(inputs), upstream, impl="reference")
     for one, exact in zip(got, want, strict=True):

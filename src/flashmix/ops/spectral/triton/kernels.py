@@ -56,7 +56,7 @@ def _store_modes(to, re, im, factor_re, factor_im, part, kept):
     tl.store(to + part, (factor_re * im + factor_im * re).to(dtype), mask=kept)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("WHOLE", "PER", "EXTRA"))
 def analysis_kernel(
     x,
     matrix,
@@ -171,7 +171,7 @@ def analysis_kernel(
                 tl.store(own_slot + 3 * SIZE, odd_im)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("WHOLE", "PER", "EXTRA"))
 def join_kernel(
     pieces,
     spectrum,
@@ -323,7 +323,7 @@ def _load_modes(filtered, m, MP, D, kept):
     return tl.load(at, mask=kept, other=0.0), tl.load(at + MP * D, mask=kept, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=("PER", "EXTRA"))
 def synthesis_kernel(
     filtered,
     matrix,
