@@ -149,8 +149,12 @@ def few_modes(dtype: torch.dtype) -> Launches:
 
         def run(x: torch.Tensor = x, few: Any = few) -> None:
             how = spectral.config(few, x.shape[2], x.dtype)
-            z = spectral.filtered_modes(x, torch.empty(128, x.shape[2], 2), few, how, False)
+            w = torch.empty(128, x.shape[2], 2)
+            z = spectral.filtered_modes(x, w, few, how, False)
             spectral.synthesis(z, x, None, few, False, how)
+            modes = spectral.analysis(x, few, how)
+            spectral.conjugate_filtered(modes, w, few, x.dtype, False)
+            spectral.filter_gradients(modes, modes, w, few, x.dtype, False)
 
         yield f"spectral 128 modes [{seq_len}, {dim}]", run
 

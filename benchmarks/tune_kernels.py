@@ -146,39 +146,40 @@ def tune_spectral(batch: int, seq_len: int, dim: int, modes: int, count: bool) -
             analysis_registers=r,
             analysis_programs=programs,
         )
-        for n, d, w, s, r in (
-            (16, 64, 4, 3, 168),
-            (16, 64, 4, 4, 168),
-            (16, 64, 4, 4, None),
-            (32, 64, 4, 2, 168),
-            (32, 64, 4, 3, None),
-            (32, 64, 4, 4, None),
-            (32, 128, 8, 3, None),
-            (32, 128, 8, 4, None),
+        for n, d, w, s, r, programs in (
+            (16, 64, 4, 3, 168, 3),
+            (16, 64, 4, 4, 168, 3),
+            (16, 64, 4, 4, None, 2),
+            (32, 64, 4, 2, 168, 3),
+            (32, 64, 4, 3, None, 2),
+            (16, 128, 8, 4, None, 1),
+            (16, 128, 8, 6, None, 1),
+            (32, 128, 8, 3, None, 1),
+            (32, 128, 8, 4, None, 1),
         )
-        for programs in (1, 2, 3, 4)
     ]
     analyse = partial(spectral.filtered_modes, x, weight, plan, unitary=False)
     _, one = quickest(first, lambda how: analyse(how=how), count)
-    spectrum = spectral.analysis(x, plan, one or first[0])
-    z = spectral.apply_filter(spectrum, weight, plan, DTYPE, unitary=False, conjugate=False)
+    z = analyse(how=one or first[0])
     second = [
         spectral.Config(
             synthesis_l=n,
             synthesis_d=d,
             synthesis_warps=w,
             synthesis_stages=s,
+            synthesis_registers=r,
             synthesis_programs=programs,
         )
-        for n, d, w, s in (
-            (16, 64, 4, 3),
-            (32, 64, 4, 3),
-            (64, 64, 4, 2),
-            (32, 128, 8, 2),
-            (32, 128, 8, 3),
-            (64, 128, 8, 2),
+        for n, d, w, s, r, programs in (
+            (16, 64, 4, 2, 128, 4),
+            (16, 64, 4, 3, None, 3),
+            (32, 64, 4, 2, 168, 3),
+            (32, 64, 4, 3, None, 2),
+            (16, 128, 8, 3, 128, 2),
+            (32, 128, 8, 2, 128, 2),
+            (32, 128, 8, 3, None, 1),
+            (64, 128, 8, 2, None, 1),
         )
-        for programs in (2, 4, 8)
     ]
     _, two = quickest(second, lambda how: spectral.synthesis(z, x, None, plan, False, how), count)
     if not count:
@@ -233,22 +234,30 @@ def tune_spectral_columns(batch: int, seq_len: int, dim: int, count: bool) -> di
     for cut in cuts(seq_len):
         print(cut)
         best = columns.Config(line_c=32)
-        for part, tiles in (("planes", ((64, 4), (128, 8))), ("line", ((32, 8), (64, 4), (64, 8)))):
+        forward = partial(columns.filtered, x, weight, None, cut)
+        backward = partial(columns.filter_grads, x, x, weight, cut)
+        ms = {}
+        for part, tiles, rounds, run in (
+            ("planes", ((64, 4), (128, 8)), (4, 8, 16), forward),
+            ("line", ((32, 8), (64, 4), (64, 8)), (4, 8, 16), forward),
+            ("grad", ((32, 8), (64, 4), (128, 8)), (1, 2, 4), backward),
+        ):
             options = [
                 replace(
                     best,
                     **{f"{part}_c": c, f"{part}_warps": w},
                     **{f"{part}_stages": s, f"{part}_programs": programs},
+                    grad_registers=registers,
                 )
-                for (c, w), s, programs in itertools.product(tiles, (2, 3), (4, 8, 16))
+                for (c, w), s, programs, registers in itertools.product(
+                    tiles, (2, 3), rounds, (None, 168) if part == "grad" else (None,)
+                )
             ]
-            ms, one = quickest(
-                options, lambda how, cut=cut: columns.filtered(x, weight, None, cut, how=how), count
-            )
+            ms[part], one = quickest(options, lambda how, run=run: run(how=how), count)
             best = one or best
         if count and one:
             how = {"digits": [cut.n1, cut.na, cut.nb], "columns": asdict(best)}
-            found.append((ms, how))
+            found.append((ms["line"] + ms["grad"], how))
     sizes = {"seq_len": seq_len, "dim": dim}
     return {"sizes": sizes, "parameters": min(found, key=lambda one: one[0])[1]} if found else {}
 
