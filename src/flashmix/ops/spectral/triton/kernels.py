@@ -323,6 +323,18 @@ def _load_modes(filtered, m, MP, D, kept):
     return tl.load(at, mask=kept, other=0.0), tl.load(at + MP * D, mask=kept, other=0.0)
 
 
+@triton.jit
+def _store_tokens(
+    y, x, out, row, kept, stride_n, boost, D, BOOSTED: tl.constexpr, ADD_X: tl.constexpr
+):
+    """Tokens ``row`` of y, at channels whose addresses ``y`` and ``x`` are."""
+    if BOOSTED:
+        out *= 1.0 / boost
+    if ADD_X:
+        out += tl.load(x + row * stride_n, mask=kept, other=0.0).to(tl.float32)
+    tl.store(y + row * D, out.to(y.dtype.element_ty), mask=kept)
+
+
 @triton.jit(do_not_specialize=("PER", "EXTRA"))
 def synthesis_kernel(
     filtered,
@@ -358,7 +370,6 @@ def synthesis_kernel(
 
     The modes of a tile are read once where one block holds them all.
     """
-    dtype = y.dtype.element_ty
     H = N // 2
     m = tl.arange(0, M_BLOCK)[None, :]
     odd = (PARITIES - 1) * 2 * MP * D
@@ -410,19 +421,37 @@ def synthesis_kernel(
                 even_re += add
             sum_re = even_re + odd_re
             sum_im = even_im + odd_im
-            less_re = even_re - odd_re
-            less_im = even_im - odd_im
-            for quarter in tl.static_range(PARITIES * PARITIES):
-                if quarter == 0:
-                    row, kept, out = n, once, sum_re + sum_im
-                elif quarter == 1:
-                    row, kept, out = H - 1 - n, twin, less_re - less_im
-                elif quarter == 2:
-                    row, kept, out = H + n, twin, less_re + less_im
-                else:
-                    row, kept, out = N - 1 - n, once, sum_re - sum_im
-                if BOOSTED:
-                    out *= 1.0 / boost
-                if ADD_X:
-                    out += tl.load(own + row * stride_n, mask=kept, other=0.0).to(tl.float32)
-                tl.store(to + row * D, out.to(dtype), mask=kept)
+            if PARITIES == 1:
+                _store_tokens(to, own, sum_re + sum_im, n, once, stride_n, boost, D, BOOSTED, ADD_X)
+            else:
+                # Two rows go through shared memory at once, on their way to whole lines of y.
+                less_re = even_re - odd_re
+                less_im = even_im - odd_im
+                outer = tl.join(sum_re + sum_im, sum_re - sum_im)
+                inner = tl.join(less_re - less_im, less_re + less_im)
+                row = tl.join(n, N - 1 - n)
+                _store_tokens(
+                    to[:, :, None],
+                    own[:, :, None],
+                    outer,
+                    row,
+                    once[:, :, None],
+                    stride_n,
+                    boost,
+                    D,
+                    BOOSTED,
+                    ADD_X,
+                )
+                row = tl.join(H - 1 - n, H + n)
+                _store_tokens(
+                    to[:, :, None],
+                    own[:, :, None],
+                    inner,
+                    row,
+                    twin[:, :, None],
+                    stride_n,
+                    boost,
+                    D,
+                    BOOSTED,
+                    ADD_X,
+                )
