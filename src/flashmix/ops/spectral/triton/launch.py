@@ -15,13 +15,8 @@ from torch import Tensor
 from flashmix.ops._triton import tuning
 from flashmix.ops._triton.launch import cdiv, padded, precision, processors, signals
 from flashmix.ops.spectral.plan import Plan, matrix
-from flashmix.ops.spectral.triton.kernels import (
-    analysis_kernel,
-    filter_kernel,
-    join_kernel,
-    synthesis_kernel,
-    weight_grad_kernel,
-)
+from flashmix.ops.spectral.triton.kernels import analysis_kernel, join_kernel, synthesis_kernel
+from flashmix.ops.spectral.triton.kernels_modes import filter_kernel, weight_grad_kernel
 
 # Sides of a tile of modes and channels, and the modes of one in the gradient of W.
 _MODES = 16
@@ -183,7 +178,6 @@ def conjugate_filtered(
         modes,
         plan.kept,
         PARITIES=parities,
-        CONJUGATE=True,
         UNITARY=unitary,
         M_BLOCK=_MODES,
         D_BLOCK=_CHANNELS,
