@@ -137,15 +137,16 @@ def _go_through(
         flats = flat.split([batch * count * width for width in widths])
         return [f.view(count, batch, w) for f, w in zip(flats, widths, strict=True)]
 
-    def send(piece: Piece) -> Tensor:
+    def send(k: int) -> Tensor:
+        piece = pieces[k]
         total = sum(some.stop - some.start for some in piece)
         flat = x.new_empty(batch * count * total)
         for part, some in zip(parts(flat, piece), piece, strict=True):
             part.copy_(x[:, :, some].transpose(0, 1))
         return flat
 
-    def receive(piece: Piece, flat: Tensor) -> None:
-        for part, some in zip(parts(flat, piece), piece, strict=True):
+    def receive(k: int, flat: Tensor) -> None:
+        for part, some in zip(parts(flat, pieces[k]), pieces[k], strict=True):
             y[:, :, some] = part.transpose(0, 1)
 
     through(pieces, layout, batch, send, work, receive)

@@ -19,6 +19,10 @@ from torch import Tensor
 
 from flashmix.ops._padding import each_length, zero_padding
 from flashmix.ops._precision import transform_dtype
+from flashmix.ops._triton import availability
+from flashmix.ops._triton.columns.plan import digits, unfit
+from flashmix.ops._triton.launch import MOST_OFFSET, cdiv
+from flashmix.ops.fnet.plan import unsplit
 from flashmix.parallel._layout import Layout
 from flashmix.parallel._pieces import Piece, cut, through
 from flashmix.parallel._ranks import even_split
@@ -54,19 +58,44 @@ def travel_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def _mix(x: Tensor, layout: Layout, norm: str) -> Tensor:
     batch, _, dim = x.shape
-    y = _over_width(x, layout, norm)
+    by_kernels = kernels_take(x, layout)
+    element = x.element_size() if by_kernels else travel_dtype(x.dtype).itemsize
     shares = even_split(dim // 2 + 1, layout.ranks.size)
-    column = 2 * batch * layout.total * y.element_size()
+    column = 2 * batch * layout.total * element
     pieces = cut(shares, column, x.device.type, FEWEST_COLUMNS)
+    if by_kernels:
+        from flashmix.parallel._fnet_triton import Columns
+
+        columns = Columns(x, pieces, layout.ranks.rank, layout.total, norm)
+        through(pieces, layout, 2 * batch, columns.send, columns.work, columns.receive)
+        return columns.received
+    y = _over_width(x, layout, norm)
     through(
         pieces,
         layout,
         2 * batch,
-        lambda piece: _columns(y, piece),
+        lambda k: _columns(y, pieces[k]),
         lambda _, flat: _over_tokens(flat, batch, layout, norm),
-        lambda piece, flat: _put_back(y, piece, flat),
+        lambda k, flat: _put_back(y, pieces[k], flat),
     )
     return y.to(x.dtype)
+
+
+def kernels_take(x: Tensor, layout: Layout) -> bool:
+    """Whether Triton's kernels take such tokens; every rank finds the same."""
+    batch, _, dim = x.shape
+    # Elements that a rank sends, or is sent, at most.
+    longest = max(*layout.counts, cdiv(layout.total, layout.ranks.size) + 1)
+    return (
+        x.is_cuda
+        and x.dtype in availability.DTYPES
+        and availability.missing() is None
+        and layout.mask is None
+        and unsplit(dim) is None
+        and digits(layout.total) is not None
+        and unfit(layout.total, dim) is None
+        and batch * longest * (dim + 2 * layout.ranks.size) < MOST_OFFSET
+    )
 
 
 def _over_width(x: Tensor, layout: Layout, norm: str) -> Tensor:

@@ -50,9 +50,9 @@ def through(
     pieces: Sequence[Piece],
     layout: Layout,
     sequence_elements: int,
-    send: Callable[[Piece], Tensor],
+    send: Callable[[int], Tensor],
     work: Callable[[int, Tensor], Tensor],
-    receive: Callable[[Piece, Tensor], None],
+    receive: Callable[[int, Tensor], None],
 ) -> None:
     """Bring each piece of the columns to its ranks, work on it there, and bring it back.
 
@@ -60,36 +60,35 @@ def through(
         pieces: as :func:`cut` gives them.
         layout: of the tokens.
         sequence_elements: elements of a token and column: B, or 2 B where they are complex.
-        send: the own tokens of a piece's columns, one rank's columns behind the other's, flat;
-            each rank's token first: [n, B, c].
+        send: (number of the piece) to the own tokens of its columns, one rank's columns behind the
+            other's, flat; each rank's token first: [n, B, c]. Asked for once, in their order.
         work: (number of the piece, all tokens of the own columns [N, B, c] flat) to what takes
             their place, as flat; it may be written into what was given.
-        receive: takes what came back, laid out as ``send`` gave it.
+        receive: (number of the piece, what came back, laid out as ``send`` gave it).
     """
     ranks = layout.ranks
     mine = layout.counts[ranks.rank] * sequence_elements
 
-    def leave(piece: Piece) -> Finish:
-        dealt = [mine * (some.stop - some.start) for some in piece]
-        return ranks.start_flat(send(piece), dealt, own_sizes(piece))
+    def leave(k: int) -> Finish:
+        return ranks.start_flat(send(k), dealt[k], kept[k])
 
-    def own_sizes(piece: Piece) -> list[int]:
-        own = piece[ranks.rank]
-        return [count * sequence_elements * (own.stop - own.start) for count in layout.counts]
-
-    def come_back(piece: Piece, flat: Tensor) -> Finish:
-        dealt = [mine * (some.stop - some.start) for some in piece]
-        return ranks.start_flat(flat, own_sizes(piece), dealt)
-
-    coming = leave(pieces[0])
+    dealt = [[mine * (some.stop - some.start) for some in piece] for piece in pieces]
+    own = [piece[ranks.rank] for piece in pieces]
+    kept = [
+        [count * sequence_elements * (some.stop - some.start) for count in layout.counts]
+        for some in own
+    ]
+    coming = leave(0)
     returning: Finish | None = None
-    for k, piece in enumerate(pieces):
+    for k in range(len(pieces)):
         here = coming()
         if k + 1 < len(pieces):
-            coming = leave(pieces[k + 1])
+            coming = leave(k + 1)
         here = work(k, here)
+        # It sets out before the one that came back is put in its place.
+        back = ranks.start_flat(here, kept[k], dealt[k])
         if returning is not None:
-            receive(pieces[k - 1], returning())
-        returning = come_back(piece, here)
+            receive(k - 1, returning())
+        returning = back
     assert returning is not None
-    receive(pieces[-1], returning())
+    receive(len(pieces) - 1, returning())

@@ -7,20 +7,25 @@ NCCL both have.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import _functional_collectives as funcol
 from torch.distributed.device_mesh import DeviceMesh
 
 from flashmix.errors import ArgumentError, ParallelError
 
 MESSAGE_BYTES = 400
+_CPU = torch.device("cpu")
+_FACTS_GROUPS: MutableMapping[dist.ProcessGroup, dist.ProcessGroup] = WeakKeyDictionary()
+"""By a mesh's group that knows GPUs alone, one of the same ranks by CPU."""
+_OPS = torch.ops._c10d_functional
+"""The functional collectives themselves: their Python wrappers cost more than a kernel's launch."""
 
 
 class Ranks:
@@ -50,9 +55,7 @@ class Ranks:
         self.group = mesh.get_group()
         self.rank = dist.get_rank(self.group)
         self.size = dist.get_world_size(self.group)
-        # Small facts go by the CPU where the group can, so that no GPU is waited for.
-        by_cpu = "cpu:" in dist.get_backend_config(self.group)
-        self.facts_device = torch.device("cpu" if by_cpu else mesh.device_type)
+        self.device_type = mesh.device_type
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -79,29 +82,31 @@ class Ranks:
         self, flat: Tensor, sent: Sequence[int], sizes: Sequence[int]
     ) -> Callable[[], Tensor]:
         """As :meth:`start`, of parts that lie end to end, ``sent[r]`` elements for rank r."""
+        return self._begin(self.group, flat, sent, sizes)
+
+    def _begin(
+        self, group: dist.ProcessGroup, flat: Tensor, sent: Sequence[int], sizes: Sequence[int]
+    ) -> Callable[[], Tensor]:
         with self._explained():
-            coming = funcol.all_to_all_single(flat, list(sizes), list(sent), self.group)
+            coming = _OPS.all_to_all_single(flat, list(sizes), list(sent), group.group_name)
+        return lambda: self._wait(coming)
 
-        def finish() -> Tensor:
-            with self._explained():
-                return funcol.wait_tensor(coming)
-
-        return finish
+    def _wait(self, coming: Tensor) -> Tensor:
+        with self._explained():
+            here: Tensor = _OPS.wait_tensor(coming)
+        return here
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum of ``x`` over the ranks."""
         with self._explained():
-            return funcol.wait_tensor(funcol.all_reduce(x.contiguous(), "sum", self.group))
+            coming = _OPS.all_reduce(x.contiguous(), "sum", self.group.group_name)
+        return self._wait(coming)
 
     def broadcast(self, x: Tensor) -> Tensor:
         """The first rank's ``x``."""
         with self._explained():
-            return funcol.wait_tensor(funcol.broadcast(x.contiguous(), 0, self.group))
-
-    def share(self, x: Tensor) -> list[Tensor]:
-        """Each rank's ``x``; all of one shape."""
-        flat = self.all_to_all([x] * self.size, [x.numel()] * self.size)
-        return [part.view(x.shape) for part in flat]
+            coming = _OPS.broadcast(x.contiguous(), 0, self.group.group_name)
+        return self._wait(coming)
 
     def agree(
         self,
@@ -143,13 +148,40 @@ class Ranks:
         self._messages(message)
 
     def _rows(self, row: list[int]) -> list[list[int]]:
-        facts = torch.tensor(row, dtype=torch.int64, device=self.facts_device)
-        return [row.tolist() for row in self.share(facts)]
+        return self._told(row, torch.int64)
 
     def _messages(self, message: str) -> list[str]:
         raw = message.encode()[:MESSAGE_BYTES].ljust(MESSAGE_BYTES)
-        text = torch.tensor(list(raw), dtype=torch.uint8, device=self.facts_device)
-        return [bytes(one.tolist()).decode(errors="replace").strip() for one in self.share(text)]
+        told = self._told(list(raw), torch.uint8)
+        return [bytes(one).decode(errors="replace").strip() for one in told]
+
+    def _told(self, numbers: list[int], dtype: torch.dtype) -> list[list[int]]:
+        """Each rank's ``numbers``, as many on all."""
+        group = self._facts_group()
+        device = "cpu" if _by_cpu(group) else self.device_type
+        flat = torch.tensor(numbers * self.size, dtype=dtype, device=device)
+        sizes = [len(numbers)] * self.size
+        whole: list[list[int]] = self._begin(group, flat, sizes, sizes)().view(self.size, -1).tolist()
+        return whole
+
+    def _facts_group(self) -> dist.ProcessGroup:
+        """Where facts go: by the CPU if the processes have a way, so that no GPU is waited for.
+
+        A mesh's group may know GPUs alone where all processes' knows both. Then one of the same
+        ranks is made, when they all come here for the first time.
+        """
+        world = dist.group.WORLD
+        if _by_cpu(self.group) or world is None or not _by_cpu(world):
+            return self.group
+        if self.group not in _FACTS_GROUPS:
+            with self._explained():
+                _FACTS_GROUPS[self.group] = dist.new_group(
+                    dist.get_process_group_ranks(self.group),
+                    timeout=world._get_backend(_CPU).options._timeout,
+                    backend="gloo",
+                    use_local_synchronization=True,
+                )
+        return _FACTS_GROUPS[self.group]
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -163,6 +195,10 @@ class Ranks:
                 "failed, died, or took longer than the process group's timeout; the first error "
                 f"among the ranks tells which. PyTorch says: {error}"
             ) from error
+
+
+def _by_cpu(group: dist.ProcessGroup) -> bool:
+    return _CPU in group._device_types
 
 
 def starts(sizes: Sequence[int]) -> list[int]:

@@ -102,7 +102,7 @@ def _mixing(case: Case, mixer: nn.Module, rank: int) -> int | None:
         return batch * others * even_split(columns, ranks)[rank] * size
 
     if isinstance(mixer, FNet):
-        wide = 4 if case.dtype == "float16" else element
+        wide = 4 if (case.device, case.dtype) == ("cpu", "float16") else element
         columns = dim // 2 + 1
         return calls * 2 * (there(columns, wide) + back(columns, wide))
     if isinstance(mixer, Spectral):

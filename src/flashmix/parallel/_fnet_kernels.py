@@ -1,0 +1,194 @@
+"""FNet mixing over ranks in Triton: what stands before, between and after the exchanges.
+
+h = Re X + Im X of a row's transform over the width is one real number for each of its columns, and
+g[n, j] = (h[n, j] + h[-n, -j]) / 2 is all that Re(FFT2) depends on (see ``ops.fnet.triton``). So
+the columns j and -j travel side by side; who has all tokens of both folds them, transforms g over
+tokens, and sends Y[k, j] back beside Y[k, -j].
+
+What travels is [rows, 2, c] for each rank and piece, end to end: a row is a token and a sequence
+of the batch, c the columns j <= D / 2 of that part, whose twins -j follow them. Column 0 and D / 2
+are their own twins, and nothing stands in the twin's place. ``places`` is int32 [4, J]: the column
+at each place in the order of travel; then, by column, how many stand before its part, how many
+that part has, and which of them it is.
+
+Shapes: B batch, N tokens of all ranks, D width, J = D // 2 + 1, R = rows n * B of this rank.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from flashmix.ops._triton.columns.kernels import line_frequencies, load_digit, load_line
+from flashmix.ops._triton.kernels_complex import digit_last, product, turn
+
+
+@triton.jit
+def send_kernel(
+    x,
+    to,
+    width_1_re,
+    width_1_im,
+    twiddle_re,
+    twiddle_im,
+    sum_2,
+    difference_2,
+    places,
+    stride_b,
+    stride_n,
+    stride_d,
+    B,
+    R,
+    D1: tl.constexpr,
+    D2: tl.constexpr,
+    D1P: tl.constexpr,
+    D2P: tl.constexpr,
+    ROWS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """h of ROWS rows of x, to where they travel from."""
+    D: tl.constexpr = D1 * D2
+    J: tl.constexpr = D // 2 + 1
+    first = tl.program_id(0) * ROWS
+    row = first + tl.arange(0, ROWS)[:, None]
+    column = tl.arange(0, D1P * D2P)[None, :]
+    d1, d2 = column // D2P, column % D2P
+    kept = (row < R) & (d1 < D1) & (d2 < D2)
+    x += (row // B).to(tl.int64) * stride_n + (row % B).to(tl.int64) * stride_b
+    tile = tl.load(x + (d1 * D2 + d2) * stride_d, mask=kept, other=0.0)
+    tile = digit_last(tile, ROWS, D1P, D2P)
+    square_1 = tl.arange(0, D1P)[:, None] * D1P + tl.arange(0, D1P)[None, :]
+    m_re = tl.load(width_1_re + square_1)
+    m_im = tl.load(width_1_im + square_1)
+    re = tl.dot(tile, m_re, input_precision=PRECISION)
+    im = tl.dot(tile, m_im, input_precision=PRECISION)
+    twiddle = tl.arange(0, D2P)[:, None] * D1P + tl.arange(0, D1P)[None, :]
+    re, im = turn(
+        tl.reshape(re, (ROWS, D2P, D1P)),
+        tl.reshape(im, (ROWS, D2P, D1P)),
+        tl.load(twiddle_re + twiddle)[None, :, :],
+        tl.load(twiddle_im + twiddle)[None, :, :],
+    )
+    # Re + Im of a product: with Re w + Im w for the real part, Re w - Im w for the other.
+    square_2 = tl.arange(0, D2P)[:, None] * D2P + tl.arange(0, D2P)[None, :]
+    re = digit_last(re.to(m_re.dtype), ROWS, D2P, D1P)
+    im = digit_last(im.to(m_re.dtype), ROWS, D2P, D1P)
+    h = tl.dot(re, tl.load(sum_2 + square_2), input_precision=PRECISION)
+    h = tl.dot(im, tl.load(difference_2 + square_2), h, input_precision=PRECISION)
+    h = tl.reshape(h.to(to.dtype.element_ty), (ROWS, D1P, D2P))
+
+    j1 = tl.arange(0, D1P)[None, None, :]
+    j2 = tl.arange(0, D2P)[None, :, None]
+    j = j1 + D1 * j2
+    inside = (j1 < D1) & (j2 < D2)
+    twin = 2 * j > D
+    own = tl.where(twin, D - j, j)
+    before = tl.load(places + J + own, mask=inside, other=0)
+    width = tl.load(places + 2 * J + own, mask=inside, other=0)
+    at = tl.load(places + 3 * J + own, mask=inside, other=0) + tl.where(twin, width, 0)
+    row = first + tl.arange(0, ROWS)[:, None, None]
+    at += 2 * (before * R + row * width)
+    tl.store(to + at, tl.permute(h, (0, 2, 1)), mask=inside & (row < R))
+
+
+@triton.jit
+def fold_kernel(
+    flat,
+    g,
+    B,
+    N,
+    FIRST,
+    C,
+    W,
+    D,
+    ROWS: tl.constexpr,
+    CP: tl.constexpr,
+):
+    """2 g [B, N, W] of what came in, [N, B, 2, C], whose first column is FIRST."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    i = tl.program_id(1) * CP + tl.arange(0, CP)[None, :]
+    n, b = row // B, row % B
+    back = tl.where(n == 0, 0, N - n)
+    kept = (row < N * B) & (i < C)
+    j = FIRST + i
+    twin = tl.where((j == 0) | (2 * j == D), i, C + i)
+    here = tl.load(flat + (row * 2 * C + i), mask=kept, other=0.0).to(tl.float32)
+    there = tl.load(flat + ((back * B + b) * 2 * C + twin), mask=kept, other=0.0).to(tl.float32)
+    tl.store(g + ((b * N + n) * W + i), (here + there).to(g.dtype.element_ty), mask=kept)
+
+
+@triton.jit
+def return_kernel(
+    planes,
+    flat,
+    digit_re,
+    digit_im,
+    part,
+    scale,
+    B,
+    N,
+    OWN,
+    W,
+    COLUMNS,
+    N1: tl.constexpr,
+    NA: tl.constexpr,
+    NB: tl.constexpr,
+    NBP: tl.constexpr,
+    C: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """One line of g to Y of its OWN columns, [N, B, 2, OWN], at the rows k and -k."""
+    LINES: tl.constexpr = (N1 // 2 + 1) * NA
+    which = tl.program_id(0) // COLUMNS
+    b, line = which // LINES, which % LINES
+    row = tl.arange(0, NBP)[:, None]
+    j = (tl.program_id(0) % COLUMNS) * C + tl.arange(0, C)[None, :]
+    planes += which.to(tl.int64) * NB * W
+    t_re, t_im = load_line(planes, part, row, j, W, W, NB)
+    m_re, m_im = load_digit(digit_re, digit_im, NBP)
+    s_re, s_im = product(m_re, m_im, t_re, t_im, PRECISION)
+    dtype = flat.dtype.element_ty
+    here = ((s_re - s_im) * scale).to(dtype)
+    there = ((s_re + s_im) * scale).to(dtype)
+    k = line_frequencies(line, N1, NA, NBP)
+    kept = (row < NB) & (j < OWN)
+    # The planes 0 and H hold -k beside k.
+    inner = kept & (2 * k % N1 != 0)
+    to = flat + ((k * B + b) * 2 * OWN + j)
+    tl.store(to, here, mask=kept)
+    tl.store(to + OWN, there, mask=kept)
+    to = flat + (((N - k) * B + b) * 2 * OWN + j)
+    tl.store(to, there, mask=inner)
+    tl.store(to + OWN, here, mask=inner)
+
+
+@triton.jit
+def receive_kernel(
+    flat,
+    y,
+    places,
+    BEGIN,
+    COUNT,
+    B,
+    R,
+    J,
+    D,
+    ROWS: tl.constexpr,
+    CP: tl.constexpr,
+):
+    """A piece that came back, COUNT columns from place BEGIN on, into y [B, n, D]."""
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
+    i = tl.program_id(1) * CP + tl.arange(0, CP)[None, :]
+    inside = i < COUNT
+    kept = inside & (row < R)
+    j = tl.load(places + BEGIN + i, mask=inside, other=0)
+    before = tl.load(places + J + j, mask=inside, other=0) - BEGIN
+    width = tl.load(places + 2 * J + j, mask=inside, other=0)
+    at = tl.load(places + 3 * J + j, mask=inside, other=0) + 2 * (before * R + row * width)
+    twin = kept & (j > 0) & (2 * j < D)
+    here = tl.load(flat + at, mask=kept, other=0.0)
+    there = tl.load(flat + at + width, mask=twin, other=0.0)
+    n, b = row // B, row % B
+    y += (b * (R // B) + n) * D
+    tl.store(y + j, here, mask=kept)
+    tl.store(y + (D - j), there, mask=twin)

@@ -1,0 +1,219 @@
+"""FNet mixing over ranks by Triton's kernels: a few launches a piece, and no other copies.
+
+Shapes: B batch, n own tokens, N all tokens, D width, J = D // 2 + 1 columns, c own of a piece.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flashmix.ops._triton.columns import launch
+from flashmix.ops._triton.columns.plan import matrices as column_matrices
+from flashmix.ops._triton.launch import cdiv, padded, precision
+from flashmix.ops._triton.matrices import Matrix, dft, phases, place
+from flashmix.ops.fnet.plan import split_width
+from flashmix.ops.fnet.triton import passes
+from flashmix.parallel._fnet_kernels import (
+    fold_kernel,
+    receive_kernel,
+    return_kernel,
+    send_kernel,
+)
+from flashmix.parallel._pieces import Piece
+
+_TILE = 2048
+"""Elements of a program that only moves them."""
+
+
+@dataclass(frozen=True)
+class _Width:
+    """The matrices of the transform over the width; ``second`` is Re + Im and Re - Im."""
+
+    first: Matrix
+    twiddle: Matrix
+    second: Matrix
+
+
+@functools.cache
+def _width(dim: int, dtype: torch.dtype, device: torch.device) -> _Width:
+    d1, d2 = split_width(dim) or (1, dim)
+    d1p, d2p = padded(d1), padded(d2)
+    w = dft(d2)
+    turns = torch.arange(d2)[:, None] * torch.arange(d1)
+    both = torch.complex(w.real + w.imag, w.real - w.imag)
+    return _Width(
+        first=place(dft(d1), dtype, device, terms=d1, shape=(d1p, d1p)),
+        twiddle=place(phases(turns, dim), torch.float32, device, shape=(d2p, d1p)),
+        second=place(both, dtype, device, terms=2 * d2, shape=(d2p, d2p)),
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _places(parts: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """int32 [4, J] as :mod:`._fnet_kernels` reads it, of parts (first, end) in order of travel."""
+    order = torch.tensor([j for first, end in parts for j in range(first, end)])
+    table = torch.empty(4, len(order), dtype=torch.int32)
+    table[0] = order
+    before = 0
+    for first, end in parts:
+        table[1, first:end] = before
+        table[2, first:end] = end - first
+        table[3, first:end] = torch.arange(end - first)
+        before += end - first
+    return table.to(device)
+
+
+class Columns:
+    """The columns of one tensor on their way: sent, mixed where they arrive, and received.
+
+    Args:
+        x: own tokens, [B, n, D].
+        pieces: of the columns j <= D / 2, the parts of the ranks one behind the other's.
+        rank: this one.
+        seq_len: N, which has digits.
+        norm: "backward" or "ortho".
+
+    Attributes:
+        received: the result [B, n, D], whole when the last piece came back.
+    """
+
+    received: Tensor
+
+    def __init__(
+        self, x: Tensor, pieces: Sequence[Piece], rank: int, seq_len: int, norm: str
+    ) -> None:
+        self.batch, self.count, self.dim = x.shape
+        self.pieces, self.rank, self.norm = pieces, rank, norm
+        cut, how, columns = passes.tuned(seq_len, self.dim, x.dtype)
+        if cut is None:
+            raise AssertionError("lengths without digits go through PyTorch's FFT")
+        self.cut = cut
+        self.how = how or passes.config(padded(cut.nb), self.dim, x.dtype)
+        self.columns = columns or launch.config(cut, x.dtype)
+        parts = tuple((part.start, part.stop) for piece in pieces for part in piece)
+        self.places = _places(parts, x.device)
+        self.widths = [sum(part.stop - part.start for part in piece) for piece in pieces]
+        self.dtype, self.device = x.dtype, x.device
+        self.waiting = self._sent(x)
+
+    @property
+    def rows(self) -> int:
+        """Own tokens of all sequences, R."""
+        return self.batch * self.count
+
+    def _sent(self, x: Tensor) -> list[Tensor]:
+        """What travels of each piece."""
+        m = _width(self.dim, x.dtype, x.device)
+        d1, d2 = split_width(self.dim) or (1, self.dim)
+        how = self.how
+        flat = x.new_empty(2 * self.rows * (self.dim // 2 + 1))
+        send_kernel[(cdiv(self.rows, how.width_rows),)](
+            x,
+            flat,
+            m.first.re,
+            m.first.im,
+            m.twiddle.re,
+            m.twiddle.im,
+            m.second.re,
+            m.second.im,
+            self.places,
+            *x.stride(),
+            self.batch,
+            self.rows,
+            D1=d1,
+            D2=d2,
+            D1P=padded(d1),
+            D2P=padded(d2),
+            ROWS=how.width_rows,
+            PRECISION=precision(x.dtype),
+            num_warps=how.width_warps,
+        )
+        return list(flat.split([2 * self.rows * width for width in self.widths]))
+
+    def send(self, k: int) -> Tensor:
+        """What travels of piece ``k``; the pieces are asked for in turn, and let go of."""
+        return self.waiting.pop(0)
+
+    def work(self, k: int, flat: Tensor) -> Tensor:
+        """Y of the own columns of piece ``k``, written over what came, [N, B, 2, c]."""
+        own = self.pieces[k][self.rank]
+        c = own.stop - own.start
+        if not c:
+            return flat
+        cut, n = self.cut, self.cut.seq_len
+        m = column_matrices(cut, self.dtype, self.device)
+        # Whole vectors, so that masks split none; what stands beyond c is never looked at.
+        g = flat.new_empty(self.batch, n, cdiv(c, 16) * 16)
+        rows, width = _moved(c)
+        fold_kernel[(cdiv(n * self.batch, rows), cdiv(c, width))](
+            flat,
+            g,
+            self.batch,
+            n,
+            own.start,
+            c,
+            g.shape[2],
+            self.dim,
+            ROWS=rows,
+            CP=width,
+        )
+        planes = launch.to_lines(g, cut, m, self.columns, n)
+        w = _width(self.dim, self.dtype, self.device)
+        scale = 1 / (2 * w.first.gain * w.second.gain * m.forward_gain)
+        if self.norm == "ortho":
+            scale /= math.sqrt(n * self.dim)
+        tile, tiles = launch.tile(self.how.mirror_c, c)
+        return_kernel[(tiles * cut.lines * self.batch,)](
+            planes,
+            flat,
+            m.digit_b.re,
+            m.digit_b.im,
+            planes.stride(0),
+            scale,
+            self.batch,
+            n,
+            c,
+            planes.shape[-1],
+            tiles,
+            N1=cut.n1,
+            NA=cut.na,
+            NB=cut.nb,
+            NBP=padded(cut.nb),
+            C=tile,
+            PRECISION=precision(self.dtype),
+            num_warps=self.how.mirror_warps,
+        )
+        return flat
+
+    def receive(self, k: int, flat: Tensor) -> None:
+        """Put piece ``k``, which came back, into its place."""
+        if not k:
+            shape = (self.batch, self.count, self.dim)
+            self.received = torch.empty(shape, dtype=self.dtype, device=self.device)
+        rows, width = _moved(self.widths[k])
+        receive_kernel[(cdiv(self.rows, rows), cdiv(self.widths[k], width))](
+            flat,
+            self.received,
+            self.places,
+            sum(self.widths[:k]),
+            self.widths[k],
+            self.batch,
+            self.rows,
+            self.dim // 2 + 1,
+            self.dim,
+            ROWS=rows,
+            CP=width,
+        )
+
+
+def _moved(columns: int) -> tuple[int, int]:
+    """Rows and columns of a program that only moves elements."""
+    width = min(256, padded(columns))
+    return _TILE // width, width
+
