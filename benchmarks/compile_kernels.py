@@ -36,6 +36,7 @@ from flashmix.ops.local_attention.triton import launch as local
 from flashmix.ops.spectral.plan import plan as spectral_plan
 from flashmix.ops.spectral.triton import launch as spectral
 from flashmix.ops.topk_attention.triton import launch as topk
+from flashmix.parallel._fnet_triton import Columns
 
 MOST_SHARED = 227 << 10
 """Bytes of shared memory that a program may have on sm_90."""
@@ -141,6 +142,21 @@ def transforms(dtype: torch.dtype) -> Launches:
         )
 
 
+def over_ranks(dtype: torch.dtype) -> Launches:
+    """FNet where half of the tokens are another rank's."""
+    for seq_len, dim in ((16384, 768), *LONG, (512, 256)):
+        x, half = torch.empty(1, seq_len // 2, dim, dtype=dtype), dim // 4
+        pieces = [[slice(0, half), slice(half, dim // 2 + 1)]]
+
+        def run(x: torch.Tensor = x, pieces: Any = pieces) -> None:
+            columns = Columns(x, pieces, 1, 2 * x.shape[1], "backward")
+            sent = columns.send(0)
+            columns.work(0, sent.new_empty(4 * x.shape[1] * (x.shape[2] // 4 + 1)))
+            columns.receive(0, sent)
+
+        yield f"fnet over ranks [{seq_len}, {dim}]", run
+
+
 def few_modes(dtype: torch.dtype) -> Launches:
     """Filters of 128 modes."""
     for seq_len, dim in ((4096, 768), (16384, 768), (2048, 256)):
@@ -201,6 +217,7 @@ def main() -> int:
     print(f"triton {triton.__version__}, sm_90, {options.dtype}, heads {options.width} wide")
     cases = (
         *transforms(dtype),
+        *over_ranks(dtype),
         *few_modes(dtype),
         *attentions(dtype, options.width, options.causal, options.padded),
     )

@@ -6,8 +6,8 @@ import torch
 pytest.importorskip("triton")
 
 from flashmix.ops._triton.availability import DTYPES, INTERPRETED
+from flashmix.parallel import _pieces
 from flashmix.parallel._fnet_triton import Columns
-from flashmix.parallel._pieces import cut
 from flashmix.parallel._ranks import even_split
 from helpers import relative_error
 
@@ -56,9 +56,9 @@ BUDGETS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("most", [1, 2])
 def test_ranks_mix_what_one_device_does(shape, counts, dtype, most, monkeypatch):
-    monkeypatch.setitem(__import__("flashmix.parallel._pieces").parallel._pieces.PIECES, "cpu", most)
+    monkeypatch.setitem(_pieces.PIECES, "cpu", most)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(DEVICE, dtype)
-    pieces = cut(even_split(shape[2] // 2 + 1, len(counts)), 1 << 30, "cpu")
+    pieces = _pieces.cut(even_split(shape[2] // 2 + 1, len(counts)), 1 << 30, "cpu")
     got = over_ranks(x, counts, pieces, "ortho")
     want = torch.fft.fft2(x.double(), norm="ortho").real
     assert got.dtype == dtype

@@ -6,6 +6,7 @@ Shapes: B batch, n own tokens, N all tokens, D width, J = D // 2 + 1 columns, c 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from flashmix.ops._triton.launch import cdiv, padded, precision
 from flashmix.ops._triton.matrices import Matrix, dft, phases, place
 from flashmix.ops.fnet.plan import split_width
 from flashmix.ops.fnet.triton import passes
-from flashmix.parallel._fnet_kernels import (
+from flashmix.ops.fnet.triton.kernels_ranks import (
     fold_kernel,
     receive_kernel,
     return_kernel,
@@ -54,19 +55,46 @@ def _width(dim: int, dtype: torch.dtype, device: torch.device) -> _Width:
     )
 
 
+@dataclass(frozen=True)
+class _Route:
+    """Where the columns stand while they travel.
+
+    Attributes:
+        places: int32 [3, D] as ``kernels_ranks`` reads it.
+        begin: how many columns travel before each piece, twins counted; the last is D.
+        before: the elements before each piece; the last is their sum.
+    """
+
+    places: Tensor
+    begin: Sequence[int]
+    before: Sequence[int]
+
+
 @functools.lru_cache(maxsize=64)
-def _places(parts: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """int32 [4, J] as :mod:`._fnet_kernels` reads it, of parts (first, end) in order of travel."""
-    order = torch.tensor([j for first, end in parts for j in range(first, end)])
-    table = torch.empty(4, len(order), dtype=torch.int32)
-    table[0] = order
-    before = 0
-    for first, end in parts:
-        table[1, first:end] = before
-        table[2, first:end] = end - first
-        table[3, first:end] = torch.arange(end - first)
-        before += end - first
-    return table.to(device)
+def _route(
+    pieces: tuple[tuple[tuple[int, int], ...], ...], rows: int, dim: int, device: torch.device
+) -> _Route:
+    """Of ``rows`` rows whose columns go in pieces of parts (first, end)."""
+    table = torch.empty(3, dim, dtype=torch.int32)
+    order: list[int] = []
+    begin, before = [0], [0]
+    for piece in pieces:
+        at = before[-1]
+        for first, end in piece:
+            width = end - first
+            twins = [j for j in range(first, end) if 0 < 2 * j < dim]
+            for j in range(first, end):
+                table[1, j] = at + j - first
+            for j in twins:
+                table[1, dim - j] = at + width + j - first
+            here = [*range(first, end), *(dim - j for j in reversed(twins))]
+            table[2, here] = 2 * width
+            order += here
+            at += 2 * rows * width
+        begin.append(len(order))
+        before.append(at)
+    table[0] = torch.tensor(order)
+    return _Route(table.to(device), begin, before)
 
 
 class Columns:
@@ -96,9 +124,8 @@ class Columns:
         self.cut = cut
         self.how = how or passes.config(padded(cut.nb), self.dim, x.dtype)
         self.columns = columns or launch.config(cut, x.dtype)
-        parts = tuple((part.start, part.stop) for piece in pieces for part in piece)
-        self.places = _places(parts, x.device)
-        self.widths = [sum(part.stop - part.start for part in piece) for piece in pieces]
+        parts = tuple(tuple((part.start, part.stop) for part in piece) for piece in pieces)
+        self.route = _route(parts, self.rows, self.dim, x.device)
         self.dtype, self.device = x.dtype, x.device
         self.waiting = self._sent(x)
 
@@ -122,7 +149,7 @@ class Columns:
             m.twiddle.im,
             m.second.re,
             m.second.im,
-            self.places,
+            self.route.places,
             *x.stride(),
             self.batch,
             self.rows,
@@ -134,7 +161,8 @@ class Columns:
             PRECISION=precision(x.dtype),
             num_warps=how.width_warps,
         )
-        return list(flat.split([2 * self.rows * width for width in self.widths]))
+        before = self.route.before
+        return list(flat.split([end - start for start, end in itertools.pairwise(before)]))
 
     def send(self, k: int) -> Tensor:
         """What travels of piece ``k``; the pieces are asked for in turn, and let go of."""
@@ -148,22 +176,7 @@ class Columns:
             return flat
         cut, n = self.cut, self.cut.seq_len
         m = column_matrices(cut, self.dtype, self.device)
-        # Whole vectors, so that masks split none; what stands beyond c is never looked at.
-        g = flat.new_empty(self.batch, n, cdiv(c, 16) * 16)
-        rows, width = _moved(c)
-        fold_kernel[(cdiv(n * self.batch, rows), cdiv(c, width))](
-            flat,
-            g,
-            self.batch,
-            n,
-            own.start,
-            c,
-            g.shape[2],
-            self.dim,
-            ROWS=rows,
-            CP=width,
-        )
-        planes = launch.to_lines(g, cut, m, self.columns, n)
+        planes = launch.to_lines(self._folded(flat, own), cut, m, self.columns, n)
         w = _width(self.dim, self.dtype, self.device)
         scale = 1 / (2 * w.first.gain * w.second.gain * m.forward_gain)
         if self.norm == "ortho":
@@ -191,21 +204,44 @@ class Columns:
         )
         return flat
 
+    def _folded(self, flat: Tensor, own: slice) -> Tensor:
+        """2 g of the columns ``own``, [B, N, c] and up to whole vectors, so that masks split none.
+
+        What stands beyond c is never looked at.
+        """
+        n, c = self.cut.seq_len, own.stop - own.start
+        g = flat.new_empty(self.batch, n, cdiv(c, 16) * 16)
+        rows, width = _moved(c)
+        fold_kernel[(cdiv(n * self.batch, rows), cdiv(c, width))](
+            flat,
+            g,
+            self.batch,
+            n,
+            own.start,
+            c,
+            g.shape[2],
+            self.dim,
+            ROWS=rows,
+            CP=width,
+        )
+        return g
+
     def receive(self, k: int, flat: Tensor) -> None:
         """Put piece ``k``, which came back, into its place."""
         if not k:
             shape = (self.batch, self.count, self.dim)
             self.received = torch.empty(shape, dtype=self.dtype, device=self.device)
-        rows, width = _moved(self.widths[k])
-        receive_kernel[(cdiv(self.rows, rows), cdiv(self.widths[k], width))](
+        begin, end = self.route.begin[k : k + 2]
+        rows, width = _moved(end - begin)
+        receive_kernel[(cdiv(self.rows, rows), cdiv(end - begin, width))](
             flat,
             self.received,
-            self.places,
-            sum(self.widths[:k]),
-            self.widths[k],
+            self.route.places,
+            begin,
+            end - begin,
+            self.route.before[k],
             self.batch,
             self.rows,
-            self.dim // 2 + 1,
             self.dim,
             ROWS=rows,
             CP=width,
@@ -216,4 +252,3 @@ def _moved(columns: int) -> tuple[int, int]:
     """Rows and columns of a program that only moves elements."""
     width = min(256, padded(columns))
     return _TILE // width, width
-

@@ -161,7 +161,9 @@ class Ranks:
         device = "cpu" if _by_cpu(group) else self.device_type
         flat = torch.tensor(numbers * self.size, dtype=dtype, device=device)
         sizes = [len(numbers)] * self.size
-        whole: list[list[int]] = self._begin(group, flat, sizes, sizes)().view(self.size, -1).tolist()
+        whole: list[list[int]] = (
+            self._begin(group, flat, sizes, sizes)().view(self.size, -1).tolist()
+        )
         return whole
 
     def _facts_group(self) -> dist.ProcessGroup:

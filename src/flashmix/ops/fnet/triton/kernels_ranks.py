@@ -1,17 +1,16 @@
 """FNet mixing over ranks in Triton: what stands before, between and after the exchanges.
 
 h = Re X + Im X of a row's transform over the width is one real number for each of its columns, and
-g[n, j] = (h[n, j] + h[-n, -j]) / 2 is all that Re(FFT2) depends on (see ``ops.fnet.triton``). So
+g[n, j] = (h[n, j] + h[-n, -j]) / 2 is all that Re(FFT2) depends on (see ``kernels_columns``). So
 the columns j and -j travel side by side; who has all tokens of both folds them, transforms g over
 tokens, and sends Y[k, j] back beside Y[k, -j].
 
 What travels is [rows, 2, c] for each rank and piece, end to end: a row is a token and a sequence
 of the batch, c the columns j <= D / 2 of that part, whose twins -j follow them. Column 0 and D / 2
-are their own twins, and nothing stands in the twin's place. ``places`` is int32 [4, J]: the column
-at each place in the order of travel; then, by column, how many stand before its part, how many
-that part has, and which of them it is.
+are their own twins, and nothing stands in the twin's place. ``places`` is int32 [3, D]: the columns
+in the order of travel; then, by column, where its first row stands, and how far apart its rows are.
 
-Shapes: B batch, N tokens of all ranks, D width, J = D // 2 + 1, R = rows n * B of this rank.
+Shapes: B batch, N tokens of all ranks, D width, R = rows n * B of this rank.
 """
 
 from __future__ import annotations
@@ -48,7 +47,6 @@ def send_kernel(
 ):
     """h of ROWS rows of x, to where they travel from."""
     D: tl.constexpr = D1 * D2
-    J: tl.constexpr = D // 2 + 1
     first = tl.program_id(0) * ROWS
     row = first + tl.arange(0, ROWS)[:, None]
     column = tl.arange(0, D1P * D2P)[None, :]
@@ -81,13 +79,10 @@ def send_kernel(
     j2 = tl.arange(0, D2P)[None, :, None]
     j = j1 + D1 * j2
     inside = (j1 < D1) & (j2 < D2)
-    twin = 2 * j > D
-    own = tl.where(twin, D - j, j)
-    before = tl.load(places + J + own, mask=inside, other=0)
-    width = tl.load(places + 2 * J + own, mask=inside, other=0)
-    at = tl.load(places + 3 * J + own, mask=inside, other=0) + tl.where(twin, width, 0)
+    at = tl.load(places + D + j, mask=inside, other=0)
+    step = tl.load(places + 2 * D + j, mask=inside, other=0)
     row = first + tl.arange(0, ROWS)[:, None, None]
-    at += 2 * (before * R + row * width)
+    at += row * step
     tl.store(to + at, tl.permute(h, (0, 2, 1)), mask=inside & (row < R))
 
 
@@ -169,26 +164,24 @@ def receive_kernel(
     places,
     BEGIN,
     COUNT,
+    BEFORE,
     B,
     R,
-    J,
     D,
     ROWS: tl.constexpr,
     CP: tl.constexpr,
 ):
-    """A piece that came back, COUNT columns from place BEGIN on, into y [B, n, D]."""
+    """A piece that came back, COUNT columns from place BEGIN on, into y [B, n, D].
+
+    BEFORE elements of the pieces before it are not in ``flat``.
+    """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     i = tl.program_id(1) * CP + tl.arange(0, CP)[None, :]
     inside = i < COUNT
     kept = inside & (row < R)
     j = tl.load(places + BEGIN + i, mask=inside, other=0)
-    before = tl.load(places + J + j, mask=inside, other=0) - BEGIN
-    width = tl.load(places + 2 * J + j, mask=inside, other=0)
-    at = tl.load(places + 3 * J + j, mask=inside, other=0) + 2 * (before * R + row * width)
-    twin = kept & (j > 0) & (2 * j < D)
-    here = tl.load(flat + at, mask=kept, other=0.0)
-    there = tl.load(flat + at + width, mask=twin, other=0.0)
+    at = tl.load(places + D + j, mask=inside, other=0) - BEFORE
+    step = tl.load(places + 2 * D + j, mask=inside, other=0)
+    tile = tl.load(flat + (at + row * step), mask=kept, other=0.0)
     n, b = row // B, row % B
-    y += (b * (R // B) + n) * D
-    tl.store(y + j, here, mask=kept)
-    tl.store(y + (D - j), there, mask=twin)
+    tl.store(y + ((b * (R // B) + n) * D + j), tile, mask=kept)
