@@ -39,6 +39,7 @@ def start() -> None:
     for size in range(1, dist.get_world_size() + 1):
         MESHES[size] = DeviceMesh("cpu", list(range(size)))
     _ring.CHUNK["cpu"], _spectral.CHUNK["cpu"], _fnet.WIDTH_CHUNK["cpu"] = 32, 5, 3
+    _spectral.AT_ONCE["cpu"] = 2
     _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES["cpu"] = 3, 1
     _channels.FEWEST_CHANNELS = _fnet.FEWEST_COLUMNS = 1
     blocks.BLOCK = block_topk.BLOCK = local.MIN_BLOCK = 4

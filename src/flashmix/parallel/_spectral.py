@@ -4,12 +4,17 @@ A filter cut to few modes needs no exchange of tokens: each rank analyses its sl
 the sequence, the modes are summed over the ranks, and each rank synthesises its slice. Other
 filters exchange tokens for channels and run the operator on whole columns.
 
-Shapes: B batch, n own tokens, N all tokens, D channels, K modes in use, C tokens of a chunk.
+A slice is cut into chunks of C tokens, which one matrix transforms as if each began the sequence;
+a factor for each mode and chunk turns them to where they stand. On GPUs half types are multiplied
+as they are and summed in float32; all other products are in the dtype of the modes.
+
+Shapes: B batch, n own tokens, N all tokens, D channels, K modes in use, Q chunks at once.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -25,8 +30,10 @@ from flashmix.ops.spectral.plan import MOST_MODES
 from flashmix.parallel._collectives import all_sum
 from flashmix.parallel._layout import Layout
 
-CHUNK = {"cpu": 512, "cuda": 32_768}
+CHUNK = {"cpu": 512, "cuda": 4_096}
 """Tokens of one product with the truncated Fourier matrix."""
+AT_ONCE = {"cpu": 1, "cuda": 16}
+"""Most chunks in one launch: their modes are kept beside each other until they are summed."""
 
 
 def modes_pay(modes: int, layout: Layout) -> bool:
@@ -51,7 +58,7 @@ def by_modes(
     weight = weight.to(transform_dtype(x.dtype, weight.dtype))
     order = None if mask is None else real_first(mask)
     tokens = x if order is None else pack(zero_padding(x, mask), order)
-    parts = list(_sequences(layout, weight.shape[0], len(x), x.device))
+    parts = list(_sequences(layout, weight.shape[0]))
     modes = all_sum(_Analyse.apply(tokens, parts, weight.dtype), layout.ranks)
     modes = _filtered(torch.view_as_complex(modes), weight, bias, unitary, parts)
     higher = tokens if unitary else None  # the modes above pass
@@ -66,23 +73,21 @@ class _Sequences:
     Attributes:
         rows: which of the batch.
         length: their tokens over all ranks.
-        start: where each one's slice begins, int64 [rows].
+        start: where each one's slice begins; int64 [rows] where they differ.
         kept: modes in use.
     """
 
     rows: Tensor | slice
     length: int
-    start: Tensor
+    start: int | Tensor
     kept: int
 
 
-def _sequences(
-    layout: Layout, modes: int, batch: int, device: torch.device
-) -> Iterator[_Sequences]:
+def _sequences(layout: Layout, modes: int) -> Iterator[_Sequences]:
     """The sequences by true length; those without a token are left out."""
     if layout.mask is None:
-        start = torch.full((batch,), layout.own.start, device=device)
-        yield _Sequences(slice(None), layout.total, start, min(modes, layout.total // 2 + 1))
+        kept = min(modes, layout.total // 2 + 1)
+        yield _Sequences(slice(None), layout.total, layout.own.start, kept)
         return
     lengths = layout.mask.sum(1)
     before = layout.mask[:, : layout.own.start].sum(1)
@@ -96,6 +101,11 @@ def _filtered(
     modes: Tensor, weight: Tensor, bias: Tensor | None, unitary: bool, parts: list[_Sequences]
 ) -> Tensor:
     """Modes [B, K, D] as the inverse transform takes them: weighted, the bias in the lowest."""
+    if _all_alike(parts):
+        y = modes * _factors(weight, parts[0].length, unitary)
+        if bias is not None:
+            y[:, 0] += bias
+        return y
     y = torch.zeros_like(modes)
     for one in parts:
         factors = _factors(weight, one.length, unitary)
@@ -105,13 +115,24 @@ def _filtered(
     return y
 
 
+def _all_alike(parts: list[_Sequences]) -> bool:
+    """Whether no sequence has padding."""
+    return len(parts) == 1 and isinstance(parts[0].rows, slice)
+
+
 def _factors(weight: Tensor, length: int, unitary: bool) -> Tensor:
     """What each mode [K, D] is multiplied by, with the inverse transform's own factors."""
     factors = filter_for_length(weight, length, unitary)
-    mode = torch.arange(len(factors), device=weight.device)
-    # Every mode but the self-conjugate ones stands for itself and its mirror image.
-    multiplicity = torch.where((mode == 0) | (2 * mode == length), 1.0, 2.0)[:, None]
-    return (factors - 1 if unitary else factors) * (multiplicity.to(weight.dtype) / length)
+    own = _inverse_factors(length, len(factors), weight.dtype, weight.device)
+    return (factors - 1 if unitary else factors) * own
+
+
+@functools.lru_cache(maxsize=32)
+def _inverse_factors(length: int, kept: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Of the inverse transform, [K, 1]: every mode but the self-conjugate ones counts twice."""
+    mode = torch.arange(kept)
+    multiplicity = torch.where((mode == 0) | (2 * mode == length), 1.0, 2.0).double()[:, None]
+    return (multiplicity / length).to(device, dtype)
 
 
 @functools.lru_cache(maxsize=8)
@@ -121,11 +142,92 @@ def _matrix(length: int, kept: int, chunk: int, dtype: torch.dtype, device: torc
     return torch.cat((exact.real, exact.imag)).to(device, dtype)
 
 
-def _turn(one: _Sequences, first: int, dtype: torch.dtype) -> Tensor:
-    """exp(-2 pi i m s / length) at the token s that stands at ``first``: [rows, K, 1]."""
-    mode = torch.arange(one.kept, device=one.start.device)
-    exact = phases((one.start + first)[:, None] * mode, one.length)
+@dataclass(frozen=True)
+class _Chunks:
+    """``count`` chunks of ``size`` tokens from the token ``first`` of a slice on."""
+
+    first: int
+    count: int
+    size: int
+
+    @property
+    def tokens(self) -> slice:
+        return slice(self.first, self.first + self.count * self.size)
+
+    def of(self, x: Tensor, one: _Sequences) -> Tensor:
+        """Their tokens of ``x`` [B, n, D], [rows, Q, C, D]."""
+        return x[one.rows, self.tokens].unflatten(1, (self.count, self.size))
+
+
+def _chunks(tokens: int, place: str) -> Iterator[_Chunks]:
+    """As many chunks at a time as there may be; a shorter one comes last."""
+    first, size, most = 0, CHUNK[place], AT_ONCE[place]
+    while first < tokens:
+        left = tokens - first
+        some = _Chunks(first, max(1, min(most, left // size)), min(size, left))
+        yield some
+        first = some.tokens.stop
+
+
+def _turn(one: _Sequences, some: _Chunks, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """exp(-2 pi i m s / length) at the token s where each chunk begins: [rows or 1, Q, K, 1]."""
+    if isinstance(one.start, int):
+        first = one.start + some.first
+        return _turn_from(first, some.count, some.size, one.length, one.kept, dtype, device)
+    begin = some.first + some.size * torch.arange(some.count, device=device)
+    mode = torch.arange(one.kept, device=device)
+    exact = phases((one.start[:, None] + begin)[..., None] * mode, one.length)
     return exact.to(dtype.to_complex())[..., None]
+
+
+@functools.lru_cache(maxsize=64)
+def _turn_from(
+    first: int,
+    count: int,
+    size: int,
+    length: int,
+    kept: int,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
+    begin = first + size * torch.arange(count)
+    exact = phases(begin[:, None] * torch.arange(kept), length)
+    return exact.to(device, dtype.to_complex())[None, ..., None]
+
+
+def _operand(tokens: torch.dtype, modes: torch.dtype, device: torch.device) -> torch.dtype:
+    """What products are made of: tokens of half types as they are where sums can be float32."""
+    half = device.type == "cuda" and tokens.itemsize == 2 and modes == torch.float32
+    return tokens if half else modes
+
+
+def _summed(matrix: Tensor, chunks: Tensor, dtype: torch.dtype) -> Tensor:
+    """The matrix [2 K, C] times each chunk [rows, Q, C, D], in ``dtype``."""
+    with full_precision(chunks.device):
+        if chunks.dtype == dtype:
+            return matrix @ chunks
+        flat = chunks.flatten(0, 1)
+        sums = torch.bmm(matrix.expand(len(flat), -1, -1), flat, out_dtype=dtype)
+        return sums.unflatten(0, chunks.shape[:2])
+
+
+def _waves(matrix: Tensor, both: Tensor, base: Tensor | None, length: int) -> Tensor:
+    """Chunks [rows, Q, C, D] of modes [rows, Q, 2 K, D], real parts above imaginary ones.
+
+    Half types are rounded once, ``base`` [rows, Q, C, D] included; others come as they are.
+    """
+    back, flat = matrix.T.expand(both.shape[0] * both.shape[1], -1, -1), both.flatten(0, 1)
+    shape = (*both.shape[:2], matrix.shape[1], both.shape[3])
+    with full_precision(both.device):
+        if matrix.dtype == both.dtype:
+            waves = torch.bmm(back, flat).view(shape)
+            return waves if base is None else waves + base
+        # Modes shrink like 1 / sqrt(N): this lifts them off float16's smallest numbers.
+        lift = 2.0 ** round(math.log2(length) / 4)
+        lifted = (flat * lift).to(matrix.dtype)
+        onto = lifted.new_empty(1) if base is None else base.flatten(0, 1)
+        waves = torch.baddbmm(onto, back, lifted, beta=int(base is not None), alpha=1 / lift)
+        return waves.view(shape)
 
 
 class _Analyse(torch.autograd.Function):
@@ -136,12 +238,14 @@ class _Analyse(torch.autograd.Function):
         ctx.parts, ctx.count, ctx.dtype = parts, x.shape[1], x.dtype
         most = max((one.kept for one in parts), default=1)
         modes = x.new_zeros(len(x), most, x.shape[2], dtype=dtype.to_complex())
-        for one, matrix, some in _chunks(parts, x.shape[1], dtype, x.device):
-            chunk = x[one.rows, some].to(dtype)
-            with full_precision(x.device):
-                real, imaginary = (matrix @ chunk).split(one.kept, 1)
-            turn = _turn(one, some.start, dtype)
-            modes[one.rows, : one.kept] += torch.complex(real, imaginary) * turn
+        place = x.device
+        operand = _operand(x.dtype, dtype, place)
+        for one in parts:
+            matrix = _matrix(one.length, one.kept, CHUNK[place.type], operand, place)
+            for some in _chunks(min(x.shape[1], one.length), place.type):
+                sums = _summed(matrix[:, : some.size], some.of(x, one).to(operand), dtype)
+                found = torch.complex(*sums.split(one.kept, 2)) * _turn(one, some, dtype, place)
+                modes[one.rows, : one.kept] += found.sum(1)
         return torch.view_as_real(modes)
 
     @staticmethod
@@ -166,28 +270,25 @@ class _Synthesise(torch.autograd.Function):
     ) -> Tensor:
         ctx.parts, ctx.dtype = parts, modes.dtype
         spectrum = torch.view_as_complex(modes.contiguous())
-        y = modes.new_zeros(len(modes), count, modes.shape[2], dtype=dtype)
-        for one, matrix, some in _chunks(parts, count, modes.dtype, modes.device):
-            turned = spectrum[one.rows, : one.kept] * _turn(one, some.start, modes.dtype).conj()
-            both = torch.cat((turned.real, turned.imag), 1)
-            with full_precision(modes.device):
-                waves = matrix.T @ both
-            y[one.rows, some] = (waves if base is None else waves + base[one.rows, some]).to(dtype)
-        return y
+        y: Tensor | None = None
+        place = modes.device
+        operand = _operand(dtype, modes.dtype, place)
+        for one in parts:
+            matrix = _matrix(one.length, one.kept, CHUNK[place.type], operand, place)
+            for some in _chunks(min(count, one.length), place.type):
+                turn = _turn(one, some, modes.dtype, place).conj()
+                turned = spectrum[one.rows, None, : one.kept] * turn
+                both = torch.cat((turned.real, turned.imag), 2)
+                onto = None if base is None else some.of(base, one)
+                waves = _waves(matrix[:, : some.size], both, onto, one.length).flatten(1, 2)
+                if waves.shape[1] == count and _all_alike(parts):
+                    return waves.to(dtype)
+                if y is None:
+                    y = modes.new_zeros(len(modes), count, modes.shape[2], dtype=dtype)
+                y[one.rows, some.tokens] = waves.to(dtype)
+        return modes.new_zeros(len(modes), count, modes.shape[2], dtype=dtype) if y is None else y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         base = grad if ctx.needs_input_grad[1] else None
         return _Analyse.apply(grad, ctx.parts, ctx.dtype), base, None, None, None
-
-
-def _chunks(
-    parts: list[_Sequences], count: int, dtype: torch.dtype, device: torch.device
-) -> Iterator[tuple[_Sequences, Tensor, slice]]:
-    """(sequences, the Fourier matrix [2 K, C] of some tokens, which of the slice)."""
-    for one in parts:
-        matrix = _matrix(one.length, one.kept, CHUNK[device.type], dtype, device)
-        most = min(count, one.length)
-        for first in range(0, most, CHUNK[device.type]):
-            some = slice(first, min(first + CHUNK[device.type], most))
-            yield one, matrix[:, : some.stop - some.start], some
