@@ -79,7 +79,7 @@ def test_a_case_goes_by_the_nearest_within_reach():
     assert nearest("fnet", batch=60, seq_len=4000, dim=768).sizes["seq_len"] == 4096
     assert nearest("fnet", batch=8, seq_len=512, dim=200).sizes["dim"] == 256
     assert nearest("fnet", batch=8, seq_len=8, dim=256) is None
-    assert nearest("spectral", batch=32, seq_len=4096, dim=768, modes=512) is None
+    assert nearest("spectral", batch=32, seq_len=4096, dim=768, modes=8) is None
     assert _measured._nearest("another GPU", "fnet", "bfloat16", (("batch", 1),)) is None
 
 
@@ -101,8 +101,27 @@ def test_auto_leaves_what_the_kernels_refuse_or_nobody_measured_to_torch():
     told = flashmix.explain("spectral", (8, 4096, 768), torch.float16, "cuda", causal=True)
     assert told.impl == "torch"
     assert "no causal filter" in told.alternatives["triton"]
-    told = flashmix.explain("spectral", (8, 4096, 768), torch.float16, "cuda", modes=500)
+    told = flashmix.explain("spectral", (8, 4096, 768), torch.float16, "cuda", modes=8)
     assert told.impl == "torch"
+
+
+@pytest.mark.usefixtures("an_h200")
+def test_what_grows_with_the_modes_is_taken_to_where_there_are_more_of_them(monkeypatch, tmp_path):
+    sizes = {"batch": 1, "seq_len": 131072, "dim": 768, "modes": 128}
+    entry = {"sizes": sizes, "ms": {"torch": 5.0, "triton": 1.5, "triton_columns": 6.0}}
+    table = tmp_path / "measured.json"
+    table.write_text(
+        json.dumps({"run": "a run", "gpus": {H200: {"spectral": {"bfloat16": [entry]}}}})
+    )
+    monkeypatch.setattr(_measured, "TABLE", table)
+
+    def told(modes):
+        return flashmix.explain("spectral", (1, 131072, 768), torch.float16, "cuda", modes=modes)
+
+    assert [told(modes).impl for modes in (64, 128, 384)] == ["triton"] * 3
+    assert told(512).impl == "torch"
+    assert "triton takes longer the more modes" in told(512).reason
+    assert "takes longer" not in told(128).reason
 
 
 @pytest.mark.usefixtures("an_h200")

@@ -32,7 +32,7 @@ _REACH = {
     "num_heads": 8,
     "seq_len": 8,
     "dim": 4,
-    "modes": 2,
+    "modes": 8,
     "window": 2,
     "topk": 2,
 }
@@ -133,10 +133,20 @@ def fastest(
     dtype: torch.dtype,
     device: torch.device,
     names: tuple[str, ...],
+    grows: tuple[str | None, ...],
 ) -> str | None:
-    """The fastest of ``names`` at the measured case nearest to this one, where one is measured."""
+    """The fastest of ``names`` at the measured case nearest to this one, where one is measured.
+
+    ``grows`` holds, for each of them, the option that its time may grow in proportion to: where
+    that is larger here than it was measured, so is the time.
+    """
     row = nearest(op, sizes, dtype, device)
     if row is None:
         return None
-    measured = [name for name in names if name in row.milliseconds]
-    return min(measured, key=row.milliseconds.__getitem__) if measured else None
+    wanted = dict(sizes)
+    times = {
+        name: row.milliseconds[name] * (max(1.0, wanted[knob] / row.sizes[knob]) if knob else 1.0)
+        for name, knob in zip(names, grows, strict=True)
+        if name in row.milliseconds
+    }
+    return min(times, key=times.__getitem__) if times else None

@@ -36,7 +36,8 @@ class Implementation:
     for a case's shape and options, and ``road`` says how it goes about one that it takes. One that
     is not ``preferred`` is chosen by ``auto`` only where measurements say so; ``outdone`` says why
     ``auto`` passes one over that could run a case. One that is ``grouped`` takes fewer heads of
-    keys than of queries itself; the others get them repeated.
+    keys than of queries itself; the others get them repeated. ``grows`` names the option that its
+    time grows in proportion to, at most, where those of the others do not.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Implementation:
     road: Callable[[Case], str | None] = _any_case
     preferred: bool = True
     grouped: bool = False
+    grows: str | None = None
     outdone: Callable[[Case], str | None] = _any_case
 
     def told(self, case: Case) -> str:
@@ -118,7 +120,8 @@ class Operator:
         key = None if case is None else case.key()
         if key is not None:
             names = tuple(one.name for one in able)
-            name = _measured.fastest(self.name, *key, names)
+            grows = tuple(one.grows for one in able)
+            name = _measured.fastest(self.name, *key, names, grows)
             if name is not None:
                 return able[names.index(name)]
         return next((one for one in able if one.preferred), able[0])
@@ -128,7 +131,12 @@ class Operator:
         key = case.key()
         row = None if key is None else _measured.nearest(self.name, *key)
         if row is not None and any(one.name in row.milliseconds for one in able):
-            return f"the fastest of {row}"
+            growing = [
+                f", where {one.name} takes longer the more {one.grows}"
+                for one in able
+                if one.grows in row.sizes and case.options[one.grows] > row.sizes[one.grows]
+            ]
+            return f"the fastest of {row}{''.join(growing)}"
         rank = [one.name for one in self.implementations].index(chosen.name) + 1
         return f"choice {rank} of {len(self.implementations)}"
 

@@ -150,6 +150,7 @@ OPERATOR = Operator(
             missing=availability.missing,
             unfit=_unfit_for_triton,
             preferred=False,
+            grows="modes",
         ),
         Implementation(
             name="triton_columns",
