@@ -366,3 +366,20 @@ def shard_with(what):
         parallel.shard_sequence(create_mixer("attention", 8), mesh)(
             torch.zeros(1, 4, 8), return_weights=True
         )
+
+
+def facts_through_all(size, dies=False):
+    """What ranks of a mesh without a CPU's backend tell each other, and the bytes that leave."""
+    ranks = parallel._ranks
+    if dist.get_rank() >= size:
+        return None
+    if dies and dist.get_rank() == size - 1:
+        die()
+    over = ranks.Ranks(MESHES[size])
+    by_cpu, ranks._by_cpu = ranks._by_cpu, lambda group: group is dist.group.WORLD
+    try:
+        with SentBytes() as sent:
+            rows = over.agree("here", {"rank": over.rank, "size": size}, free=("rank",))
+        return rows, sent.exchanged
+    finally:
+        ranks._by_cpu = by_cpu

@@ -112,6 +112,12 @@ def test_a_rank_that_is_killed_ends_the_others(doomed, text, dies_in):
         assert "failed, died, or took longer than the process group's timeout" in message
 
 
+def test_a_rank_that_is_killed_before_it_tells_the_facts_ends_the_others(doomed):
+    answers = doomed.ask("facts_through_all", 3, dies=True)
+    assert answers[2] is None
+    assert [kind for kind, _ in errors(answers[:2])] == ["ParallelError"] * 2
+
+
 def test_a_rank_that_stalls_is_waited_for_no_longer_than_the_timeout(doomed):
     answers = doomed.ask(
         "call", "attention", odd_rank=1, timeout_s=STALL_TIMEOUT_S, sleeps_s=3 * STALL_TIMEOUT_S

@@ -7,11 +7,10 @@ NCCL both have.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Self
-from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -22,8 +21,6 @@ from flashmix.errors import ArgumentError, ParallelError
 
 MESSAGE_BYTES = 400
 _CPU = torch.device("cpu")
-_FACTS_GROUPS: MutableMapping[dist.ProcessGroup, dist.ProcessGroup] = WeakKeyDictionary()
-"""By a mesh's group that knows GPUs alone, one of the same ranks by CPU."""
 _OPS = torch.ops._c10d_functional
 """The functional collectives themselves: their Python wrappers cost more than a kernel's launch."""
 
@@ -82,13 +79,8 @@ class Ranks:
         self, flat: Tensor, sent: Sequence[int], sizes: Sequence[int]
     ) -> Callable[[], Tensor]:
         """As :meth:`start`, of parts that lie end to end, ``sent[r]`` elements for rank r."""
-        return self._begin(self.group, flat, sent, sizes)
-
-    def _begin(
-        self, group: dist.ProcessGroup, flat: Tensor, sent: Sequence[int], sizes: Sequence[int]
-    ) -> Callable[[], Tensor]:
         with self._explained():
-            coming = _OPS.all_to_all_single(flat, list(sizes), list(sent), group.group_name)
+            coming = _OPS.all_to_all_single(flat, list(sizes), list(sent), self.group.group_name)
         return lambda: self._wait(coming)
 
     def _wait(self, coming: Tensor) -> Tensor:
@@ -156,34 +148,36 @@ class Ranks:
         return [bytes(one).decode(errors="replace").strip() for one in told]
 
     def _told(self, numbers: list[int], dtype: torch.dtype) -> list[list[int]]:
-        """Each rank's ``numbers``, as many on all."""
-        group = self._facts_group()
-        device = "cpu" if _by_cpu(group) else self.device_type
-        flat = torch.tensor(numbers * self.size, dtype=dtype, device=device)
-        sizes = [len(numbers)] * self.size
-        whole: list[list[int]] = (
-            self._begin(group, flat, sizes, sizes)().view(self.size, -1).tolist()
-        )
-        return whole
+        """Each rank's ``numbers``, as many on all: by the CPU if there is a way.
 
-    def _facts_group(self) -> dist.ProcessGroup:
-        """Where facts go: by the CPU if the processes have a way, so that no GPU is waited for.
-
-        A mesh's group may know GPUs alone where all processes' knows both. Then one of the same
-        ranks is made, when they all come here for the first time.
+        So no GPU is waited for. A mesh's group may know GPUs alone where the group of all processes
+        knows both; then these ranks send to each other through that one.
         """
         world = dist.group.WORLD
-        if _by_cpu(self.group) or world is None or not _by_cpu(world):
-            return self.group
-        if self.group not in _FACTS_GROUPS:
-            with self._explained():
-                _FACTS_GROUPS[self.group] = dist.new_group(
-                    dist.get_process_group_ranks(self.group),
-                    timeout=world._get_backend(_CPU).options._timeout,
-                    backend="gloo",
-                    use_local_synchronization=True,
-                )
-        return _FACTS_GROUPS[self.group]
+        if not _by_cpu(self.group) and world is not None and _by_cpu(world):
+            return self._told_through(world, numbers, dtype)
+        device = "cpu" if _by_cpu(self.group) else self.device_type
+        flat = torch.tensor(numbers * self.size, dtype=dtype, device=device)
+        sizes = [len(numbers)] * self.size
+        told = self.start_flat(flat, sizes, sizes)()
+        rows: list[list[int]] = told.view(self.size, -1).tolist()
+        return rows
+
+    def _told_through(
+        self, world: dist.ProcessGroup, numbers: list[int], dtype: torch.dtype
+    ) -> list[list[int]]:
+        own = torch.tensor(numbers, dtype=dtype)
+        told = own.repeat(self.size, 1)
+        places = dist.get_process_group_ranks(self.group)
+        others = [rank for rank in range(self.size) if rank != self.rank]
+        with self._explained():
+            sent = [dist.isend(own, places[rank], world) for rank in others]
+            coming = [dist.irecv(told[rank], places[rank], world) for rank in others]
+            for work in (*coming, *sent):
+                if work is not None:
+                    work.wait()
+        rows: list[list[int]] = told.tolist()
+        return rows
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -33,7 +33,7 @@ class SentBytes(TorchDispatchMode):
     """Counts, while it is on, the bytes that this rank sends to others.
 
     Attributes:
-        exchanged: by all-to-alls.
+        exchanged: by all-to-alls, and from one rank to another.
         reduced: payload of all-reduces.
     """
 
@@ -55,6 +55,10 @@ class SentBytes(TorchDispatchMode):
             self.exchanged += sum(sizes) * args[0].element_size()
         elif name == "_c10d_functional::all_reduce":
             self.reduced += args[0].numel() * args[0].element_size()
+        elif name == "c10d::send":
+            self.exchanged += sum(sent.numel() * sent.element_size() for sent in args[0])
+        elif name == "c10d::recv_":
+            pass
         elif "c10d" in name and "wait_tensor" not in name and "_wrap_tensor" not in name:
             raise AssertionError(f"{name} is not counted")
         return func(*args, **(kwargs or {}))
