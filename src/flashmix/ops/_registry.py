@@ -134,7 +134,9 @@ class Operator:
             growing = [
                 f", where {one.name} takes longer the more {one.grows}"
                 for one in able
-                if one.grows in row.sizes and case.options[one.grows] > row.sizes[one.grows]
+                if one.grows is not None
+                and one.grows in row.sizes
+                and case.options[one.grows] > row.sizes[one.grows]
             ]
             return f"the fastest of {row}{''.join(growing)}"
         rank = [one.name for one in self.implementations].index(chosen.name) + 1

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ImplementationError
 from flashmix.mixers import Mixer
+from flashmix.ops._triton import availability
 from flashmix.parallel._layout import FACTS, Layout, agree
 from flashmix.parallel._ranks import Ranks
 
@@ -35,7 +36,9 @@ class OverRanks(nn.Module):
             if isinstance(value, bool | int | float | str) and key != "training"
         )
         self.where = f"{name} ({kind})" if name else kind
-        self.fingerprint = zlib.crc32(repr((self.where, options)).encode())
+        # What travels depends on whether there are kernels to pack it.
+        told = (self.where, options, availability.missing() is None)
+        self.fingerprint = zlib.crc32(repr(told).encode())
         self.ranks = ranks
 
     def layout(self, x: Tensor, mask: Tensor | None, tokens_dim: int) -> Layout:
