@@ -21,7 +21,7 @@ from flashmix.ops._padding import each_length, zero_padding
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops._triton import availability
 from flashmix.ops._triton.columns.plan import digits, unfit
-from flashmix.ops._triton.launch import MOST_OFFSET, cdiv
+from flashmix.ops._triton.launch import MOST_OFFSET
 from flashmix.ops.fnet.plan import unsplit
 from flashmix.parallel._layout import Layout
 from flashmix.parallel._pieces import Piece, cut, through
@@ -84,8 +84,8 @@ def _mix(x: Tensor, layout: Layout, norm: str) -> Tensor:
 def kernels_take(x: Tensor, layout: Layout) -> bool:
     """Whether Triton's kernels take such tokens; every rank finds the same."""
     batch, _, dim = x.shape
-    # Elements that a rank sends, or is sent, at most.
-    longest = max(*layout.counts, cdiv(layout.total, layout.ranks.size) + 1)
+    # Elements of each sequence that a rank sends, and is sent, at most.
+    most = max(max(layout.counts) * (dim + 2), layout.total * (dim // layout.ranks.size + 32))
     return (
         x.is_cuda
         and x.dtype in availability.DTYPES
@@ -94,7 +94,7 @@ def kernels_take(x: Tensor, layout: Layout) -> bool:
         and unsplit(dim) is None
         and digits(layout.total) is not None
         and unfit(layout.total, dim) is None
-        and batch * longest * (dim + 2 * layout.ranks.size) < MOST_OFFSET
+        and batch * most < MOST_OFFSET
     )
 
 

@@ -130,9 +130,10 @@ def _factors(weight: Tensor, length: int, unitary: bool) -> Tensor:
 @functools.lru_cache(maxsize=32)
 def _inverse_factors(length: int, kept: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Of the inverse transform, [K, 1]: every mode but the self-conjugate ones counts twice."""
-    mode = torch.arange(kept)
-    multiplicity = torch.where((mode == 0) | (2 * mode == length), 1.0, 2.0).double()[:, None]
-    return (multiplicity / length).to(device, dtype)
+    with torch.inference_mode(False):  # autograd saves it, whoever asks first
+        mode = torch.arange(kept)
+        multiplicity = torch.where((mode == 0) | (2 * mode == length), 1.0, 2.0).double()[:, None]
+        return (multiplicity / length).to(device, dtype)
 
 
 @functools.lru_cache(maxsize=8)
