@@ -18,7 +18,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from flashmix.ops._triton.columns.kernels import line_frequencies, load_digit, load_line
+from flashmix.ops._triton.columns.kernels_lines import line_frequencies, load_digit, load_line
 from flashmix.ops._triton.kernels_complex import digit_last, product, turn
 
 
@@ -75,15 +75,16 @@ def send_kernel(
     h = tl.dot(im, tl.load(difference_2 + square_2), h, input_precision=PRECISION)
     h = tl.reshape(h.to(to.dtype.element_ty), (ROWS, D1P, D2P))
 
-    j1 = tl.arange(0, D1P)[None, None, :]
+    # Of axes without known runs Triton lets threads follow the first: neighbouring columns here.
+    j1 = tl.arange(0, D1P)[:, None, None]
     j2 = tl.arange(0, D2P)[None, :, None]
     j = j1 + D1 * j2
     inside = (j1 < D1) & (j2 < D2)
     at = tl.load(places + D + j, mask=inside, other=0)
     step = tl.load(places + 2 * D + j, mask=inside, other=0)
-    row = first + tl.arange(0, ROWS)[:, None, None]
+    row = first + tl.arange(0, ROWS)[None, None, :]
     at += row * step
-    tl.store(to + at, tl.permute(h, (0, 2, 1)), mask=inside & (row < R))
+    tl.store(to + at, tl.permute(h, (1, 2, 0)), mask=inside & (row < R))
 
 
 @triton.jit
@@ -105,10 +106,11 @@ def fold_kernel(
     n, b = row // B, row % B
     back = tl.where(n == 0, 0, N - n)
     kept = (row < N * B) & (i < C)
-    j = FIRST + i
-    twin = tl.where((j == 0) | (2 * j == D), i, C + i)
+    own = (FIRST + i == 0) | (2 * (FIRST + i) == D)  # these have no twin
     here = tl.load(flat + (row * 2 * C + i), mask=kept, other=0.0).to(tl.float32)
-    there = tl.load(flat + ((back * B + b) * 2 * C + twin), mask=kept, other=0.0).to(tl.float32)
+    back = flat + ((back * B + b) * 2 * C + i)
+    there = tl.load(back, mask=kept & own, other=0.0).to(tl.float32)
+    there += tl.load(back + C, mask=kept & ~own, other=0.0).to(tl.float32)
     tl.store(g + ((b * N + n) * W + i), (here + there).to(g.dtype.element_ty), mask=kept)
 
 
@@ -175,8 +177,9 @@ def receive_kernel(
 
     BEFORE elements of the pieces before it are not in ``flat``.
     """
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
-    i = tl.program_id(1) * CP + tl.arange(0, CP)[None, :]
+    # Of axes without known runs Triton lets threads follow the first: columns here.
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[None, :]
+    i = tl.program_id(1) * CP + tl.arange(0, CP)[:, None]
     inside = i < COUNT
     kept = inside & (row < R)
     j = tl.load(places + BEGIN + i, mask=inside, other=0)
