@@ -96,11 +96,15 @@ def fnet_heads(plan: Plan) -> list[fnet.Config]:
 
 
 def fnet_tails(plan: Plan) -> list[fnet.Config]:
-    """Columns and warps of the tail."""
-    tiles = ((64, 4), (32, 4), (32, 2), (128, 4), (64, 2))
-    if padded(plan.pairs) > 32:
-        tiles = ((64, 4), (64, 8), (32, 4), (128, 8))
-    return [fnet.Config(tail_c=c, tail_warps=w) for c, w in tiles]
+    """Tiles, terms, stages, warps and registers of the tail."""
+    side = padded(plan.pairs)
+    tiles = [(64, side, side, 1, w, None) for w in (2, 4)] + [(128, side, side, 1, 4, None)]
+    if side > 32:
+        tiles = [(64, 64, 64, 1, 4, None), (64, 64, 32, 2, 4, 128), (64, 64, 32, 3, 4, None)]
+    if side > 64:
+        tiles += [(64, 128, 32, 3, 8, 128), (128, 128, 32, 3, 8, None)]
+    names = ("tail_c", "tail_pairs", "tail_terms", "tail_stages", "tail_warps", "tail_regs")
+    return [fnet.Config(**dict(zip(names, tile, strict=True))) for tile in tiles]
 
 
 def merged(head: fnet.Config, tail: fnet.Config) -> fnet.Config:

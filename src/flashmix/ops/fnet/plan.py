@@ -156,8 +156,9 @@ def unplanned(seq_len: int | None, dim: int, dtype: torch.dtype) -> str | None:
 class Matrices:
     """The matrices of a plan on one device.
 
-    ``head`` is [R, 2, HP, N1P] (``re`` alone), one for each folded row n2. ``pairs`` holds cosines
-    and sines of (k2 + 1/2) n2, n2 from 0 and from 1; ``shared`` those of the planes 0 and N1 / 2.
+    ``head`` is [R, 2, HP, N1P] (``re`` alone), one for each folded row n2. ``pairs`` is [2, KP,
+    KP], cosines (n2 from 0) and sines (n2 from 1): of (k2 + 1) n2 for plane 0, and of
+    (k2 + 1/2) n2 for all others.
     """
 
     head: Matrix
@@ -165,7 +166,6 @@ class Matrices:
     width_twiddle: Matrix
     width_2: Matrix
     pairs: Matrix
-    shared: Matrix
 
     @property
     def gain(self) -> float:
@@ -196,12 +196,8 @@ def matrices(plan: Plan, dtype: torch.dtype, device: torch.device) -> Matrices:
 
     head = _head(plan)
     n = torch.arange(plan.pairs)
-    odd = 2 * torch.arange(n2)[:, None] + 1
-    cosines = phases(-odd * n, 2 * n2).real
-    sines = phases(-odd * (n + 1), 2 * n2).imag
-    pairs = torch.complex(cosines, sines)[: plan.pairs]
-    # -i Z swaps the parts of plane N1 / 2, which turns the sines' sign.
-    shared = torch.stack([phases((1 - odd) * n, 2 * n2), phases(odd * n, 2 * n2)])
+    twice = torch.stack([2 * n + 2, 2 * n + 1])[:, :, None]  # of k2 + 1 and k2 + 1/2
+    pairs = torch.complex(phases(-twice * n, 2 * n2).real, phases(-twice * (n + 1), 2 * n2).imag)
     twiddle = phases(torch.arange(d2)[:, None] * torch.arange(d1), plan.dim)
     return Matrices(
         head=rounded(
@@ -211,5 +207,4 @@ def matrices(plan: Plan, dtype: torch.dtype, device: torch.device) -> Matrices:
         width_twiddle=place(twiddle, torch.float32, device, shape=(d2p, d1p)),
         width_2=rounded(dft(d2), d2, (d2p, d2p)),
         pairs=rounded(pairs, n2, (side, side)),
-        shared=rounded(shared, n2, (2 * side, side)),
     )

@@ -13,15 +13,10 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._triton import tuning
-from flashmix.ops._triton.availability import INTERPRETED
-from flashmix.ops._triton.launch import padded, precision
+from flashmix.ops._triton.launch import padded, precision, signals
 from flashmix.ops.fnet.plan import Matrices, Plan, matrices
-from flashmix.ops.fnet.triton.kernels import head_kernel, tail_kernel
-
-# Pairs of rows of a tail's program; terms of their sum at a time, all where they are few.
-_PAIRS = 128
-_FEW_TERMS = 64
-_TERMS = 32
+from flashmix.ops.fnet.triton.kernels_head import head_kernel
+from flashmix.ops.fnet.triton.kernels_tail import tail_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,22 +24,27 @@ class Config:
     """Tiles and warps of a program of each pass.
 
     ``head_j`` counts the digits j1 that the head's second product takes at a time; ``head_regs``
-    caps the registers of a thread, so that more programs fit a multiprocessor. The tail takes
-    ``tail_c`` columns.
+    caps the registers of a thread, so that more programs fit a multiprocessor, as ``tail_regs``
+    does. The tail takes ``tail_c`` columns and up to ``tail_pairs`` pairs of rows, ``tail_terms``
+    of their sums at a time.
     """
 
     head_j: int = 16
     head_warps: int = 4
     head_regs: int | None = None
     tail_c: int = 64
+    tail_pairs: int = 128
+    tail_terms: int = 32
+    tail_stages: int = 3
     tail_warps: int = 8
+    tail_regs: int | None = None
 
 
 @functools.cache
 def config(plan: Plan, dtype: torch.dtype) -> Config:
     """Tuned for half types; float32 products need twice the room, so their tiles are small."""
     if dtype == torch.float32:
-        return Config(head_warps=8, tail_c=16)
+        return Config(head_warps=8, tail_c=16, tail_stages=1)
     tuned = tuning.nearest("fnet", {"seq_len": plan.seq_len, "dim": plan.dim})
     if tuned is None or tuned["n1"] != plan.n1:
         return Config()
@@ -62,14 +62,6 @@ def mix(x: Tensor, plan: Plan, norm: str, how: Config | None = None) -> Tensor:
     scale = 1 / math.sqrt(plan.seq_len * plan.dim) if norm == "ortho" else 1.0
     tail(planes, y, plan, m, scale, how)
     return y
-
-
-@functools.cache
-def _signals(device: torch.device) -> bool:
-    """Whether the tail may start before the head has ended, and wait there for its planes."""
-    if INTERPRETED or device.type != "cuda":
-        return False
-    return torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def head(x: Tensor, planes: Tensor, plan: Plan, m: Matrices, how: Config) -> None:
@@ -96,7 +88,7 @@ def head(x: Tensor, planes: Tensor, plan: Plan, m: Matrices, how: Config) -> Non
         D2P=padded(plan.d2),
         J=min(how.head_j, padded(plan.d1)),
         PRECISION=precision(x.dtype),
-        PDL=_signals(x.device),
+        PDL=signals(x.device),
         num_warps=how.head_warps,
         maxnreg=how.head_regs,
     )
@@ -106,22 +98,17 @@ def tail(planes: Tensor, y: Tensor, plan: Plan, m: Matrices, scale: float, how: 
     """Sum the rows n2 of ``planes`` into ``y``."""
     batch, _, dim = y.shape
     c, side = min(how.tail_c, padded(dim)), padded(plan.pairs)
-    q, step, stages = min(_PAIRS, side), min(_FEW_TERMS, side), 1
-    if side > _FEW_TERMS:
-        step, stages = _TERMS, 1 if y.dtype == torch.float32 else 3
+    q, step = min(how.tail_pairs, side), min(how.tail_terms, side)
     columns = -(-dim // c)
-    early = _signals(y.device)
+    early = signals(y.device)
     tail_kernel[(columns * (side // q), plan.half + 1, batch)](
         planes[0],
         planes[1],
         y,
         m.pairs.re,
         m.pairs.im,
-        m.shared.re,
-        m.shared.im,
-        m.shared.gain,
+        m.pairs.gain,
         scale / (m.gain * m.pairs.gain),
-        0.5 * scale / (m.gain * m.shared.gain),
         columns,
         D=dim,
         N1=plan.n1,
@@ -132,7 +119,8 @@ def tail(planes: Tensor, y: Tensor, plan: Plan, m: Matrices, scale: float, how: 
         C=c,
         PRECISION=precision(y.dtype),
         num_warps=how.tail_warps,
-        num_stages=stages,
+        maxnreg=how.tail_regs,
+        num_stages=how.tail_stages if step < side else 1,
         PDL=early,
         launch_pdl=early,
     )
