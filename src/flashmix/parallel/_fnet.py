@@ -22,7 +22,6 @@ from flashmix.ops._precision import transform_dtype
 from flashmix.ops._triton import availability
 from flashmix.ops._triton.columns.plan import digits, unfit
 from flashmix.ops._triton.launch import MOST_OFFSET
-from flashmix.ops.fnet.plan import unsplit
 from flashmix.parallel._layout import Layout
 from flashmix.parallel._pieces import Piece, cut, through
 from flashmix.parallel._ranks import even_split
@@ -91,7 +90,6 @@ def kernels_take(x: Tensor, layout: Layout) -> bool:
         and x.dtype in availability.DTYPES
         and availability.missing() is None
         and layout.mask is None
-        and unsplit(dim) is None
         and digits(layout.total) is not None
         and unfit(layout.total, dim) is None
         and batch * most < MOST_OFFSET

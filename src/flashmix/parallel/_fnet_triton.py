@@ -1,12 +1,14 @@
 """FNet mixing over ranks by Triton's kernels: a few launches a piece, and no other copies.
 
+The width's transform is one dense product for each part that travels, which lays it out as it
+travels: D multiplications an element, less work than any gather afterwards.
+
 Shapes: B batch, n own tokens, N all tokens, D width, J = D // 2 + 1 columns, c own of a piece.
 """
 
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,14 +19,12 @@ from torch import Tensor
 from flashmix.ops._triton.columns import launch
 from flashmix.ops._triton.columns.plan import matrices as column_matrices
 from flashmix.ops._triton.launch import cdiv, padded, precision
-from flashmix.ops._triton.matrices import Matrix, dft, phases, place
-from flashmix.ops.fnet.plan import split_width
+from flashmix.ops._triton.matrices import dft, place
 from flashmix.ops.fnet.triton import passes
 from flashmix.ops.fnet.triton.kernels_ranks import (
     fold_kernel,
     receive_kernel,
     return_kernel,
-    send_kernel,
 )
 from flashmix.parallel._pieces import Piece
 
@@ -32,27 +32,27 @@ _TILE = 2048
 """Elements of a program that only moves them."""
 
 
-@dataclass(frozen=True)
-class _Width:
-    """The matrices of the transform over the width; ``second`` is Re + Im and Re - Im."""
-
-    first: Matrix
-    twiddle: Matrix
-    second: Matrix
+_Parts = tuple[tuple[tuple[int, int], ...], ...]
+"""The columns j <= D / 2 of each piece, the ranks' parts one behind the other: (first, end)."""
 
 
-@functools.cache
-def _width(dim: int, dtype: torch.dtype, device: torch.device) -> _Width:
-    d1, d2 = split_width(dim) or (1, dim)
-    d1p, d2p = padded(d1), padded(d2)
-    w = dft(d2)
-    turns = torch.arange(d2)[:, None] * torch.arange(d1)
-    both = torch.complex(w.real + w.imag, w.real - w.imag)
-    return _Width(
-        first=place(dft(d1), dtype, device, terms=d1, shape=(d1p, d1p)),
-        twiddle=place(phases(turns, dim), torch.float32, device, shape=(d2p, d1p)),
-        second=place(both, dtype, device, terms=2 * d2, shape=(d2p, d2p)),
-    )
+@functools.lru_cache(maxsize=64)
+def _hartley(
+    pieces: _Parts, dim: int, dtype: torch.dtype, device: torch.device
+) -> tuple[list[list[Tensor]], float]:
+    """Re + Im of the transform over the width as matrices [D, 2 c], times a gain.
+
+    One for each piece and part of it: its columns j, then their twins -j (mod D).
+    """
+    w = dft(dim)
+    exact = torch.complex(w.real + w.imag, torch.zeros_like(w.real))
+    m = place(exact, dtype, device, terms=dim)
+
+    def of(first: int, end: int) -> Tensor:
+        j = torch.arange(first, end, device=device)
+        return m.re[:, torch.cat((j, -j % dim))].contiguous()
+
+    return [[of(*part) for part in piece] for piece in pieces], m.gain
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,8 @@ class _Route:
 
 
 @functools.lru_cache(maxsize=64)
-def _route(
-    pieces: tuple[tuple[tuple[int, int], ...], ...], rows: int, dim: int, device: torch.device
-) -> _Route:
-    """Of ``rows`` rows whose columns go in pieces of parts (first, end)."""
+def _route(pieces: _Parts, rows: int, dim: int, device: torch.device) -> _Route:
+    """Of ``rows`` rows."""
     table = torch.empty(3, dim, dtype=torch.int32)
     order: list[int] = []
     begin, before = [0], [0]
@@ -126,47 +124,23 @@ class Columns:
         self.columns = columns or launch.config(cut, x.dtype)
         parts = tuple(tuple((part.start, part.stop) for part in piece) for piece in pieces)
         self.route = _route(parts, self.rows, self.dim, x.device)
+        self.matrices, self.gain = _hartley(parts, self.dim, x.dtype, x.device)
         self.dtype, self.device = x.dtype, x.device
-        self.waiting = self._sent(x)
+        self.tokens = x.transpose(0, 1).reshape(self.rows, self.dim)
 
     @property
     def rows(self) -> int:
         """Own tokens of all sequences, R."""
         return self.batch * self.count
 
-    def _sent(self, x: Tensor) -> list[Tensor]:
-        """What travels of each piece."""
-        m = _width(self.dim, x.dtype, x.device)
-        d1, d2 = split_width(self.dim) or (1, self.dim)
-        how = self.how
-        flat = x.new_empty(2 * self.rows * (self.dim // 2 + 1))
-        send_kernel[(cdiv(self.rows, how.width_rows),)](
-            x,
-            flat,
-            m.first.re,
-            m.first.im,
-            m.twiddle.re,
-            m.twiddle.im,
-            m.second.re,
-            m.second.im,
-            self.route.places,
-            *x.stride(),
-            self.batch,
-            self.rows,
-            D1=d1,
-            D2=d2,
-            D1P=padded(d1),
-            D2P=padded(d2),
-            ROWS=how.width_rows,
-            PRECISION=precision(x.dtype),
-            num_warps=how.width_warps,
-        )
-        before = self.route.before
-        return list(flat.split([end - start for start, end in itertools.pairwise(before)]))
-
     def send(self, k: int) -> Tensor:
-        """What travels of piece ``k``; the pieces are asked for in turn, and let go of."""
-        return self.waiting.pop(0)
+        """What travels of piece ``k``: one product for each rank's part."""
+        start, end = self.route.before[k : k + 2]
+        flat = self.tokens.new_empty(end - start)
+        sizes = [self.rows * m.shape[1] for m in self.matrices[k]]
+        for part, m in zip(flat.split(sizes), self.matrices[k], strict=True):
+            torch.mm(self.tokens, m, out=part.view(self.rows, -1))
+        return flat
 
     def work(self, k: int, flat: Tensor) -> Tensor:
         """Y of the own columns of piece ``k``, written over what came, [N, B, 2, c]."""
@@ -177,8 +151,7 @@ class Columns:
         cut, n = self.cut, self.cut.seq_len
         m = column_matrices(cut, self.dtype, self.device)
         planes = launch.to_lines(self._folded(flat, own), cut, m, self.columns, n)
-        w = _width(self.dim, self.dtype, self.device)
-        scale = 1 / (2 * w.first.gain * w.second.gain * m.forward_gain)
+        scale = 1 / (2 * self.gain * m.forward_gain)
         if self.norm == "ortho":
             scale /= math.sqrt(n * self.dim)
         tile, tiles = launch.tile(self.how.mirror_c, c)

@@ -1,4 +1,4 @@
-"""FNet mixing over ranks in Triton: what stands before, between and after the exchanges.
+"""FNet mixing over ranks in Triton: what stands between and after the exchanges.
 
 h = Re X + Im X of a row's transform over the width is one real number for each of its columns, and
 g[n, j] = (h[n, j] + h[-n, -j]) / 2 is all that Re(FFT2) depends on (see ``kernels_columns``). So
@@ -19,72 +19,7 @@ import triton
 import triton.language as tl
 
 from flashmix.ops._triton.columns.kernels_lines import line_frequencies, load_digit, load_line
-from flashmix.ops._triton.kernels_complex import digit_last, product, turn
-
-
-@triton.jit
-def send_kernel(
-    x,
-    to,
-    width_1_re,
-    width_1_im,
-    twiddle_re,
-    twiddle_im,
-    sum_2,
-    difference_2,
-    places,
-    stride_b,
-    stride_n,
-    stride_d,
-    B,
-    R,
-    D1: tl.constexpr,
-    D2: tl.constexpr,
-    D1P: tl.constexpr,
-    D2P: tl.constexpr,
-    ROWS: tl.constexpr,
-    PRECISION: tl.constexpr,
-):
-    """h of ROWS rows of x, to where they travel from."""
-    D: tl.constexpr = D1 * D2
-    first = tl.program_id(0) * ROWS
-    row = first + tl.arange(0, ROWS)[:, None]
-    column = tl.arange(0, D1P * D2P)[None, :]
-    d1, d2 = column // D2P, column % D2P
-    kept = (row < R) & (d1 < D1) & (d2 < D2)
-    x += (row // B).to(tl.int64) * stride_n + (row % B).to(tl.int64) * stride_b
-    tile = tl.load(x + (d1 * D2 + d2) * stride_d, mask=kept, other=0.0)
-    tile = digit_last(tile, ROWS, D1P, D2P)
-    square_1 = tl.arange(0, D1P)[:, None] * D1P + tl.arange(0, D1P)[None, :]
-    m_re = tl.load(width_1_re + square_1)
-    m_im = tl.load(width_1_im + square_1)
-    re = tl.dot(tile, m_re, input_precision=PRECISION)
-    im = tl.dot(tile, m_im, input_precision=PRECISION)
-    twiddle = tl.arange(0, D2P)[:, None] * D1P + tl.arange(0, D1P)[None, :]
-    re, im = turn(
-        tl.reshape(re, (ROWS, D2P, D1P)),
-        tl.reshape(im, (ROWS, D2P, D1P)),
-        tl.load(twiddle_re + twiddle)[None, :, :],
-        tl.load(twiddle_im + twiddle)[None, :, :],
-    )
-    # Re + Im of a product: with Re w + Im w for the real part, Re w - Im w for the other.
-    square_2 = tl.arange(0, D2P)[:, None] * D2P + tl.arange(0, D2P)[None, :]
-    re = digit_last(re.to(m_re.dtype), ROWS, D2P, D1P)
-    im = digit_last(im.to(m_re.dtype), ROWS, D2P, D1P)
-    h = tl.dot(re, tl.load(sum_2 + square_2), input_precision=PRECISION)
-    h = tl.dot(im, tl.load(difference_2 + square_2), h, input_precision=PRECISION)
-    h = tl.reshape(h.to(to.dtype.element_ty), (ROWS, D1P, D2P))
-
-    # Of axes without known runs Triton lets threads follow the first: neighbouring columns here.
-    j1 = tl.arange(0, D1P)[:, None, None]
-    j2 = tl.arange(0, D2P)[None, :, None]
-    j = j1 + D1 * j2
-    inside = (j1 < D1) & (j2 < D2)
-    at = tl.load(places + D + j, mask=inside, other=0)
-    step = tl.load(places + 2 * D + j, mask=inside, other=0)
-    row = first + tl.arange(0, ROWS)[None, None, :]
-    at += row * step
-    tl.store(to + at, tl.permute(h, (1, 2, 0)), mask=inside & (row < R))
+from flashmix.ops._triton.kernels_complex import product
 
 
 @triton.jit
