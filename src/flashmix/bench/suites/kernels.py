@@ -51,6 +51,8 @@ SPECTRAL_GPU: tuple[Shape, ...] = (
     (1, 131072, 768),
     (8, 4099, 768),
 )
+HALF_SPECTRAL_GPU = ((32, 4096, 768), (1, 131072, 768))
+"""Filters of D // 2 modes, the mixer's own default."""
 # Batch, N and window, or keys kept; eight heads of width 64.
 LOCAL_GPU: tuple[Shape, ...] = (
     (4, 4096, 128),
@@ -179,6 +181,8 @@ def _subjects(grid: Grid) -> Iterator[Case]:
         for shape in lengths(SPECTRAL_GPU if grid.on_gpu else SPECTRAL_CPU):
             for modes in (MODES, shape[1] // 2 + 1):
                 yield case("spectral", *shape, modes=modes)
+        for shape in lengths(HALF_SPECTRAL_GPU if grid.on_gpu else ()):
+            yield case("spectral", *shape, modes=shape[2] // 2)
     width = HEADS * HEAD_WIDTH
     local, topk, block = LOCAL_CPU, TOPK_CPU, BLOCK_CPU
     if grid.on_gpu:
