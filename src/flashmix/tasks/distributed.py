@@ -35,14 +35,15 @@ def launched() -> bool:
 
 @contextlib.contextmanager
 def group(device: str) -> Iterator[None]:
-    """Join the processes that torchrun started, NCCL on GPUs and gloo on CPUs."""
+    """Join the processes that torchrun started: gloo on CPUs, and NCCL where there are GPUs."""
     if not launched():
         yield
         return
     if device == "cuda":
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)  # what "cuda" means from here on
-        dist.init_process_group("nccl", device_id=own)
+        # The CPU too, for small facts that no GPU should be waited for.
+        dist.init_process_group("cpu:gloo,cuda:nccl", device_id=own)
     else:
         dist.init_process_group("gloo")
     try:
