@@ -1,6 +1,7 @@
-"""Write the table that ``impl="auto"`` chooses by from a run of suite ``kernels`` on a GPU.
+"""Write the table that ``impl="auto"`` chooses by from runs of suite ``kernels`` on a GPU.
 
-Usage: python scripts/update_dispatch.py benchmarks/results/h200/kernels
+Usage: python scripts/update_dispatch.py benchmarks/results/h200/kernels*
+An op is taken from the last of them that measured it.
 """
 
 from __future__ import annotations
@@ -16,18 +17,23 @@ from flashmix.bench.store import write_whole
 from flashmix.ops._measured import TABLE
 
 
-def table(folder: Path) -> dict[str, Any]:
-    """The times of a run's forwards, and where they are from."""
-    run = read_run(folder)
-    gpus = {machine_of(run): measured_ops(read_rows(folder))}
-    return {"run": folder.as_posix(), "commit": run["machine"]["commit"], "gpus": gpus}
+def table(folders: list[Path]) -> dict[str, Any]:
+    """The times of the runs' forwards, and where they are from."""
+    runs: dict[str, Any] = {}
+    gpus: dict[str, Any] = {}
+    for folder in folders:
+        run = read_run(folder)
+        for op, found in measured_ops(read_rows(folder)).items():
+            gpus.setdefault(machine_of(run), {})[op] = found
+            runs[op] = {"folder": folder.as_posix(), "commit": run["machine"]["commit"]}
+    return {"runs": runs, "gpus": gpus}
 
 
 def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path)
-    write_whole(TABLE, json.dumps(table(parser.parse_args().folder), indent=1) + "\n")
+    parser.add_argument("folders", type=Path, nargs="+", metavar="folder")
+    write_whole(TABLE, json.dumps(table(parser.parse_args().folders), indent=1) + "\n")
 
 
 if __name__ == "__main__":

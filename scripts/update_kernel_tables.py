@@ -1,7 +1,8 @@
 """Write the tables of docs/kernels*.md anew from the committed runs: make reports.
 
-Each stands between ``<!-- cpu kernels: NAME -->`` (or ``h200``) and ``<!-- end -->``. ``--check``
-changes nothing and fails where they are out of date.
+Each stands between ``<!-- cpu kernels: NAME -->`` (or ``h200``) and ``<!-- end -->``, and is of the
+op's own run, ``kernels-NAME``, where there is one, else of ``kernels``. ``--check`` changes nothing
+and fails where they are out of date.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from flashmix.bench.store import Row, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ("kernels.md", "kernels-attention.md", "kernels-cpu.md")
-RUNS = "benchmarks/results/{place}/kernels"
+RUNS = ROOT / "benchmarks/results"
 MARKER = re.compile(
     r"(<!-- (?P<place>\w+) kernels: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL
 )
@@ -219,7 +220,8 @@ def written(text: str) -> str:
 
     def block(found: re.Match[str]) -> str:
         place, name = found["place"], found["name"]
-        rows = read_rows(ROOT / RUNS.format(place=place))
+        run = RUNS / place / f"kernels-{name}"
+        rows = read_rows(run if run.is_dir() else RUNS / place / "kernels")
         return f"{found[1]}{TABLES[place, name](Measured(rows, name))}\n{found[4]}"
 
     return MARKER.sub(block, text)

@@ -45,12 +45,13 @@ def an_h200(monkeypatch):
     monkeypatch.setattr(_measured, "device_name", lambda device: H200)
 
 
-def test_the_table_is_that_of_the_committed_run():
+def test_the_table_is_that_of_the_committed_runs():
     table = json.loads(_measured.TABLE.read_text())
     rows = [
         row
-        for row in read_rows(ROOT / table["run"])
-        if row["direction"] == "forward" and row["status"] == "ok"
+        for op, run in table["runs"].items()
+        for row in read_rows(ROOT / run["folder"])
+        if (row["op"], row["direction"], row["status"]) == (op, "forward", "ok")
     ]
     entries = [
         (op, dtype, entry)
@@ -94,6 +95,14 @@ def test_auto_runs_the_fastest_measured_and_says_so():
 
 
 @pytest.mark.usefixtures("an_h200")
+def test_heads_count_as_sequences_of_their_own():
+    for shape in ((6, 1, 16384, 64), (1, 6, 16384, 64), (2, 3, 16384, 64)):
+        told = flashmix.explain("topk_attention", shape, torch.float16, "cuda", topk=32)
+        assert told.impl == "triton"
+        assert "at batch 1, seq_len 16384, dim 512, num_heads 8" in told.reason
+
+
+@pytest.mark.usefixtures("an_h200")
 def test_auto_leaves_what_the_kernels_refuse_or_nobody_measured_to_torch():
     told = flashmix.explain("fnet", (8, 4099, 768), torch.float16, "cuda")
     assert told.impl == "torch"
@@ -110,9 +119,7 @@ def test_what_grows_with_the_modes_is_taken_to_where_there_are_more_of_them(monk
     sizes = {"batch": 1, "seq_len": 131072, "dim": 768, "modes": 128}
     entry = {"sizes": sizes, "ms": {"torch": 5.0, "triton": 1.5, "triton_columns": 6.0}}
     table = tmp_path / "measured.json"
-    table.write_text(
-        json.dumps({"run": "a run", "gpus": {H200: {"spectral": {"bfloat16": [entry]}}}})
-    )
+    table.write_text(json.dumps({"gpus": {H200: {"spectral": {"bfloat16": [entry]}}}}))
     monkeypatch.setattr(_measured, "TABLE", table)
 
     def told(modes):
@@ -137,7 +144,7 @@ def test_attention_goes_by_heads_and_window_or_k_too(monkeypatch, tmp_path):
         "topk_attention": {"bfloat16": [entry(4096, 17.0, 1.0, topk=32)]},
     }
     table = tmp_path / "measured.json"
-    table.write_text(json.dumps({"run": "a run", "gpus": {H200: ops}}))
+    table.write_text(json.dumps({"gpus": {H200: ops}}))
     monkeypatch.setattr(_measured, "TABLE", table)
 
     def chosen(op, *shape, dtype=torch.float16, **options):
@@ -186,7 +193,7 @@ def test_the_table_of_a_run_names_what_attention_is_looked_up_by(tmp_path):
     spec.loader.exec_module(script)
     sizes = {"batch": 4, "seq_len": 4096, "dim": 512, "num_heads": 8, "window": 128}
     want = [{"sizes": sizes, "ms": {"torch": 0.21, "triton": 0.04}}]
-    assert script.table(folder)["gpus"][H200] == {"local_attention": {"bfloat16": want}}
+    assert script.table([folder])["gpus"][H200] == {"local_attention": {"bfloat16": want}}
 
 
 def test_tuned_parameters_fit_the_plans_they_are_for():

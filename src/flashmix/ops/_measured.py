@@ -1,7 +1,7 @@
 """Measured times that ``impl="auto"`` chooses by.
 
 ``measured.json`` beside this file holds, per machine, op and dtype, the median time of each
-implementation at a few shapes, and names the committed run that they were taken from. The table of
+implementation at a few shapes, and names the committed run that each op's were taken from. The table of
 the same form that ``flashmix tune`` wrote here (``_user_table``) comes first. A case goes by the
 measured one nearest in the logarithm of its sizes, among lengths of its kind: a length with a large
 prime factor says nothing of others. One out of reach of all counts as unmeasured.
@@ -29,11 +29,10 @@ TABLE = Path(__file__).with_name("measured.json")
 # How many times larger or smaller than the measured size a case may be.
 _REACH = {
     "batch": 64,
-    "num_heads": 8,
     "seq_len": 8,
     "dim": 4,
     "modes": 8,
-    "window": 2,
+    "window": 4,
     "topk": 2,
 }
 
@@ -59,12 +58,12 @@ def _table() -> dict[str, Any]:
     return table
 
 
-def _tables() -> tuple[tuple[dict[str, Any], str], ...]:
-    """The machines of each table and where it is from, the user's first."""
+def _tables(op: str) -> tuple[tuple[dict[str, Any], str], ...]:
+    """The machines of each table and where its times of an op are from, the user's first."""
     user, committed = _user_table.read(), _table()
     return (
         (user.get("machines", {}), str(_user_table.path())),
-        (committed.get("gpus", {}), committed.get("run", "")),
+        (committed.get("gpus", {}), committed.get("runs", {}).get(op, {}).get("folder", "")),
     )
 
 
@@ -76,26 +75,39 @@ def _measurements(machine: str, op: str, dtype: str) -> tuple[tuple[Measurement,
             Measurement(machine, row["sizes"], row["ms"], run)
             for row in machines.get(machine, {}).get(op, {}).get(dtype, [])
         )
-        for machines, run in _tables()
+        for machines, run in _tables(op)
     )
+
+
+def _compared(sizes: Mapping[str, int]) -> dict[str, int]:
+    """Sizes as they tell times apart: of an attention, its sequences of one head, and their width.
+
+    So [6, 1, N, 64] stands beside [1, 6, N, 64].
+    """
+    compared = dict(sizes)
+    if heads := compared.pop("num_heads", 0):
+        compared["batch"] *= heads
+        compared["dim"] //= heads
+    return compared
 
 
 @functools.lru_cache(maxsize=4096)
 def _nearest(
     machine: str, op: str, dtype: str, sizes: tuple[tuple[str, int], ...]
 ) -> Measurement | None:
-    wanted = dict(sizes)
+    wanted = _compared(dict(sizes))
 
     def kind(sizes: Mapping[str, int]) -> bool:
         """Fourier transforms tell lengths apart, attentions do not."""
         return "num_heads" in sizes or smooth(sizes["seq_len"])
 
     def factors(row: Measurement) -> dict[str, float]:
-        return {name: abs(math.log(max(1, wanted[name]) / row.sizes[name])) for name in wanted}
+        there = _compared(row.sizes)
+        return {name: abs(math.log(max(1, wanted[name]) / there[name])) for name in wanted}
 
     def alike(row: Measurement) -> bool:
         return (
-            set(row.sizes) == set(wanted)
+            set(row.sizes) == set(dict(sizes))
             and kind(row.sizes) == kind(wanted)
             and all(factor <= math.log(_REACH[name]) for name, factor in factors(row).items())
         )
