@@ -1,10 +1,10 @@
 """Measured times that ``impl="auto"`` chooses by.
 
 ``measured.json`` beside this file holds, per machine, op and dtype, the median time of each
-implementation at a few shapes, and names the committed run that each op's were taken from. The table of
-the same form that ``flashmix tune`` wrote here (``_user_table``) comes first. A case goes by the
-measured one nearest in the logarithm of its sizes, among lengths of its kind: a length with a large
-prime factor says nothing of others. One out of reach of all counts as unmeasured.
+implementation at a few shapes, and names the committed run that each op's were taken from. The
+table of the same form that ``flashmix tune`` wrote here (``_user_table``) comes first. A case goes
+by the measured one nearest in the logarithm of its sizes, among lengths of its kind: a length with
+a large prime factor says nothing of others. One out of reach of all counts as unmeasured.
 """
 
 from __future__ import annotations
