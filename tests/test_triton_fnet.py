@@ -114,6 +114,16 @@ def test_up_to_four_planes_make_a_product_of_eight_rows(n1, rows):
     assert relative(launch.mix(x, one, "ortho", how), exact(x, "ortho")) <= 1e-6
 
 
+@pytest.mark.parametrize("seq_len", [12 * 66, 12 * 71])
+@pytest.mark.parametrize("columns", [16, 64])
+@pytest.mark.usefixtures("poison")
+def test_blocks_of_pairs_and_columns_meet(seq_len, columns):
+    x = torch.randn(1, seq_len, 80, device=DEVICE).half()
+    one = next(one for one in plans(seq_len, 80, x.dtype) if one.n1 == 12)
+    how = launch.Config(tail_c=columns, tail_pairs=16, tail_terms=16, tail_stages=2)
+    assert relative(launch.mix(x, one, "ortho", how), exact(x, "ortho")) <= 6e-4
+
+
 def test_strided_and_empty_inputs():
     x = torch.randn(2, 12, 24, device=DEVICE).transpose(1, 2)
     assert relative(ops.fnet(x, impl="triton"), exact(x)) <= 1e-6
