@@ -95,6 +95,13 @@ def test_auto_runs_the_fastest_measured_and_says_so():
 
 
 @pytest.mark.usefixtures("an_h200")
+def test_attention_takes_a_prime_length_for_any_other():
+    told = flashmix.explain("topk_attention", (4, 8, 4099, 64), torch.float16, "cuda", topk=32)
+    assert told.impl == "triton"
+    assert "measured on NVIDIA H200" in told.reason
+
+
+@pytest.mark.usefixtures("an_h200")
 def test_heads_count_as_sequences_of_their_own():
     for shape in ((6, 1, 16384, 64), (1, 6, 16384, 64), (2, 3, 16384, 64)):
         told = flashmix.explain("topk_attention", shape, torch.float16, "cuda", topk=32)

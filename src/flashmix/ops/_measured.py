@@ -95,7 +95,8 @@ def _compared(sizes: Mapping[str, int]) -> dict[str, int]:
 def _nearest(
     machine: str, op: str, dtype: str, sizes: tuple[tuple[str, int], ...]
 ) -> Measurement | None:
-    wanted = _compared(dict(sizes))
+    asked = dict(sizes)
+    wanted = _compared(asked)
 
     def kind(sizes: Mapping[str, int]) -> bool:
         """Fourier transforms tell lengths apart, attentions do not."""
@@ -107,8 +108,8 @@ def _nearest(
 
     def alike(row: Measurement) -> bool:
         return (
-            set(row.sizes) == set(dict(sizes))
-            and kind(row.sizes) == kind(wanted)
+            set(row.sizes) == set(asked)
+            and kind(row.sizes) == kind(asked)
             and all(factor <= math.log(_REACH[name]) for name, factor in factors(row).items())
         )
 
