@@ -30,6 +30,8 @@ WIDTH_CHUNK = {"cpu": 512, "cuda": 16_384}
 """Fewest tokens whose width is transformed at a time: on a GPU each step costs launches."""
 WIDTH_CHUNKS = {"cpu": 64, "cuda": 2}
 """Most steps of it: more hold less memory."""
+MOST_WIDTH = 4_096
+"""Wider tokens go through PyTorch's FFT on GPUs too: a dense matrix of the width would be large."""
 FEWEST_COLUMNS = 3
 """Of a piece: fewer lie too far apart in memory to be gathered fast."""
 
@@ -90,6 +92,7 @@ def kernels_take(x: Tensor, layout: Layout) -> bool:
         and x.dtype in availability.DTYPES
         and availability.missing() is None
         and layout.mask is None
+        and dim <= MOST_WIDTH
         and digits(layout.total) is not None
         and unfit(layout.total, dim) is None
         and batch * most < MOST_OFFSET
