@@ -146,13 +146,14 @@ def over_ranks(dtype: torch.dtype) -> Launches:
     """FNet where half of the tokens are another rank's."""
     for seq_len, dim in ((16384, 768), *LONG, (512, 256)):
         x, half = torch.empty(1, seq_len // 2, dim, dtype=dtype), dim // 4
-        pieces = [[slice(0, half), slice(half, dim // 2 + 1)]]
+        pieces = [[slice(0, half), slice(half, 2 * half)]]
 
         def run(x: torch.Tensor = x, pieces: Any = pieces) -> None:
-            columns = Columns(x, pieces, 1, 2 * x.shape[1], "backward")
-            sent = x.new_empty(columns.route.before[1])
-            columns.work(0, sent.new_empty(4 * x.shape[1] * (x.shape[2] // 4 + 1)))
-            columns.receive(0, sent)
+            batch, count, dim = x.shape
+            counts = [count, count]
+            columns = Columns(batch, dim, x.dtype, x.device, counts, 0, "backward", pieces)
+            columns.send(0, x)
+            columns.receive(0, columns.work(0, x.new_empty(columns.elements)), x)
 
         yield f"fnet over ranks [{seq_len}, {dim}]", run
 

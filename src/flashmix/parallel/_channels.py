@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from flashmix.parallel._layout import Layout
-from flashmix.parallel._pieces import Piece, cut, through
+from flashmix.parallel._pieces import Piece, cut, sizes, through
 from flashmix.parallel._ranks import even_split
 
 FEWEST_CHANNELS = 16
@@ -133,14 +133,12 @@ def _go_through(
     batch, count, _ = x.shape
 
     def parts(flat: Tensor, piece: Piece) -> list[Tensor]:
-        widths = [some.stop - some.start for some in piece]
-        flats = flat.split([batch * count * width for width in widths])
-        return [f.view(count, batch, w) for f, w in zip(flats, widths, strict=True)]
+        flats = flat.split([batch * count * size for size in sizes(piece)])
+        return [f.view(count, batch, c) for f, c in zip(flats, sizes(piece), strict=True)]
 
     def send(k: int) -> Tensor:
         piece = pieces[k]
-        total = sum(some.stop - some.start for some in piece)
-        flat = x.new_empty(batch * count * total)
+        flat = x.new_empty(batch * count * sum(sizes(piece)))
         for part, some in zip(parts(flat, piece), piece, strict=True):
             part.copy_(x[:, :, some].transpose(0, 1))
         return flat
@@ -149,7 +147,8 @@ def _go_through(
         for part, some in zip(parts(flat, pieces[k]), pieces[k], strict=True):
             y[:, :, some] = part.transpose(0, 1)
 
-    through(pieces, layout, batch, send, work, receive)
+    widths = [[batch * size for size in sizes(piece)] for piece in pieces]
+    through(widths, layout, send, work, receive)
 
 
 def _whole(flat: Tensor, layout: Layout, batch: int) -> Tensor:

@@ -23,7 +23,8 @@ from flashmix.ops._triton import availability
 from flashmix.ops._triton.columns.plan import digits, unfit
 from flashmix.ops._triton.launch import MOST_OFFSET
 from flashmix.parallel._layout import Layout
-from flashmix.parallel._pieces import Piece, cut, through
+from flashmix.parallel._memory import shared_memory
+from flashmix.parallel._pieces import Piece, cut, sizes, through
 from flashmix.parallel._ranks import even_split
 
 WIDTH_CHUNK = {"cpu": 512, "cuda": 16_384}
@@ -58,23 +59,16 @@ def travel_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _mix(x: Tensor, layout: Layout, norm: str) -> Tensor:
+    if kernels_take(x, layout):
+        return _by_kernels(x, layout, norm)
     batch, _, dim = x.shape
-    by_kernels = kernels_take(x, layout)
-    element = x.element_size() if by_kernels else travel_dtype(x.dtype).itemsize
     shares = even_split(dim // 2 + 1, layout.ranks.size)
-    column = 2 * batch * layout.total * element
+    column = 2 * batch * layout.total * travel_dtype(x.dtype).itemsize
     pieces = cut(shares, column, x.device.type, FEWEST_COLUMNS)
-    if by_kernels:
-        from flashmix.parallel._fnet_triton import Columns
-
-        columns = Columns(x, pieces, layout.ranks.rank, layout.total, norm)
-        through(pieces, layout, 2 * batch, columns.send, columns.work, columns.receive)
-        return columns.received
     y = _over_width(x, layout, norm)
     through(
-        pieces,
+        [[2 * batch * size for size in sizes(piece)] for piece in pieces],
         layout,
-        2 * batch,
         lambda k: _columns(y, pieces[k]),
         lambda _, flat: _over_tokens(flat, batch, layout, norm),
         lambda k, flat: _put_back(y, pieces[k], flat),
@@ -82,11 +76,33 @@ def _mix(x: Tensor, layout: Layout, norm: str) -> Tensor:
     return y.to(x.dtype)
 
 
+def _by_kernels(x: Tensor, layout: Layout, norm: str) -> Tensor:
+    from flashmix.parallel._fnet_triton import columns_of
+
+    memory = shared_memory(layout.ranks)
+    columns = columns_of(
+        *(x.shape[0], x.shape[2], x.dtype, x.device),
+        *(layout.counts, layout.ranks.rank, norm),
+        None if memory is None else 1,
+    )
+    if memory is not None:
+        return columns.through_memory(x, memory)
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    through(
+        columns.widths,
+        layout,
+        lambda k: columns.send(k, x),
+        columns.work,
+        lambda k, flat: columns.receive(k, flat, y),
+    )
+    return y
+
+
 def kernels_take(x: Tensor, layout: Layout) -> bool:
     """Whether Triton's kernels take such tokens; every rank finds the same."""
     batch, _, dim = x.shape
     # Elements of each sequence that a rank sends, and is sent, at most.
-    most = max(max(layout.counts) * (dim + 2), layout.total * (dim // layout.ranks.size + 32))
+    most = max(max(layout.counts) * (dim + 16), layout.total * (dim // layout.ranks.size + 64))
     return (
         x.is_cuda
         and x.dtype in availability.DTYPES

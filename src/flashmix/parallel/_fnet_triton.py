@@ -1,9 +1,11 @@
 """FNet mixing over ranks by Triton's kernels: a few launches a piece, and no other copies.
 
-The width's transform is one dense product for each part that travels, which lays it out as it
-travels: D multiplications an element, less work than any gather afterwards.
+The width's transform is one dense product, whose columns go straight to where they travel: D
+multiplications an element, less work than any gather afterwards. What travels goes as messages, or
+where GPUs reach each other's memory, is stored there by the kernels themselves.
 
-Shapes: B batch, n own tokens, N all tokens, D width, J = D // 2 + 1 columns, c own of a piece.
+Shapes: B batch, n own tokens, N all tokens, D width, c pairs of columns of a part; pairs and the
+rows that travel are those of ``kernels_ranks``.
 """
 
 from __future__ import annotations
@@ -21,150 +23,310 @@ from flashmix.ops._triton.columns.plan import matrices as column_matrices
 from flashmix.ops._triton.launch import cdiv, padded, precision
 from flashmix.ops._triton.matrices import dft, place
 from flashmix.ops.fnet.triton import passes
-from flashmix.ops.fnet.triton.kernels_ranks import (
-    fold_kernel,
-    receive_kernel,
-    return_kernel,
-)
-from flashmix.parallel._pieces import Piece
+from flashmix.ops.fnet.triton.kernels_ranks import receive_kernel, return_kernel, send_kernel
+from flashmix.parallel._memory import SharedMemory
+from flashmix.parallel._pieces import Piece, cut, in_units
+from flashmix.parallel._pieces import sizes as pairs_of
+from flashmix.parallel._ranks import starts
+
+UNIT = 16
+"""Parts of so many pairs, or multiples, are read and written in whole vectors."""
 
 _TILE = 2048
 """Elements of a program that only moves them."""
 
 
-_Parts = tuple[tuple[tuple[int, int], ...], ...]
-"""The columns j <= D / 2 of each piece, the ranks' parts one behind the other: (first, end)."""
+@dataclass(frozen=True, kw_only=True)
+class SendConfig:
+    """Tile of a program of the width's product: rows, columns, terms of a step."""
+
+    rows: int = 128
+    columns: int = 128
+    step: int = 64
+    warps: int = 8
+    stages: int = 3
+
+
+def send_config(dtype: torch.dtype) -> SendConfig:
+    """What fits: float32 products need twice the room and take three times as many."""
+    if dtype == torch.float32:
+        return SendConfig(rows=64, columns=64, step=32, warps=4, stages=2)
+    return SendConfig()
+
+
+def pairs(dim: int) -> int:
+    """Of columns j and -j, of which 0 and D / 2 make one."""
+    return (dim + 1) // 2
+
+
+def _longer(part: slice, dim: int) -> int:
+    """How much longer rows are where D / 2 comes back with them."""
+    return UNIT if part.start == 0 < part.stop and dim % 2 == 0 else 0
 
 
 @functools.lru_cache(maxsize=64)
 def _hartley(
-    pieces: _Parts, dim: int, dtype: torch.dtype, device: torch.device
-) -> tuple[list[list[Tensor]], float]:
-    """Re + Im of the transform over the width as matrices [D, 2 c], times a gain.
+    parts: tuple[tuple[int, int], ...], dim: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, float]:
+    """Re + Im of the transform over the width as a matrix [D, 2 c of all parts], times a gain.
 
-    One for each piece and part of it: its columns j, then their twins -j (mod D).
+    Of each part, its pairs from the first to before the end: the columns j, then their twins.
     """
     w = dft(dim)
     exact = torch.complex(w.real + w.imag, torch.zeros_like(w.real))
     m = place(exact, dtype, device, terms=dim)
-
-    def of(first: int, end: int) -> Tensor:
-        j = torch.arange(first, end, device=device)
-        return m.re[:, torch.cat((j, -j % dim))].contiguous()
-
-    return [[of(*part) for part in piece] for piece in pieces], m.gain
+    order = []
+    for first, end in parts:
+        order += [*range(first, end), *(dim - j if j else dim // 2 for j in range(first, end))]
+    return m.re[:, torch.tensor(order, device=device)].contiguous(), m.gain
 
 
-@dataclass(frozen=True)
-class _Route:
-    """Where the columns stand while they travel.
+def _table(rows: Sequence[Sequence[int]], device: torch.device) -> Tensor:
+    """int64 [rows, ...]."""
+    return torch.tensor(rows, dtype=torch.int64).to(device)
 
-    Attributes:
-        places: int32 [3, D] as ``kernels_ranks`` reads it.
-        begin: how many columns travel before each piece, twins counted; the last is D.
-        before: the elements before each piece; the last is their sum.
+
+class _Ways:
+    """Where a rank's kernels write what is for the ranks, as they read it.
+
+    Args:
+        piece: what travels.
+        there: where the own rows of each rank's part begin, in elements from where is written.
+        back: where row 0 of all tokens would begin in what comes back to each rank.
     """
 
-    places: Tensor
-    begin: Sequence[int]
-    before: Sequence[int]
+    def __init__(self, piece: _Travel, there: Sequence[int], back: Sequence[int]) -> None:
+        device = piece.matrix.device
+        at: list[int] = []
+        step: list[int] = []
+        for first, width, count in zip(there, piece.widths, piece.counts, strict=True):
+            at += range(first, first + 2 * count)
+            step += [width] * (2 * count)
+        self.places = _table((at, step), device)
+        self.ranks = _table((piece.tokens, back), device)
 
 
-@functools.lru_cache(maxsize=64)
-def _route(pieces: _Parts, rows: int, dim: int, device: torch.device) -> _Route:
-    """Of ``rows`` rows."""
-    table = torch.empty(3, dim, dtype=torch.int32)
-    order: list[int] = []
-    begin, before = [0], [0]
-    for piece in pieces:
-        at = before[-1]
-        for first, end in piece:
-            width = end - first
-            twins = [j for j in range(first, end) if 0 < 2 * j < dim]
-            for j in range(first, end):
-                table[1, j] = at + j - first
-            for j in twins:
-                table[1, dim - j] = at + width + j - first
-            here = [*range(first, end), *(dim - j for j in reversed(twins))]
-            table[2, here] = 2 * width
-            order += here
-            at += 2 * rows * width
-        begin.append(len(order))
-        before.append(at)
-    table[0] = torch.tensor(order)
-    return _Route(table.to(device), begin, before)
+class _Travel:
+    """One piece of the columns.
+
+    Attributes:
+        parts, counts: each rank's pairs, and how many.
+        widths: elements of a row of each rank's part.
+        tokens: the first of each rank.
+        matrix, gain: of the width's transform, to the columns in the order of travel.
+        vector: elements from whose multiples all parts, and their rows, begin.
+        received: where each part stands when it came back, see ``receive_kernel``.
+        count, width, first: the own pairs, elements of a row, and whether pair 0 is among them.
+    """
+
+    def __init__(self, parts: Piece, plan: Columns) -> None:
+        self.parts, self.counts = parts, pairs_of(parts)
+        dim, rank, device = plan.dim, plan.rank, plan.device
+        self.widths = [
+            2 * count + _longer(part, dim) for part, count in zip(parts, self.counts, strict=True)
+        ]
+        self.tokens = plan.tokens
+        ends = tuple((part.start, part.stop) for part in parts)
+        self.matrix, self.gain = _hartley(ends, dim, plan.dtype, device)
+        self.vector = UNIT if all(count % UNIT == 0 for count in self.counts) else 1
+        self.received = _table(
+            [
+                (plan.rows[rank] * before, part.start, count, _longer(part, dim))
+                for before, part, count in zip(starts(self.widths), parts, self.counts, strict=True)
+            ],
+            device,
+        )
+        self.count, self.width = self.counts[rank], self.widths[rank]
+        self.first = parts[rank].start == 0
 
 
 class Columns:
-    """The columns of one tensor on their way: sent, mixed where they arrive, and received.
+    """How the columns of tensors of one shape travel: sent, mixed where they arrive, received.
 
     Args:
-        x: own tokens, [B, n, D].
-        pieces: of the columns j <= D / 2, the parts of the ranks one behind the other's.
+        batch, dim: B and D.
+        dtype, device: of the tensors.
+        counts: tokens of each rank, N in all; N has digits.
         rank: this one.
-        seq_len: N, which has digits.
         norm: "backward" or "ortho".
-
-    Attributes:
-        received: the result [B, n, D], whole when the last piece came back.
+        pieces: of the pairs of columns, the parts of the ranks one behind the other's.
     """
 
-    received: Tensor
-
     def __init__(
-        self, x: Tensor, pieces: Sequence[Piece], rank: int, seq_len: int, norm: str
+        self,
+        batch: int,
+        dim: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        counts: Sequence[int],
+        rank: int,
+        norm: str,
+        pieces: Sequence[Piece],
     ) -> None:
-        self.batch, self.count, self.dim = x.shape
-        self.pieces, self.rank, self.norm = pieces, rank, norm
-        cut, how, columns = passes.tuned(seq_len, self.dim, x.dtype)
+        self.batch, self.dim, self.dtype, self.device = batch, dim, dtype, device
+        self.rank, self.rows = rank, [batch * count for count in counts]
+        self.tokens = starts(counts)
+        cut, how, columns = passes.tuned(sum(counts), dim, dtype)
         if cut is None:
             raise AssertionError("lengths without digits go through PyTorch's FFT")
-        self.cut = cut
-        self.how = how or passes.config(padded(cut.nb), self.dim, x.dtype)
-        self.columns = columns or launch.config(cut, x.dtype)
-        parts = tuple(tuple((part.start, part.stop) for part in piece) for piece in pieces)
-        self.route = _route(parts, self.rows, self.dim, x.device)
-        self.matrices, self.gain = _hartley(parts, self.dim, x.dtype, x.device)
-        self.dtype, self.device = x.dtype, x.device
-        self.tokens = x.transpose(0, 1).reshape(self.rows, self.dim)
+        self.cut, self.m = cut, column_matrices(cut, dtype, device)
+        self.how = how or passes.config(padded(cut.nb), dim, dtype)
+        self.columns = columns or launch.config(cut, dtype)
+        self.sending = send_config(dtype)
+        self.pieces = [_Travel(piece, self) for piece in pieces]
+        self.scale = 1 / (2 * self.pieces[0].gain * self.m.forward_gain)
+        if norm == "ortho":
+            self.scale /= math.sqrt(cut.seq_len * dim)
+        own = self.rows[rank]
+        self._messages = [
+            _Ways(piece, [own * before for before in starts(piece.widths)], [0] * len(counts))
+            for piece in self.pieces
+        ]
+        self._stores: dict[tuple[int, ...], list[_Ways]] = {}
 
     @property
-    def rows(self) -> int:
-        """Own tokens of all sequences, R."""
-        return self.batch * self.count
+    def widths(self) -> list[list[int]]:
+        """Of each piece, the elements that each rank works on, of a token and all sequences."""
+        return [[self.batch * width for width in piece.widths] for piece in self.pieces]
 
-    def send(self, k: int) -> Tensor:
-        """What travels of piece ``k``: one product for each rank's part."""
-        start, end = self.route.before[k : k + 2]
-        flat = self.tokens.new_empty(end - start)
-        sizes = [self.rows * m.shape[1] for m in self.matrices[k]]
-        for part, m in zip(flat.split(sizes), self.matrices[k], strict=True):
-            torch.mm(self.tokens, m, out=part.view(self.rows, -1))
+    @functools.cached_property
+    def elements(self) -> int:
+        """Most that a rank holds of a piece, when it arrives or comes back."""
+        return max(
+            max(sum(self.rows) * max(piece.widths), max(self.rows) * sum(piece.widths))
+            for piece in self.pieces
+        )
+
+    @functools.cached_property
+    def written(self) -> int:
+        """Elements that this rank writes for others."""
+        own = self.rows[self.rank]
+        return sum(
+            own * 2 * (sum(piece.counts) - piece.count) + (sum(self.rows) - own) * piece.width
+            for piece in self.pieces
+        )
+
+    def send(self, k: int, x: Tensor) -> Tensor:
+        """What travels of piece ``k`` of ``x`` [B, n, D], one rank's part behind the other's."""
+        piece = self.pieces[k]
+        flat = x.new_empty(self.rows[self.rank] * sum(piece.widths))
+        self._send(piece, x, flat, self._messages[k])
         return flat
 
     def work(self, k: int, flat: Tensor) -> Tensor:
-        """Y of the own columns of piece ``k``, written over what came, [N, B, 2, c]."""
-        own = self.pieces[k][self.rank]
-        c = own.stop - own.start
-        if not c:
-            return flat
-        cut, n = self.cut, self.cut.seq_len
-        m = column_matrices(cut, self.dtype, self.device)
-        planes = launch.to_lines(self._folded(flat, own), cut, m, self.columns, n)
-        scale = 1 / (2 * self.gain * m.forward_gain)
-        if self.norm == "ortho":
-            scale /= math.sqrt(n * self.dim)
-        tile, tiles = launch.tile(self.how.mirror_c, c)
+        """Y of the own columns of piece ``k``, written over what came, [N, B, width]."""
+        piece = self.pieces[k]
+        self._give_back(piece, self._planes(piece, flat), flat, self._messages[k])
+        return flat
+
+    def receive(self, k: int, flat: Tensor, y: Tensor) -> None:
+        """Put piece ``k``, which came back, into its place in ``y`` [B, n, D]."""
+        piece, rows = self.pieces[k], self.rows[self.rank]
+        most = max(piece.counts) + 1
+        width = min(64, padded(most))
+        high, tiles = _TILE // width, cdiv(most, width)
+        receive_kernel[(cdiv(rows, high), tiles * len(piece.parts))](
+            flat,
+            y,
+            piece.received,
+            self.batch,
+            rows,
+            self.dim,
+            tiles,
+            ROWS=high,
+            CP=width,
+            VECTOR=piece.vector,
+        )
+
+    def through_memory(self, x: Tensor, memory: SharedMemory) -> Tensor:
+        """All of it, each kernel storing what it makes where the next one reads it."""
+        buffer = memory.buffer(self.elements, self.dtype)
+        y: Tensor | None = None
+        for k, (piece, ways) in enumerate(zip(self.pieces, self._storing(memory), strict=True)):
+            memory.meet()  # all are done with what stood there
+            self._send(piece, x, buffer, ways)
+            memory.meet()
+            planes = self._planes(piece, buffer)
+            memory.meet()  # all have read
+            self._give_back(piece, planes, buffer, ways)
+            del planes  # the result may stand there
+            memory.meet()
+            if y is None:
+                y = torch.empty(x.shape, dtype=self.dtype, device=self.device)
+            self.receive(k, buffer, y)
+        SharedMemory.written += self.written * self.dtype.itemsize
+        assert y is not None
+        return y
+
+    def _storing(self, memory: SharedMemory) -> list[_Ways]:
+        distances = memory.distances(self.dtype)
+        ways = self._stores.get(distances)
+        if ways is None:
+            ways = self._stores[distances] = [self._stored(p, distances) for p in self.pieces]
+        return ways
+
+    def _stored(self, piece: _Travel, distances: Sequence[int]) -> _Ways:
+        before, behind = sum(self.rows[: self.rank]), starts(piece.widths)[self.rank]
+        there = [d + before * width for d, width in zip(distances, piece.widths, strict=True)]
+        back = [
+            distance + rows * behind - self.batch * first * piece.width
+            for distance, rows, first in zip(distances, self.rows, self.tokens, strict=True)
+        ]
+        return _Ways(piece, there, back)
+
+    def _send(self, piece: _Travel, x: Tensor, to: Tensor, ways: _Ways) -> None:
+        """The own rows of each rank's part."""
+        how, rows, columns = self.sending, self.rows[self.rank], piece.matrix.shape[1]
+        tiles = cdiv(columns, how.columns)
+        send_kernel[(cdiv(rows, how.rows) * tiles,)](
+            x,
+            piece.matrix,
+            to,
+            ways.places,
+            *x.stride(),
+            self.batch,
+            rows,
+            self.dim,
+            columns,
+            tiles,
+            ROWS=how.rows,
+            CP=how.columns,
+            STEP=how.step,
+            VECTOR=piece.vector,
+            PRECISION=precision(self.dtype),
+            num_warps=how.warps,
+            num_stages=how.stages,
+        )
+
+    def _planes(self, piece: _Travel, flat: Tensor) -> Tensor:
+        """2 g of the own columns, transformed to lines; none where there are no columns."""
+        if not piece.count:
+            return flat[:0]
+        n, width = self.cut.seq_len, piece.width
+        # In whole vectors: what stands beyond D / 2 is never looked at.
+        x = flat.as_strided((self.batch, n, width - piece.count), (width, self.batch * width, 1))
+        fold = launch.Fold(piece.count, own=piece.first)
+        return launch.to_lines(x, self.cut, self.m, self.columns, n, fold)
+
+    def _give_back(self, piece: _Travel, planes: Tensor, to: Tensor, ways: _Ways) -> None:
+        """Y of the own columns, to the ranks that hold its tokens."""
+        if not piece.count:
+            return
+        cut = self.cut
+        tile, tiles = launch.tile(self.how.mirror_c, planes.shape[-1])
         return_kernel[(tiles * cut.lines * self.batch,)](
             planes,
-            flat,
-            m.digit_b.re,
-            m.digit_b.im,
+            to,
+            ways.ranks,
+            self.m.digit_b.re,
+            self.m.digit_b.im,
             planes.stride(0),
-            scale,
+            self.scale,
             self.batch,
-            n,
-            c,
+            cut.seq_len,
+            len(self.rows),
+            piece.count,
+            piece.width - 2 * piece.count,
             planes.shape[-1],
             tiles,
             N1=cut.n1,
@@ -172,56 +334,25 @@ class Columns:
             NB=cut.nb,
             NBP=padded(cut.nb),
             C=tile,
+            VECTOR=piece.vector,
             PRECISION=precision(self.dtype),
             num_warps=self.how.mirror_warps,
         )
-        return flat
-
-    def _folded(self, flat: Tensor, own: slice) -> Tensor:
-        """2 g of the columns ``own``, [B, N, c] and up to whole vectors, so that masks split none.
-
-        What stands beyond c is never looked at.
-        """
-        n, c = self.cut.seq_len, own.stop - own.start
-        g = flat.new_empty(self.batch, n, cdiv(c, 16) * 16)
-        rows, width = _moved(c)
-        fold_kernel[(cdiv(n * self.batch, rows), cdiv(c, width))](
-            flat,
-            g,
-            self.batch,
-            n,
-            own.start,
-            c,
-            g.shape[2],
-            self.dim,
-            ROWS=rows,
-            CP=width,
-        )
-        return g
-
-    def receive(self, k: int, flat: Tensor) -> None:
-        """Put piece ``k``, which came back, into its place."""
-        if not k:
-            shape = (self.batch, self.count, self.dim)
-            self.received = torch.empty(shape, dtype=self.dtype, device=self.device)
-        begin, end = self.route.begin[k : k + 2]
-        rows, width = _moved(end - begin)
-        receive_kernel[(cdiv(self.rows, rows), cdiv(end - begin, width))](
-            flat,
-            self.received,
-            self.route.places,
-            begin,
-            end - begin,
-            self.route.before[k],
-            self.batch,
-            self.rows,
-            self.dim,
-            ROWS=rows,
-            CP=width,
-        )
 
 
-def _moved(columns: int) -> tuple[int, int]:
-    """Rows and columns of a program that only moves elements."""
-    width = min(256, padded(columns))
-    return _TILE // width, width
+@functools.lru_cache(maxsize=32)
+def columns_of(
+    batch: int,
+    dim: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    counts: tuple[int, ...],
+    rank: int,
+    norm: str,
+    most: int | None,
+) -> Columns:
+    """The columns of tensors of one shape, in so many pieces at most."""
+    shares = in_units(pairs(dim), len(counts), UNIT)
+    column = 2 * batch * sum(counts) * dtype.itemsize
+    pieces = cut(shares, column, device.type, unit=UNIT, most=most)
+    return Columns(batch, dim, dtype, device, counts, rank, norm, pieces)

@@ -22,10 +22,25 @@ MIN_PIECE_BYTES = {"cpu": 1 << 20, "cuda": 1 << 24}
 
 Piece = list[slice]
 """The columns of each rank that travel together."""
+
+
+def sizes(piece: Piece) -> list[int]:
+    """Columns of each rank."""
+    return [some.stop - some.start for some in piece]
+
+
 Finish = Callable[[], Tensor]
 
 
-def cut(shares: Sequence[int], column_bytes: int, device: str, fewest: int = 1) -> list[Piece]:
+def cut(
+    shares: Sequence[int],
+    column_bytes: int,
+    device: str,
+    fewest: int = 1,
+    *,
+    unit: int = 1,
+    most: int | None = None,
+) -> list[Piece]:
     """The columns in pieces, each with its part of every rank's share.
 
     Args:
@@ -33,10 +48,12 @@ def cut(shares: Sequence[int], column_bytes: int, device: str, fewest: int = 1) 
         column_bytes: of one column of all tokens.
         device: "cpu" or "cuda".
         fewest: columns that a piece has at least, of each rank.
+        unit: what the columns of all pieces but a rank's last are a multiple of.
+        most: pieces, where that is not ``PIECES``.
     """
-    most = min(PIECES[device], column_bytes * max(shares) // MIN_PIECE_BYTES[device])
-    count = max(1, min(most, min(shares) // fewest))
-    parts = [even_split(share, count) for share in shares]
+    pays = column_bytes * max(shares) // MIN_PIECE_BYTES[device]
+    count = max(1, min(most or PIECES[device], pays, min(shares) // max(fewest, unit)))
+    parts = [in_units(share, count, unit) for share in shares]
     return [
         [
             slice(first + starts(part)[k], first + starts(part)[k] + part[k])
@@ -46,10 +63,16 @@ def cut(shares: Sequence[int], column_bytes: int, device: str, fewest: int = 1) 
     ]
 
 
+def in_units(total: int, parts: int, unit: int) -> list[int]:
+    """``total`` in ``parts`` multiples of ``unit``, as even as can be; the last has the rest."""
+    sizes = [unit * units for units in even_split(total // unit, parts)]
+    sizes[-1] += total % unit
+    return sizes
+
+
 def through(
-    pieces: Sequence[Piece],
+    widths: Sequence[Sequence[int]],
     layout: Layout,
-    sequence_elements: int,
     send: Callable[[int], Tensor],
     work: Callable[[int, Tensor], Tensor],
     receive: Callable[[int, Tensor], None],
@@ -57,32 +80,27 @@ def through(
     """Bring each piece of the columns to its ranks, work on it there, and bring it back.
 
     Args:
-        pieces: as :func:`cut` gives them.
+        widths: of each piece, the elements of a token that each rank works on, all sequences'.
         layout: of the tokens.
-        sequence_elements: elements of a token and column: B, or 2 B where they are complex.
         send: (number of the piece) to the own tokens of its columns, one rank's columns behind the
-            other's, flat; each rank's token first: [n, B, c]. Asked for once, in their order.
-        work: (number of the piece, all tokens of the own columns [N, B, c] flat) to what takes
+            other's, flat; each rank's token first: [n, width]. Asked for once, in their order.
+        work: (number of the piece, all tokens of the own columns [N, width] flat) to what takes
             their place, as flat; it may be written into what was given.
         receive: (number of the piece, what came back, laid out as ``send`` gave it).
     """
     ranks = layout.ranks
-    mine = layout.counts[ranks.rank] * sequence_elements
+    mine = layout.counts[ranks.rank]
 
     def leave(k: int) -> Finish:
         return ranks.start_flat(send(k), dealt[k], kept[k])
 
-    dealt = [[mine * (some.stop - some.start) for some in piece] for piece in pieces]
-    own = [piece[ranks.rank] for piece in pieces]
-    kept = [
-        [count * sequence_elements * (some.stop - some.start) for count in layout.counts]
-        for some in own
-    ]
+    dealt = [[mine * width for width in piece] for piece in widths]
+    kept = [[count * piece[ranks.rank] for count in layout.counts] for piece in widths]
     coming = leave(0)
     returning: Finish | None = None
-    for k in range(len(pieces)):
+    for k in range(len(widths)):
         here = coming()
-        if k + 1 < len(pieces):
+        if k + 1 < len(widths):
             coming = leave(k + 1)
         here = work(k, here)
         # It sets out before the one that came back is put in its place.
@@ -91,4 +109,4 @@ def through(
             receive(k - 1, returning())
         returning = back
     assert returning is not None
-    receive(len(pieces) - 1, returning())
+    receive(len(widths) - 1, returning())

@@ -30,6 +30,7 @@ class Ranks:
 
     Attributes:
         rank, size: this rank's place among them, and their number P.
+        shared: what ``_memory`` keeps of them.
     """
 
     def __init__(self, mesh: DeviceMesh) -> None:
@@ -53,6 +54,7 @@ class Ranks:
         self.rank = dist.get_rank(self.group)
         self.size = dist.get_world_size(self.group)
         self.device_type = mesh.device_type
+        self.shared: Any = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
@@ -79,24 +81,24 @@ class Ranks:
         self, flat: Tensor, sent: Sequence[int], sizes: Sequence[int]
     ) -> Callable[[], Tensor]:
         """As :meth:`start`, of parts that lie end to end, ``sent[r]`` elements for rank r."""
-        with self._explained():
+        with self.explained():
             coming = _OPS.all_to_all_single(flat, list(sizes), list(sent), self.group.group_name)
         return lambda: self._wait(coming)
 
     def _wait(self, coming: Tensor) -> Tensor:
-        with self._explained():
+        with self.explained():
             here: Tensor = _OPS.wait_tensor(coming)
         return here
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum of ``x`` over the ranks."""
-        with self._explained():
+        with self.explained():
             coming = _OPS.all_reduce(x.contiguous(), "sum", self.group.group_name)
         return self._wait(coming)
 
     def broadcast(self, x: Tensor) -> Tensor:
         """The first rank's ``x``."""
-        with self._explained():
+        with self.explained():
             coming = _OPS.broadcast(x.contiguous(), 0, self.group.group_name)
         return self._wait(coming)
 
@@ -118,7 +120,7 @@ class Ranks:
         Raises:
             ParallelError: on every rank, where they differ or a rank called :meth:`refuse`.
         """
-        rows = self._rows([1, *facts.values()])
+        rows = self.tell([1, *facts.values()])
         refused = [rank for rank, row in enumerate(rows) if not row[0]]
         if refused:
             messages = self._messages("")
@@ -136,10 +138,11 @@ class Ranks:
 
     def refuse(self, message: str, count: int) -> None:
         """Take part in :meth:`agree` on ``count`` facts, telling the others why this rank fails."""
-        self._rows([0] * (count + 1))
+        self.tell([0] * (count + 1))
         self._messages(message)
 
-    def _rows(self, row: list[int]) -> list[list[int]]:
+    def tell(self, row: list[int]) -> list[list[int]]:
+        """Every rank's ``row``, all as long; none returns before all have called it."""
         return self._told(row, torch.int64)
 
     def _messages(self, message: str) -> list[str]:
@@ -170,7 +173,7 @@ class Ranks:
         told = own.repeat(self.size, 1)
         places = dist.get_process_group_ranks(self.group)
         others = [rank for rank in range(self.size) if rank != self.rank]
-        with self._explained():
+        with self.explained():
             sent = [dist.isend(own, places[rank], world) for rank in others]
             coming = [dist.irecv(told[rank], places[rank], world) for rank in others]
             for work in (*coming, *sent):
@@ -180,7 +183,8 @@ class Ranks:
         return rows
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
+        """Say, where a collective fails, what that means."""
         try:
             yield
         except torch.OutOfMemoryError:

@@ -42,13 +42,20 @@ def planes_kernel(
     D,
     W,
     COLUMNS,
+    PAIRS,
+    OWN,
     N1: tl.constexpr,
     N1P: tl.constexpr,
     HP: tl.constexpr,
     C: tl.constexpr,
+    FOLD: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Rows n2, n2 + N2, ... of PER sequences, zero from LENGTH on, to row n2 of their planes."""
+    """Rows n2, n2 + N2, ... of PER sequences, zero from LENGTH on, to row n2 of their planes.
+
+    With ``FOLD`` what is transformed is x[n, c] + x[-n, c + PAIRS]; where OWN, the columns 0 and
+    PAIRS have themselves in the other's place.
+    """
     H: tl.constexpr = N1 // 2
     c = (tl.program_id(0) % COLUMNS) * C + tl.arange(0, C)[None, :]
     n2 = (tl.program_id(0) // COLUMNS) % N2
@@ -72,12 +79,23 @@ def planes_kernel(
     inside = (k1 < H) & (c < D)
     last = at + H * N2 * W
     first = (k1 == 0) & (c < D)
+    if FOLD:
+        back = x + tl.where(n == 0, 0, N1 * N2 - n) * stride_n
+        alone = n1 < tl.where(OWN > 0, N1, 0)
     x += n * stride_n + c * stride_d
     for b in range(share * PER, tl.minimum(share * PER + PER, B)):
         if not KEEP:
             m_re = tl.load(analysis_re + entry)
             m_im = tl.load(analysis_im + entry)
         rows = tl.load(x + tl.cast(b, tl.int64) * stride_b, mask=kept, other=0.0).to(dtype)
+        if FOLD:
+            at_b = back + tl.cast(b, tl.int64) * stride_b
+            twins = tl.load(at_b + PAIRS + c, mask=kept & (c < PAIRS), other=0.0).to(tl.float32)
+            zeroth = tl.load(at_b, mask=alone, other=0.0).to(tl.float32)
+            middle = tl.load(at_b + PAIRS, mask=alone, other=0.0).to(tl.float32)
+            twins = tl.where(alone & (c == 0), zeroth, twins)
+            twins = tl.where(alone & (c == PAIRS), middle, twins)
+            rows = (rows.to(tl.float32) + twins).to(dtype)
         re = tl.dot(m_re, rows, input_precision=PRECISION)
         im = tl.dot(m_im, rows, input_precision=PRECISION)
         # The planes 0 and H are real before their twiddle, and share the first row of the product.

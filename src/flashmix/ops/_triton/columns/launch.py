@@ -95,7 +95,17 @@ def _stages(most: int, planes: Tensor, per: int) -> int:
     return 1 if per == 1 or planes.dtype == torch.float32 else most
 
 
-def to_lines(x: Tensor, cut: Digits, m: Matrices, how: Config, length: int) -> Tensor:
+@dataclass(frozen=True)
+class Fold:
+    """Columns of x that are folded with their twins; see ``planes_kernel``."""
+
+    pairs: int
+    own: bool
+
+
+def to_lines(
+    x: Tensor, cut: Digits, m: Matrices, how: Config, length: int, fold: Fold | None = None
+) -> Tensor:
     """Planes of ``x`` [B, L, D], zero from ``length`` to N, ready for the lines."""
     batch, _, dim = x.shape
     # Rows start at multiples of 16 bytes.
@@ -122,10 +132,13 @@ def to_lines(x: Tensor, cut: Digits, m: Matrices, how: Config, length: int) -> T
         dim,
         row,
         columns,
+        fold.pairs if fold else 0,
+        int(fold is not None and fold.own),
         N1=cut.n1,
         N1P=padded(cut.n1),
         HP=cut.half_padded,
         C=c,
+        FOLD=fold is not None,
         PRECISION=precision(planes.dtype),
         num_warps=how.planes_warps,
         num_stages=_stages(how.planes_stages, planes, per),
