@@ -16,6 +16,7 @@ from flashmix.bench import memory
 from flashmix.bench.actions import mixer_of, prepare, random_input
 from flashmix.bench.case import Case
 from flashmix.bench.ranks.traffic import SentBytes, derived_bytes
+from flashmix.parallel._ranks import Ranks
 
 
 class Subject:
@@ -53,7 +54,7 @@ class Subject:
         with SentBytes() as sent:
             self.prepared.memory_action()
         counted = max(self._from_all(float(sent.total(self.mesh.size()))))
-        derived = derived_bytes(self.case, mixer_of(self.case))
+        derived = derived_bytes(self.case, mixer_of(self.case), Ranks(self.mesh))
         return {"sent_bytes": round(counted), "derived_bytes": derived}
 
     def peaks(self) -> list[float]:

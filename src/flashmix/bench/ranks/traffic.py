@@ -22,8 +22,9 @@ from flashmix.mixers import (
     TopKAttention,
 )
 from flashmix.ops.spectral.plan import MOST_MODES
-from flashmix.parallel._layout import FACTS
-from flashmix.parallel._ranks import even_split
+from flashmix.parallel._fnet import kernels_take, travel_dtype
+from flashmix.parallel._layout import FACTS, Layout
+from flashmix.parallel._ranks import Ranks, even_split
 
 INTEGER = 8
 """Bytes of a fact that the ranks tell each other, and of the word before them."""
@@ -69,16 +70,17 @@ def ring(payload: int, ranks: int) -> int:
     return round(2 * payload * (ranks - 1) / ranks)
 
 
-def derived_bytes(case: Case, mixer: nn.Module) -> int | None:
+def derived_bytes(case: Case, mixer: nn.Module, over: Ranks) -> int | None:
     """What leaves the rank that sends most, by docs/parallel.md; None where it derives nothing.
 
     Args:
-        case: tokens spread over ``case.ranks`` as evenly as can be, none of them padding.
+        case: tokens spread over the ranks as evenly as can be, none of them padding.
         mixer: the one measured, before or after it was sharded.
+        over: the ranks.
     """
-    assert case.ranks is not None
-    ranks = case.ranks
-    sent = [_mixing(case, mixer, rank) for rank in range(ranks)]
+    ranks = over.size
+    layout = Layout(over, tuple(even_split(case.seq_len, ranks)), None)
+    sent = [_mixing(case, mixer, layout, rank) for rank in range(ranks)]
     if None in sent:
         return None
     total = max(one for one in sent if one is not None) + INTEGER * (len(FACTS) + 1) * (ranks - 1)
@@ -88,12 +90,10 @@ def derived_bytes(case: Case, mixer: nn.Module) -> int | None:
     return total
 
 
-def _mixing(case: Case, mixer: nn.Module, rank: int) -> int | None:
+def _mixing(case: Case, mixer: nn.Module, layout: Layout, rank: int) -> int | None:
     """What the mixing sends from ``rank``, without facts and gradients of parameters."""
-    assert case.ranks is not None
-    ranks, batch, dim = case.ranks, case.batch, case.dim
+    ranks, counts, batch, dim = layout.ranks.size, layout.counts, case.batch, case.dim
     element = getattr(torch, case.dtype).itemsize
-    counts = even_split(case.seq_len, ranks)
     own, others = counts[rank], case.seq_len - counts[rank]
     calls = 1 if case.direction == "forward" else 2
 
@@ -106,8 +106,7 @@ def _mixing(case: Case, mixer: nn.Module, rank: int) -> int | None:
         return batch * others * even_split(columns, ranks)[rank] * size
 
     if isinstance(mixer, FNet):
-        wide = 4 if (case.device, case.dtype) == ("cpu", "float16") else element
-        columns = dim // 2 + 1
+        wide, columns = _fnet_element(case, layout), dim // 2 + 1
         return calls * 2 * (there(columns, wide) + back(columns, wide))
     if isinstance(mixer, Spectral):
         kept = min(mixer.modes, case.seq_len // 2 + 1)
@@ -129,6 +128,15 @@ def _mixing(case: Case, mixer: nn.Module, rank: int) -> int | None:
     given, taken = own * (pairs - share) * width * element, others * share * width * element
     forward, backward = inputs * given + taken, given + inputs * taken
     return forward if calls == 1 else forward + backward
+
+
+def _fnet_element(case: Case, layout: Layout) -> int:
+    """Bytes of a real number of FNet's columns as they travel, by the road that it takes."""
+    dtype = getattr(torch, case.dtype)
+    shape = (case.batch, layout.counts[0], case.dim)
+    tokens = torch.empty(1, dtype=dtype, device=case.device).expand(shape)
+    kept = kernels_take(tokens, layout)
+    return tokens.element_size() if kept else travel_dtype(dtype).itemsize
 
 
 def _halo(case: Case, mixer: LocalAttention, rank: int, element: int) -> int:
