@@ -64,49 +64,50 @@ class Layout:
         return dim, self.counts
 
 
+def facts_of(x: Tensor, mask: Tensor | None, tokens_dim: int, mixer: int) -> dict[str, int]:
+    """What this rank tells the others of a call.
+
+    Args:
+        x: its tokens, [B, n, D] or by head [B, H, n, dh].
+        mask: bool [B, n], or None.
+        tokens_dim: where the tokens of ``x`` stand.
+        mixer: a number that stands for the mixer and its options.
+    """
+    count = x.shape[tokens_dim]
+    facts = (
+        x.shape[0],
+        count,
+        x[:1].numel() // count,
+        DTYPES.index(x.dtype),
+        int(x.requires_grad and torch.is_grad_enabled()),
+        int(mask is not None),
+        mixer,
+    )
+    return dict(zip(FACTS, facts, strict=True))
+
+
 def agree(
-    where: str,
-    fingerprint: int,
-    x: Tensor,
-    mask: Tensor | None,
-    ranks: Ranks,
-    tokens_dim: int,
+    where: str, facts: dict[str, int], x: Tensor, mask: Tensor | None, ranks: Ranks
 ) -> Layout:
     """Make sure that the ranks fit together, and learn how the tokens lie.
 
     Args:
         where: the mixer's name, for messages.
-        fingerprint: a number that stands for the mixer and its options.
-        x: this rank's tokens, [B, n, D] or by head [B, H, n, dh].
+        facts: as :func:`facts_of` this rank's tokens and mask.
+        x: this rank's tokens, on the device that masks are exchanged by.
         mask: bool [B, n], or None; ranks with and without one may be mixed.
-        tokens_dim: where the tokens of ``x`` stand.
 
     Raises:
         ParallelError: on every rank, where they do not fit.
     """
-    count = x.shape[tokens_dim]
-    facts = dict(
-        zip(
-            FACTS,
-            (
-                x.shape[0],
-                count,
-                x[:1].numel() // count,
-                DTYPES.index(x.dtype),
-                int(x.requires_grad and torch.is_grad_enabled()),
-                int(mask is not None),
-                fingerprint,
-            ),
-            strict=True,
-        )
-    )
     rows = ranks.agree(where, facts, free=("tokens", "masked"), labels={"dtype": DTYPES})
     counts = tuple(row[FACTS.index("tokens")] for row in rows)
     whole = None
     if any(row[FACTS.index("masked")] for row in rows):
-        own = x.new_ones(x.shape[0], count, dtype=torch.bool) if mask is None else mask
+        batch, count = facts["batch"], facts["tokens"]
+        own = x.new_ones(batch, count, dtype=torch.bool) if mask is None else mask
         parts = ranks.all_to_all(
-            [own.to(torch.uint8)] * ranks.size, [x.shape[0] * count for count in counts]
+            [own.to(torch.uint8)] * ranks.size, [batch * count for count in counts]
         )
-        whole = torch.cat([part.view(x.shape[0], -1) for part in parts], 1).bool()
+        whole = torch.cat([part.view(batch, -1) for part in parts], 1).bool()
     return Layout(ranks, counts, whole)

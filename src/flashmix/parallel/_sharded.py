@@ -9,8 +9,12 @@ from torch import Tensor, nn
 from flashmix.errors import ArgumentError, ImplementationError
 from flashmix.mixers import Mixer
 from flashmix.ops._triton import availability
-from flashmix.parallel._layout import FACTS, Layout, agree
+from flashmix.parallel._graphs import capturing
+from flashmix.parallel._layout import FACTS, Layout, agree, facts_of
 from flashmix.parallel._ranks import Ranks
+
+REMEMBERED = 64
+"""Kinds of call of which a module remembers how the tokens lay."""
 
 
 class OverRanks(nn.Module):
@@ -23,6 +27,8 @@ class OverRanks(nn.Module):
     ranks: Ranks
     where: str
     fingerprint: int
+    agreed: dict[tuple[int, ...], tuple[int, ...] | None]
+    """Tokens of each rank by this one's facts, as of the last such call; None with a mask."""
 
     @classmethod
     def check_form(cls, module: nn.Module, place: str) -> None:
@@ -40,10 +46,44 @@ class OverRanks(nn.Module):
         told = (self.where, options, availability.missing() is None)
         self.fingerprint = zlib.crc32(repr(told).encode())
         self.ranks = ranks
+        self.agreed = {}
 
     def layout(self, x: Tensor, mask: Tensor | None, tokens_dim: int) -> Layout:
-        """How the tokens lie over the ranks, once all agree; see :func:`agree`."""
-        return agree(self.where, self.fingerprint, x, mask, self.ranks, tokens_dim)
+        """How the tokens lie over the ranks, once all agree; see :func:`agree`.
+
+        In a CUDA graph nobody can be asked: there it is what all agreed on in the last such call.
+
+        Raises:
+            ParallelError: on every rank, where they do not fit.
+            ImplementationError: a call that cannot be captured in a CUDA graph.
+        """
+        facts = facts_of(x, mask, tokens_dim, self.fingerprint)
+        call = tuple(facts.values())
+        if capturing():
+            return Layout(self.ranks, self._counts(call, mask), None)
+        layout = agree(self.where, facts, x, mask, self.ranks)
+        self.agreed.pop(call, None)
+        self.agreed[call] = layout.counts if layout.mask is None else None
+        if len(self.agreed) > REMEMBERED:
+            del self.agreed[next(iter(self.agreed))]
+        return layout
+
+    def _counts(self, call: tuple[int, ...], mask: Tensor | None) -> tuple[int, ...]:
+        """The tokens of each rank, as in the last ``call``."""
+        counts = self.agreed.get(call)
+        if mask is not None or (counts is None and call in self.agreed):
+            raise ImplementationError(
+                f"{self.where}: with a mask, on this rank or another, a sequence over ranks cannot "
+                "be captured in a CUDA graph, since the host must know what the mask holds; leave "
+                "padding out, or do not capture"
+            )
+        if counts is None:
+            raise ImplementationError(
+                f"{self.where}: ranks cannot ask each other how the tokens lie while a CUDA graph "
+                "is captured; before that, call it once on every rank with the same shapes, dtype "
+                "and requires_grad, in the same gradient mode"
+            )
+        return counts
 
 
 class Sharded(OverRanks, Mixer):
@@ -54,6 +94,8 @@ class Sharded(OverRanks, Mixer):
         try:
             super().check(x, mask)
         except ArgumentError as error:
+            if capturing():
+                raise  # the others ask nobody either
             self.ranks.refuse(str(error), len(FACTS))
             raise
 
