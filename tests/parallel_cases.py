@@ -9,6 +9,8 @@ import itertools
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -26,7 +28,7 @@ from flashmix.models import Encoder, SequenceClassifier, TextClassifier
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch as block_topk
 from flashmix.ops.local_attention import torch as local
-from flashmix.parallel import _channels, _fnet, _pieces, _ring, _spectral
+from flashmix.parallel import _channels, _fnet, _pieces, _ring, _sharded, _spectral
 from helpers import make_mixer, randn
 
 MESHES: dict[int, DeviceMesh] = {}
@@ -383,3 +385,66 @@ def facts_through_all(size, dies=False):
         return rows, sent.exchanged
     finally:
         ranks._by_cpu = by_cpu
+
+
+@contextmanager
+def capture() -> Iterator[None]:
+    """As if a CUDA graph were captured; to tell the other ranks something is an error."""
+
+    def nobody(*_):
+        raise AssertionError("ranks were asked while a graph was captured")
+
+    kept, told = _sharded.capturing, parallel._ranks.Ranks._told
+    _sharded.capturing, parallel._ranks.Ranks._told = (lambda: True), nobody
+    try:
+        yield
+    finally:
+        _sharded.capturing, parallel._ranks.Ranks._told = kept, told
+
+
+def captured(text, layouts, of_text=False):
+    """Whether output and gradients captured after calls of ``layouts`` are those of the last one.
+
+    ``text`` is a mixer, or the pattern of a classifier ``of_text``.
+    """
+    mesh = MESHES[len(layouts[0])]
+    if mine(layouts[0]) is None:
+        return True
+    if of_text:
+        model = seeded(TextClassifier, 11, 40, 3, dim=8, depth=2, mixers=text, num_heads=2)
+    else:
+        model = make_mixer(text, 8, num_heads=2, dtype=torch.float64)
+    parallel.shard_sequence(model, mesh)
+
+    def results(counts):
+        own, n = mine(counts), sum(counts)
+        if of_text:
+            y = model((torch.arange(2 * n).view(2, n) % 11)[:, own])
+            return [y, *torch.autograd.grad(y.sum(), list(model.parameters()))]
+        x = randn(2, n, 8, seed=1)[:, own].requires_grad_()
+        y = model(x)
+        return [y, *torch.autograd.grad(y.square().sum(), [x, *model.parameters()])]
+
+    for counts in layouts:
+        want = results(counts)
+    with capture():
+        got = results(layouts[-1])
+    return all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def captured_amiss(what):
+    """A call that cannot be captured."""
+    mixer = parallel.shard_sequence(create_mixer("spectral(modes=2)", 8), MESHES[4])
+    x, mask = torch.zeros(2, 6, 8), torch.ones(2, 6, dtype=torch.bool)
+    if what != "never called":
+        mixer(x)
+    if what != "a mask" and not (what == "a mask elsewhere" and dist.get_rank() == 2):
+        mask = None
+    if what == "a mask elsewhere":
+        mixer(x, mask)
+    if what == "a gradient":
+        x = torch.zeros(2, 6, 8, requires_grad=True)
+    with capture():
+        if what == "a width":
+            mixer(torch.zeros(2, 6, 9))
+        mixer(x[:, :5] if what == "another shape" else x, mask)

@@ -1,0 +1,99 @@
+"""Sharded modules in CUDA graphs: what a capture takes for agreed, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from flashmix.parallel import _graphs
+from graph_ranks import CASES
+from parallel_pool import Failure
+from test_parallel import SHARDABLE
+
+GPUS = 2
+
+
+@pytest.mark.parametrize("text", SHARDABLE)
+def test_a_capture_asks_nobody_and_takes_what_was_agreed_on(ranks_pool, text):
+    assert ranks_pool.run("captured", text, [(5, 3, 4, 6)]) == [True] * 4
+
+
+def test_a_classifier_is_captured_too(ranks_pool):
+    answers = ranks_pool.run("captured", "fnet,attention", [(5, 3, 4, 6)], of_text=True)
+    assert answers == [True] * 4
+
+
+def test_the_last_of_the_calls_with_the_same_own_tokens_counts(ranks_pool):
+    layouts = [(5, 3), (5, 7), (4, 7), (5, 6)]
+    assert ranks_pool.run("captured", "spectral(modes=2)", layouts) == [True] * 4
+
+
+@pytest.mark.parametrize(
+    ("what", "kind", "words"),
+    [
+        ("never called", "ImplementationError", "call it once on every rank with the same shapes"),
+        ("another shape", "ImplementationError", "call it once on every rank with the same shapes"),
+        ("a gradient", "ImplementationError", "requires_grad, in the same gradient mode"),
+        ("a mask", "ImplementationError", "with a mask, on this rank or another"),
+        ("a mask elsewhere", "ImplementationError", "with a mask, on this rank or another"),
+        ("a width", "ArgumentError", "width D = 8"),
+    ],
+)
+def test_what_cannot_be_captured_is_refused_on_every_rank(ranks_pool, what, kind, words):
+    for answer in ranks_pool.ask("captured_amiss", what):
+        assert isinstance(answer, Failure), answer
+        assert answer.kind == kind
+        assert words in answer.message
+
+
+def test_what_a_graph_was_captured_with_is_never_let_go_of(monkeypatch):
+    @_graphs.cached(maxsize=2)
+    def made(length):
+        return torch.zeros(length)
+
+    monkeypatch.setattr(_graphs, "capturing", lambda: True)
+    kept = made(1)
+    monkeypatch.setattr(_graphs, "capturing", lambda: False)
+    recent = made(2)
+    for length in (3, 4):
+        made(length)
+    assert made(1) is kept
+    assert made(2) is not recent
+
+
+def test_nothing_is_captured_without_a_gpu():
+    if not torch.cuda.is_initialized():
+        assert not _graphs.capturing()
+
+
+@pytest.fixture(scope="module")
+def replayed(tmp_path_factory):
+    """What two GPUs found of every case, by its name."""
+    if torch.cuda.device_count() < GPUS:
+        pytest.skip(f"needs {GPUS} GPUs, this machine has {torch.cuda.device_count()}")
+    out = tmp_path_factory.mktemp("graphs") / "found.json"
+    script = Path(__file__).with_name("graph_ranks.py")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(GPUS)]
+    done = subprocess.run(
+        [sys.executable, *launch, str(script), "--out", str(out)],
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return json.loads(out.read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_a_replay_over_gpus_gives_what_a_call_does(replayed, name):
+    """With new inputs and new weights, gradients of both included."""
+    assert replayed[name]["error"] is None
+    assert replayed[name]["worst"] <= replayed[name]["budget"]
+
+
+def test_a_mask_is_refused_in_a_real_capture_and_calls_go_on(replayed):
+    assert "with a mask, on this rank or another" in replayed["a mask"]["error"]
