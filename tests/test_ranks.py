@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from bench_helpers import WITHOUT_PAGE, make_run
-from flashmix.bench import Grid, build_suite, measure, read_rows, runner
+from flashmix.bench import Case, Grid, build_suite, measure, read_rows, runner
+from flashmix.bench.ranks import traffic
 from flashmix.bench.ranks.launch import RankWorker, check_ranks
 from flashmix.bench.runner import run_suite
 from flashmix.bench.suites.parallel import MIXERS, doublings
 from flashmix.errors import ArgumentError
+from flashmix.mixers import FNet
 from flashmix.report import markdown, statements
 from flashmix.report.charts import charts
 from flashmix.report.ranks import pairs
@@ -79,6 +83,87 @@ def test_charts_show_speed_memory_and_bytes(rows):
         f"ranks-{kind}-forward-backward" for kind in ("speedup", "speedup-n", "memory", "bytes")
     }
     assert all(set(chart.series) == set(MIXERS) for chart in found.values())
+
+
+def as_graphs(rows):
+    """Rows as a GPU's would be, those of CUDA graphs twice as fast."""
+    found = []
+    for row in rows:
+        if row["weak"] or row["mixer"] == "copy":
+            continue
+        case = dataclasses.replace(Case.from_dict(row), graph=True)
+        measured = ("status", "params", "output_shape", "noisy")
+        times = {k: v / 2 for k, v in row.items() if k.endswith("_ms") and k != "samples_ms"}
+        samples = [one / 2 for one in row["samples_ms"]]
+        kept = {name: row[name] for name in measured}
+        found.append(
+            {**case.as_dict(), "label": case.label, "samples_ms": samples, **kept, **times}
+        )
+    return found
+
+
+def test_a_gpu_replays_each_mixer_on_one_rank_and_on_several_as_a_graph():
+    suite = build_suite("parallel", Grid(device="cuda", ranks=4, mixers=("fnet",), **TINY))
+    called = [case for case in suite.cases if case.mixer == "fnet" and not case.weak]
+    graphs = [case for case in called if case.graph]
+    assert [case.ranks for case in graphs] == [1, 2, 4]
+    plain = {case for case in called if not case.graph}
+    assert {dataclasses.replace(case, graph=False) for case in graphs} == plain
+    assert len({case.group for case in suite.cases if case.mixer == "fnet"}) == 1
+    alone = Grid(device="cuda", ranks=2, directions=("backward",), **TINY)
+    for grid in (Grid(ranks=2, **TINY), alone):
+        assert not any(case.graph for case in build_suite("parallel", grid).cases)
+
+
+def test_graphs_stand_beside_calls_and_change_none_of_their_figures(rows):
+    pytest.importorskip("altair")
+    both, graphs = [*rows, *as_graphs(rows)], as_graphs(rows)
+    assert pairs(both) == pairs(rows)
+    assert pairs(both, weak=True) == pairs(rows, weak=True)
+    assert all(pair.one["graph"] and pair.over["graph"] for pair in pairs(both, graph=True))
+    assert len(pairs(both, graph=True)) == len(pairs(rows))
+    before, after = (markdown(make_run(suite="parallel"), some) for some in (rows, both))
+    assert "CUDA graph" not in before
+    _, table = after.split("## The same as CUDA graphs, forward + backward")
+    assert table.partition("##")[0].count("\n| ") == len(graphs) * 2 // 3 + 1
+    assert sum("captured as well" in line for line in statements(both)) == 2 * len(MIXERS)
+    assert {chart.name for chart in charts(both)} - {chart.name for chart in charts(rows)} == {
+        "ranks-graph-n-forward-backward"
+    }
+
+
+def test_runs_of_before_there_were_graphs_are_read_as_they_were(rows):
+    old = [{name: value for name, value in row.items() if name != "graph"} for row in rows]
+    assert [Case.from_dict(row) for row in old] == [Case.from_dict(row) for row in rows]
+    assert statements(old) == statements(rows)
+
+
+def test_a_case_that_cannot_be_captured_is_a_row_with_its_error():
+    worker = RankWorker(2)
+    case = build_suite("parallel", Grid(ranks=2, mixers=("fnet",), **TINY)).cases[1].as_dict()
+    job = {"cases": [case, {**case, "graph": True}], "threads": 1, "settings": SETTINGS}
+    try:
+        done = {event["index"]: event["result"] for event in worker.run(job, 60)
+                if event["event"] == "done"}  # fmt: skip
+    finally:
+        worker.kill()
+    assert done[0]["status"] == "ok"
+    assert done[1]["status"] == "error"
+    assert "CUDA graphs need device 'cuda', got 'cpu'" in done[1]["error"]
+
+
+@pytest.mark.parametrize(("kernels", "element"), [(True, 2), (False, 4)])
+def test_what_fnet_is_derived_to_send_follows_the_road_it_takes(monkeypatch, kernels, element):
+    """float16 travels as it is between Triton's kernels, and as float32 around PyTorch's FFT."""
+    monkeypatch.setattr(traffic, "kernels_take", lambda x, layout: kernels)
+    case = Case(
+        suite="parallel", mixer="fnet", batch=3, seq_len=8, dim=6, num_heads=1, dtype="float16"
+    )
+    facts, columns = 8 * 8, 4
+    # Each of two ranks sends 2 of 4 columns of its 4 tokens, and the other's tokens of its own.
+    assert traffic.derived_bytes(case, FNet(6), SimpleNamespace(size=2)) == (
+        facts + 3 * 2 * (4 + 4) * columns // 2 * element
+    )
 
 
 def test_a_killed_rank_is_the_rows_status_and_the_next_ones_are_measured(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from flashmix import parallel
 from flashmix.bench.case import COPY, Case
 from flashmix.bench.contenders import build_contender
+from flashmix.bench.graphs import replayed
 from flashmix.mixers import Mixer, parse_mixer
 from flashmix.models import Block, TextClassifier
 
@@ -35,6 +37,13 @@ class Prepared:
 
 def prepare(case: Case, mesh: DeviceMesh | None = None) -> Prepared:
     """Build inputs and subject of ``case`` from its seed; over the ranks of ``mesh``, its slice."""
+    prepared = _called(case, mesh)
+    if not case.graph:
+        return prepared
+    return dataclasses.replace(prepared, action=replayed(prepared.action, case.device))
+
+
+def _called(case: Case, mesh: DeviceMesh | None) -> Prepared:
     torch.manual_seed(case.seed)
     if case.mixer == COPY:
         return _copy(case)

@@ -40,6 +40,7 @@ class Case:
         ranks: processes that the tokens are spread over, 1 for one of them alone; None where the
             case is not measured among ranks.
         weak: N is ``ranks`` times that of the case on one rank that it is compared with.
+        graph: replay it as a CUDA graph; only its time is measured.
     """
 
     suite: str
@@ -63,6 +64,7 @@ class Case:
     seconds: float | None = None
     ranks: int | None = None
     weak: bool = False
+    graph: bool = False
 
     @property
     def label(self) -> str:
@@ -75,6 +77,7 @@ class Case:
             name = "attention" + kinds[self.impl]
         name += ", checkpointed" if self.checkpoint else ""
         name += f", {self.ranks} ranks" if self.ranks and self.ranks > 1 else ""
+        name += ", CUDA graph" if self.graph else ""
         return name + (f", {self.autocast}" if self.autocast else "")
 
     @property

@@ -1,4 +1,7 @@
-"""Suite ``parallel``: P ranks against one, strong and weak scaling, memory, bytes, agreement."""
+"""Suite ``parallel``: P ranks against one, strong and weak scaling, memory, bytes, agreement.
+
+On GPUs the same as CUDA graphs too, whose rows stand beside those of plain calls.
+"""
 
 from __future__ import annotations
 
@@ -63,8 +66,14 @@ def _alone(rows: Iterable[Row]) -> dict[Key, Row]:
     }
 
 
-def pairs(rows: Sequence[Row], *, weak: bool = False) -> list[Pair]:
-    """Every case over ranks of which one rank's was measured too."""
+def _called(rows: Iterable[Row], *, graph: bool = False) -> list[Row]:
+    """The rows of plain calls, or those of CUDA graphs, which runs of old do not know."""
+    return [row for row in rows if row.get("graph", False) == graph]
+
+
+def pairs(rows: Sequence[Row], *, weak: bool = False, graph: bool = False) -> list[Pair]:
+    """Every case over ranks of which one rank's was measured too; of CUDA graphs where asked."""
+    rows = _called(rows, graph=graph)
     alone, found = _alone(rows), []
     for row in rows:
         if _ok(row) and row["ranks"] > 1 and row["weak"] == weak:
@@ -79,10 +88,12 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     """The tables of the suite for each direction."""
     found = []
     for direction in dict.fromkeys(row["direction"] for row in rows):
-        part = [row for row in rows if row["direction"] == direction]
+        every = [row for row in rows if row["direction"] == direction]
+        part, graphs = _called(every), _called(every, graph=True)
         name = DIRECTIONS.get(direction, direction)
         found += [
             _strong(part, name),
+            *([_strong(graphs, name, graph=True)] if graphs else []),
             _memory(part, name),
             _weak(part, name),
             _bytes(part, name),
@@ -96,24 +107,34 @@ def _over(rows: Sequence[Row], *, weak: bool) -> list[Row]:
     return [row for row in rows if (row["ranks"] or 1) > 1 and row["weak"] == weak]
 
 
-def _strong(rows: Sequence[Row], direction: str) -> Section:
-    found = {id(pair.over): pair for pair in pairs(rows)}
+def _strong(rows: Sequence[Row], direction: str, *, graph: bool = False) -> Section:
+    found = {id(pair.over): pair for pair in pairs(rows, graph=graph)}
     alone = {(row["mixer"], row["seq_len"]): row for row in rows if row["ranks"] == 1}
     body = []
     for row in _over(rows, weak=False):
         pair, one = found.get(id(row)), alone.get((row["mixer"], row["seq_len"]))
-        body.append(
+        line = [
+            row["mixer"],
+            f"{row['seq_len']:,}",
+            f"{row['ranks']}",
+            _median(one),
+            _median(row),
+            Cell(interval(pair.speedup), *pair.rows) if pair else "-",
+        ]
+        if not graph:
+            line.append(Cell(f"{number(pair.memory)}x", *pair.rows) if pair else "-")
+        body.append(line)
+    columns = ["mixer", "N", "ranks", "one (ms)", "all (ms)", "speed-up"]
+    if graph:
+        return Section(
+            f"The same as CUDA graphs, {direction}",
             [
-                row["mixer"],
-                f"{row['seq_len']:,}",
-                f"{row['ranks']}",
-                _median(one),
-                _median(row),
-                Cell(interval(pair.speedup), *pair.rows) if pair else "-",
-                Cell(f"{number(pair.memory)}x", *pair.rows) if pair else "-",
-            ]
+                "Captured once and replayed, on one rank as over all, timed in turn with the calls "
+                "above: the GPU's work and the travel without Python's part. Memory, bytes and "
+                "agreement are measured of calls alone."
+            ],
+            Table(columns, body),
         )
-    columns = ["mixer", "N", "ranks", "one (ms)", "all (ms)", "speed-up", "memory per rank"]
     return Section(
         f"Over ranks against one of them, {direction}",
         [
@@ -121,7 +142,7 @@ def _strong(rows: Sequence[Row], direction: str) -> Section:
             "ranks of the slowest. One rank alone has as many threads as each among all. Memory "
             "per rank: the largest peak of any, of one rank's alone."
         ],
-        Table(columns, body),
+        Table([*columns, "memory per rank"], body),
     )
 
 
@@ -245,9 +266,9 @@ def _agreement(rows: Sequence[Row], direction: str) -> Section:
 
 def statements(rows: Sequence[Row]) -> list[str]:
     """What the run bears out of each mixer over ranks, at the longest N measured."""
-    longest: dict[tuple[str, int, str], Pair] = {}
-    for pair in pairs(rows):
-        key = (pair.over["mixer"], pair.over["ranks"], pair.direction)
+    longest: dict[tuple[str, str], Pair] = {}
+    for pair in (*pairs(rows), *pairs(rows, graph=True)):
+        key = (pair.over["label"], pair.direction)
         if key not in longest or pair.one["seq_len"] > longest[key].one["seq_len"]:
             longest[key] = pair
     return [_statement(pair) for pair in longest.values()]
@@ -261,6 +282,8 @@ def _statement(pair: Pair) -> str:
         verdict = f"is not faster than on one, {interval(speed)} as fast"
     else:
         verdict = f"is not told apart in speed from one, {interval(speed)} as fast"
+    if pair.over.get("graph"):
+        return f"{pair.name} {verdict}, captured as well ({direction})."
     return (
         f"{pair.name} {verdict}, with {number(pair.memory)} of its memory per rank ({direction})."
     )

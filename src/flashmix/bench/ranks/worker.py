@@ -22,7 +22,7 @@ from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 from torch.distributed.device_mesh import DeviceMesh
 
 from flashmix.bench import memory
-from flashmix.bench.actions import prepare
+from flashmix.bench.actions import Prepared, prepare
 from flashmix.bench.case import Case
 from flashmix.bench.ranks.subject import Subject
 from flashmix.bench.timing import WallClock
@@ -198,39 +198,53 @@ def _measure(team: Team, job: dict[str, Any], emit: Emit) -> None:
     results: dict[int, dict[str, Any]] = {}
     clocks: dict[int, Any] = {}
     for index, case in enumerate(team.cases):
-        emit("doing", index=index, what="warm-up and memory")
+        what = "capturing a CUDA graph" if case.graph else "warm-up and memory"
+        emit("doing", index=index, what=what)
         if case.ranks == 1:
             with reporting(emit, index):
                 prepared = prepare(case)
-                prepared.memory_action()
-                memory.reset_peak_rss()
-                results[index] = {
-                    "params": prepared.params,
-                    "output_shape": prepared.output_shape,
-                    "peak_mb": memory.peak_mb(prepared.memory_action, case.device),
-                    "rss_mb": memory.peak_rss_mb(),
-                }
+                results[index] = _of_one(prepared, case)
                 clocks[index] = WallClock(prepared.action)
-            continue
-        team.order("build", index)
-        memory.reset_peak_rss()
-        peaks = team.order("ask", index, "peaks")
-        emit("doing", index=index, what="bytes that travel")
-        traffic = team.order("ask", index, "traffic")
-        prepared = team.subjects[index].prepared
-        results[index] = {
-            "params": prepared.params,
-            "output_shape": prepared.output_shape,
-            "peak_mb": max(peaks),
-            "peak_mb_by_rank": peaks,
-            "rss_mb": memory.peak_rss_mb(),
-            **traffic,
-        }
-        if not case.weak and case.suite == "parallel":
-            emit("doing", index=index, what="comparing with one device")
-            results[index]["relative_error"] = team.order("ask", index, "error")
-        clocks[index] = _clock(team, index)
+        else:
+            team.order("build", index)
+            results[index] = _of_all(team, index, emit)
+            clocks[index] = _clock(team, index)
     time_in_turn(team.cases, clocks, results, job["settings"], emit)
+
+
+def _subject(prepared: Prepared) -> dict[str, Any]:
+    return {"params": prepared.params, "output_shape": prepared.output_shape}
+
+
+def _of_one(prepared: Prepared, case: Case) -> dict[str, Any]:
+    """What is measured of a case on one rank beside its time; nothing of a CUDA graph."""
+    if case.graph:
+        return _subject(prepared)
+    prepared.memory_action()
+    memory.reset_peak_rss()
+    peak = memory.peak_mb(prepared.memory_action, case.device)
+    return {**_subject(prepared), "peak_mb": peak, "rss_mb": memory.peak_rss_mb()}
+
+
+def _of_all(team: Team, index: int, emit: Emit) -> dict[str, Any]:
+    """What is measured of a case over ranks beside its time; nothing of a CUDA graph."""
+    case, found = team.cases[index], _subject(team.subjects[index].prepared)
+    if case.graph:
+        return found
+    memory.reset_peak_rss()
+    peaks = team.order("ask", index, "peaks")
+    emit("doing", index=index, what="bytes that travel")
+    traffic = team.order("ask", index, "traffic")
+    found |= {
+        "peak_mb": max(peaks),
+        "peak_mb_by_rank": peaks,
+        "rss_mb": memory.peak_rss_mb(),
+        **traffic,
+    }
+    if not case.weak and case.suite == "parallel":
+        emit("doing", index=index, what="comparing with one device")
+        found["relative_error"] = team.order("ask", index, "error")
+    return found
 
 
 def _clock(team: Team, index: int) -> Callable[[int], float]:

@@ -18,6 +18,8 @@ LONGEST = {
     "cuda": {"attention": 131072, "topk": 16384},
 }
 """Tokens beyond which a mixer would take the rest of the run's time; --mixers goes on."""
+GRAPHS = ("forward", "forward_backward")
+"""Directions that are replayed as CUDA graphs too: a backward alone runs where its forward did."""
 
 
 def ranks_of(grid: Grid) -> int:
@@ -32,7 +34,10 @@ def doublings(ranks: int) -> list[int]:
 
 
 def parallel(grid: Grid) -> Suite:
-    """Forward + backward of one rank at N, and of P ranks at N (strong) and P N (weak scaling)."""
+    """Forward + backward of one rank at N, and of P ranks at N (strong) and P N (weak scaling).
+
+    On GPUs, one rank and P at N as CUDA graphs too.
+    """
     ranks, longest = ranks_of(grid), LONGEST[grid.device]
     if ranks < 2:
         raise ArgumentError(
@@ -72,6 +77,11 @@ def parallel(grid: Grid) -> Suite:
                 over = dataclasses.replace(alone, ranks=count)
                 weak = dataclasses.replace(over, seq_len=count * copy.seq_len, weak=True)
                 cases += [over, weak]
+            if grid.on_gpu and direction in GRAPHS:
+                cases += [
+                    dataclasses.replace(alone, ranks=count, graph=True)
+                    for count in (1, *doublings(ranks))
+                ]
     cuts = ", ".join(f"{mixer} up to N = {most:,}" for mixer, most in shorter.items())
     notes = (f"To keep the run short: {cuts}. Named by --mixers they go on.",) if cuts else ()
     return Suite(

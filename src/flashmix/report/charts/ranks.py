@@ -22,6 +22,8 @@ def rank_charts(rows: Sequence[Row]) -> list[Chart]:
             found += [_against_ranks(scaled), _against_n(scaled), _memory(scaled)]
             counted = [pair for pair in _most(scaled) if "sent_bytes" in pair.over]
             found += [_bytes(counted)] if counted else []
+        graphs = [pair for pair in pairs(rows, graph=True) if pair.direction == direction]
+        found += [_against_n(graphs, graph=True)] if graphs else []
     return found
 
 
@@ -77,7 +79,7 @@ def _against_ranks(scaled: Sequence[Pair]) -> Chart:
     return _chart("ranks-speedup", scaled[0], lines, "Speed against ranks", text)
 
 
-def _against_n(scaled: Sequence[Pair]) -> Chart:
+def _against_n(scaled: Sequence[Pair], *, graph: bool = False) -> Chart:
     most = _most(scaled)
     ranks = most[0].over["ranks"]
     lines = Lines(
@@ -88,6 +90,10 @@ def _against_n(scaled: Sequence[Pair]) -> Chart:
         suffix="x",
     )
     text = f"{ranks} ranks. Above 1x is faster than one of them alone; bars: 95 % intervals."
+    if graph:
+        text += " Both replay CUDA graphs, without Python's part."
+        title = "Speed over ranks against N, as CUDA graphs"
+        return _chart("ranks-graph-n", scaled[0], lines, title, text)
     return _chart("ranks-speedup-n", scaled[0], lines, "Speed over ranks against N", text)
 
 
