@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from parallel_pool import Failure
 from test_parallel import SHARDABLE
 
 GPUS = 2
+TESTS = Path(__file__).parent
 
 
 @pytest.mark.parametrize("text", SHARDABLE)
@@ -71,18 +73,22 @@ def test_nothing_is_captured_without_a_gpu():
         assert not _graphs.capturing()
 
 
+def over_gpus(*script):
+    """A script's process, by torchrun on each GPU."""
+    if torch.cuda.device_count() < GPUS:
+        pytest.skip(f"needs {GPUS} GPUs, this machine has {torch.cuda.device_count()}")
+    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(GPUS)]
+    return subprocess.run(
+        [sys.executable, *launch, *map(str, script)],
+        capture_output=True, text=True, timeout=280, check=False,
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory):
     """What two GPUs found of every case, by its name."""
-    if torch.cuda.device_count() < GPUS:
-        pytest.skip(f"needs {GPUS} GPUs, this machine has {torch.cuda.device_count()}")
     out = tmp_path_factory.mktemp("graphs") / "found.json"
-    script = Path(__file__).with_name("graph_ranks.py")
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(GPUS)]
-    done = subprocess.run(
-        [sys.executable, *launch, str(script), "--out", str(out)],
-        capture_output=True, text=True, timeout=280, check=False,
-    )  # fmt: skip
+    done = over_gpus(TESTS / "graph_ranks.py", "--out", out)
     assert out.exists(), done.stdout[-2000:] + done.stderr[-2000:]
     return json.loads(out.read_text())
 
@@ -97,3 +103,15 @@ def test_a_replay_over_gpus_gives_what_a_call_does(replayed, name):
 
 def test_a_mask_is_refused_in_a_real_capture_and_calls_go_on(replayed):
     assert "with a mask, on this rank or another" in replayed["a mask"]["error"]
+
+
+@pytest.mark.slow
+def test_the_example_of_the_docs_learns(tmp_path):
+    text = (TESTS.parent / "docs" / "parallel.md").read_text()
+    (example,) = re.findall(r"```python\n(# torchrun [^\n]*graphs\.py\n.*?)```", text, re.DOTALL)
+    script = tmp_path / "graphs.py"
+    script.write_text(example)
+    done = over_gpus(script)
+    assert done.returncode == 0, done.stderr[-2000:]
+    losses = [float(loss) for loss in re.findall(r"rank 0, step \d+: (\S+)", done.stdout)]
+    assert losses[-1] < losses[0]
