@@ -152,18 +152,21 @@ def test_a_case_that_cannot_be_captured_is_a_row_with_its_error():
     assert "CUDA graphs need device 'cuda', got 'cpu'" in done[1]["error"]
 
 
-@pytest.mark.parametrize(("kernels", "element"), [(True, 2), (False, 4)])
-def test_what_fnet_is_derived_to_send_follows_the_road_it_takes(monkeypatch, kernels, element):
+@pytest.mark.parametrize(
+    ("kernels", "memory", "most"),
+    [(False, None, 4 * 264), (True, None, 2 * 320), (True, object(), 2 * 320)],
+)
+def test_what_fnet_is_derived_to_send_follows_the_road_it_takes(monkeypatch, kernels, memory, most):
     """float16 travels as it is between Triton's kernels, and as float32 around PyTorch's FFT."""
     monkeypatch.setattr(traffic, "kernels_take", lambda x, layout: kernels)
+    monkeypatch.setattr(traffic, "shared_memory", lambda ranks: memory)
     case = Case(
-        suite="parallel", mixer="fnet", batch=3, seq_len=8, dim=6, num_heads=1, dtype="float16"
+        suite="parallel", mixer="fnet", batch=3, seq_len=8, dim=64, num_heads=1, dtype="float16"
     )
-    facts, columns = 8 * 8, 4
-    # Each of two ranks sends 2 of 4 columns of its 4 tokens, and the other's tokens of its own.
-    assert traffic.derived_bytes(case, FNet(6), SimpleNamespace(size=2)) == (
-        facts + 3 * 2 * (4 + 4) * columns // 2 * element
-    )
+    # 4 tokens of each of two ranks. FFT: 17 and 16 columns of two numbers. Kernels: 16 pairs
+    # each, and 16 numbers more in the first rank's rows.
+    facts = 8 * 8
+    assert traffic.derived_bytes(case, FNet(64), SimpleNamespace(size=2)) == facts + 3 * most
 
 
 def test_a_killed_rank_is_the_rows_status_and_the_next_ones_are_measured(tmp_path, monkeypatch):

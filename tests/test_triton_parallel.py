@@ -11,7 +11,8 @@ pytest.importorskip("triton")
 
 from flashmix.ops._triton.availability import DTYPES, INTERPRETED
 from flashmix.parallel import _pieces
-from flashmix.parallel._fnet_triton import UNIT, Columns, pairs
+from flashmix.parallel._fnet import UNIT
+from flashmix.parallel._fnet_triton import Columns, pairs
 from helpers import relative_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -33,6 +33,8 @@ WIDTH_CHUNKS = {"cpu": 64, "cuda": 2}
 """Most steps of it: more hold less memory."""
 MOST_WIDTH = 4_096
 """Wider tokens go through PyTorch's FFT on GPUs too: a dense matrix of the width would be large."""
+UNIT = 16
+"""Of pairs of columns: kernels read and write parts of so many, or multiples, in whole vectors."""
 FEWEST_COLUMNS = 3
 """Of a piece: fewer lie too far apart in memory to be gathered fast."""
 

@@ -24,13 +24,12 @@ from flashmix.ops._triton.launch import cdiv, padded, precision
 from flashmix.ops._triton.matrices import dft, place
 from flashmix.ops.fnet.triton import passes
 from flashmix.ops.fnet.triton.kernels_ranks import receive_kernel, return_kernel, send_kernel
-from flashmix.parallel._memory import SharedMemory
+from flashmix.parallel._fnet import UNIT
+from flashmix.parallel._graphs import cached
+from flashmix.parallel._memory import USE, SharedMemory
 from flashmix.parallel._pieces import Piece, cut, in_units
 from flashmix.parallel._pieces import sizes as pairs_of
 from flashmix.parallel._ranks import starts
-
-UNIT = 16
-"""Parts of so many pairs, or multiples, are read and written in whole vectors."""
 
 _TILE = 2048
 """Elements of a program that only moves them."""
@@ -64,7 +63,7 @@ def _longer(part: slice, dim: int) -> int:
     return UNIT if part.start == 0 < part.stop and dim % 2 == 0 else 0
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _hartley(
     parts: tuple[tuple[int, int], ...], dim: int, dtype: torch.dtype, device: torch.device
 ) -> tuple[Tensor, float]:
@@ -254,7 +253,7 @@ class Columns:
             if y is None:
                 y = torch.empty(x.shape, dtype=self.dtype, device=self.device)
             self.receive(k, buffer, y)
-        SharedMemory.written += self.written * self.dtype.itemsize
+        USE.written += self.written * self.dtype.itemsize
         assert y is not None
         return y
 
@@ -340,7 +339,7 @@ class Columns:
         )
 
 
-@functools.lru_cache(maxsize=32)
+@cached(maxsize=32)
 def columns_of(
     batch: int,
     dim: int,

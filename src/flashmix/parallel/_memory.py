@@ -14,6 +14,7 @@ import os
 import platform
 import warnings
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,31 @@ import torch
 from torch import Tensor
 
 from flashmix.errors import ImplementationError
+from flashmix.parallel._graphs import capturing
 from flashmix.parallel._ranks import Ranks
 
 ENVIRONMENT = "FLASHMIX_SYMMETRIC_MEMORY"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
-class SharedMemory:
-    """A buffer on every rank of a group, all as long, that all of them write in.
+@dataclass
+class Use:
+    """What measurements ask for, of this process.
 
     Attributes:
-        written: bytes that this process has had written in other ranks' buffers, in all.
+        written: bytes that it has had written in other ranks' buffers.
+        asked: bytes of the largest buffer that it asked for.
     """
 
-    written = 0
+    written: int = 0
+    asked: int = 0
+
+
+USE = Use()
+
+
+class SharedMemory:
+    """A buffer on every rank of a group, all as long, that all of them write in."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -45,12 +57,6 @@ class SharedMemory:
         timeout: datetime.timedelta = backend.options._timeout
         self._timeout_ms = round(timeout.total_seconds() * 1000)
 
-    @property
-    def held_bytes(self) -> int:
-        """Of this rank's buffers."""
-        kept = [*self._captured, *([] if self._buffer is None else [self._buffer])]
-        return sum(one.numel() for one in {id(one): one for one in kept}.values())
-
     def buffer(self, elements: int, dtype: torch.dtype) -> Tensor:
         """The own one, [elements]. All ranks ask for as many at the same time.
 
@@ -58,16 +64,16 @@ class SharedMemory:
             ImplementationError: it would have to grow while a CUDA graph is captured.
         """
         size = elements * dtype.itemsize
-        capturing = torch.cuda.is_current_stream_capturing()
+        USE.asked = max(USE.asked, size)
         if self._buffer is None or self._buffer.numel() < size:
-            if capturing:
+            if capturing():
                 raise ImplementationError(
                     "memory that the ranks share cannot be set up while a CUDA graph is captured; "
                     "call the model once with inputs of this size before"
                 )
             self._grow(size)
         assert self._buffer is not None
-        if capturing and all(one is not self._buffer for one in self._captured):
+        if capturing() and all(one is not self._buffer for one in self._captured):
             self._captured.append(self._buffer)  # the graph's kernels know where it is
         return self._buffer[:size].view(dtype)
 

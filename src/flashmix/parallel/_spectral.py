@@ -13,7 +13,6 @@ Shapes: B batch, n own tokens, N all tokens, D channels, K modes in use, Q chunk
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from flashmix.ops._triton.matrices import phases
 from flashmix.ops.spectral.filter import filter_for_length
 from flashmix.ops.spectral.plan import MOST_MODES
 from flashmix.parallel._collectives import all_sum
+from flashmix.parallel._graphs import cached
 from flashmix.parallel._layout import Layout
 
 CHUNK = {"cpu": 512, "cuda": 4_096}
@@ -127,7 +127,7 @@ def _factors(weight: Tensor, length: int, unitary: bool) -> Tensor:
     return (factors - 1 if unitary else factors) * own
 
 
-@functools.lru_cache(maxsize=32)
+@cached(maxsize=32)
 def _inverse_factors(length: int, kept: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """Of the inverse transform, [K, 1]: every mode but the self-conjugate ones counts twice."""
     with torch.inference_mode(False):  # autograd saves it, whoever asks first
@@ -136,7 +136,7 @@ def _inverse_factors(length: int, kept: int, dtype: torch.dtype, device: torch.d
         return (multiplicity / length).to(device, dtype)
 
 
-@functools.lru_cache(maxsize=8)
+@cached(maxsize=8)
 def _matrix(length: int, kept: int, chunk: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """exp(-2 pi i m j / length) as its real parts above its imaginary ones, [2 K, C]."""
     exact = phases(torch.arange(kept)[:, None] * torch.arange(min(chunk, length)), length)
@@ -181,7 +181,7 @@ def _turn(one: _Sequences, some: _Chunks, dtype: torch.dtype, device: torch.devi
     return exact.to(dtype.to_complex())[..., None]
 
 
-@functools.lru_cache(maxsize=64)
+@cached(maxsize=64)
 def _turn_from(
     first: int,
     count: int,

@@ -16,6 +16,7 @@ from flashmix.bench import memory
 from flashmix.bench.actions import mixer_of, prepare, random_input
 from flashmix.bench.case import Case
 from flashmix.bench.ranks.traffic import SentBytes, derived_bytes
+from flashmix.parallel._memory import USE
 from flashmix.parallel._ranks import Ranks
 
 
@@ -59,8 +60,10 @@ class Subject:
         return {"sent_bytes": round(counted), "derived_bytes": derived}
 
     def peaks(self) -> list[float]:
-        """Peak memory of each rank in MB, beyond inputs and weights."""
-        return self._from_all(memory.peak_mb(self.prepared.memory_action, self.case.device))
+        """Peak memory of each rank in MB, beyond inputs and weights; what ranks share included."""
+        USE.asked = 0
+        peak = memory.peak_mb(self.prepared.memory_action, self.case.device)
+        return self._from_all(peak + USE.asked / memory.MB)
 
     def seconds(self, calls: int) -> float:
         """Mean seconds of ``calls`` calls in a row, as the rank that takes longest waits."""

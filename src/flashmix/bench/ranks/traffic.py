@@ -5,7 +5,7 @@ An all-reduce counts as the ring algorithm sends it, 2 (P - 1) / P times its pay
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.distributed as dist
@@ -22,8 +22,10 @@ from flashmix.mixers import (
     TopKAttention,
 )
 from flashmix.ops.spectral.plan import MOST_MODES
-from flashmix.parallel._fnet import kernels_take, travel_dtype
+from flashmix.parallel._fnet import UNIT, kernels_take, travel_dtype
 from flashmix.parallel._layout import FACTS, Layout
+from flashmix.parallel._memory import USE, shared_memory
+from flashmix.parallel._pieces import in_units
 from flashmix.parallel._ranks import Ranks, even_split
 
 INTEGER = 8
@@ -34,13 +36,21 @@ class SentBytes(TorchDispatchMode):
     """Counts, while it is on, the bytes that this rank sends to others.
 
     Attributes:
-        exchanged: by all-to-alls, and from one rank to another.
+        exchanged: by all-to-alls, from one rank to another, and into another's memory.
         reduced: payload of all-reduces.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.exchanged, self.reduced = 0, 0
+
+    def __enter__(self) -> Self:
+        self._written = USE.written
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        self.exchanged += USE.written - self._written
+        super().__exit__(*error)
 
     def total(self, ranks: int) -> int:
         """All bytes, reductions over ``ranks`` as a ring sends them."""
@@ -106,8 +116,7 @@ def _mixing(case: Case, mixer: nn.Module, layout: Layout, rank: int) -> int | No
         return batch * others * even_split(columns, ranks)[rank] * size
 
     if isinstance(mixer, FNet):
-        wide, columns = _fnet_element(case, layout), dim // 2 + 1
-        return calls * 2 * (there(columns, wide) + back(columns, wide))
+        return calls * _fnet(case, layout, rank)
     if isinstance(mixer, Spectral):
         kept = min(mixer.modes, case.seq_len // 2 + 1)
         few = kept <= MOST_MODES and 2 * kept * ranks <= case.seq_len
@@ -130,13 +139,25 @@ def _mixing(case: Case, mixer: nn.Module, layout: Layout, rank: int) -> int | No
     return forward if calls == 1 else forward + backward
 
 
-def _fnet_element(case: Case, layout: Layout) -> int:
-    """Bytes of a real number of FNet's columns as they travel, by the road that it takes."""
+def _fnet(case: Case, layout: Layout, rank: int) -> int:
+    """Two numbers for each pair of columns, there and back, by the road that it takes."""
     dtype = getattr(torch, case.dtype)
     shape = (case.batch, layout.counts[0], case.dim)
     tokens = torch.empty(1, dtype=dtype, device=case.device).expand(shape)
-    kept = kernels_take(tokens, layout)
-    return tokens.element_size() if kept else travel_dtype(dtype).itemsize
+    ranks, own = len(layout.counts), layout.counts[rank]
+    others = layout.total - own
+    if not kernels_take(tokens, layout):
+        shares = even_split(case.dim // 2 + 1, ranks)
+        there, back = own * 2 * (sum(shares) - shares[rank]), others * 2 * shares[rank]
+        return case.batch * (there + back) * travel_dtype(dtype).itemsize
+    shares = in_units((case.dim + 1) // 2, ranks, UNIT)
+    # The first rank's rows are a unit longer, if only on the way back where memory is shared.
+    longer = [0 if rank or case.dim % 2 else UNIT for rank in range(ranks)]
+    there = own * 2 * (sum(shares) - shares[rank])
+    if shared_memory(layout.ranks) is None:
+        there += own * (sum(longer) - longer[rank])
+    back = others * (2 * shares[rank] + longer[rank])
+    return case.batch * (there + back) * dtype.itemsize
 
 
 def _halo(case: Case, mixer: LocalAttention, rank: int, element: int) -> int:
