@@ -36,6 +36,7 @@ from flashmix.ops.local_attention.triton import launch as local
 from flashmix.ops.spectral.plan import plan as spectral_plan
 from flashmix.ops.spectral.triton import launch as spectral
 from flashmix.ops.topk_attention.triton import launch as topk
+from flashmix.parallel import _spectral_triton as modes_over_ranks
 from flashmix.parallel._fnet_triton import Columns
 
 MOST_SHARED = 227 << 10
@@ -158,6 +159,28 @@ def over_ranks(dtype: torch.dtype) -> Launches:
         yield f"fnet over ranks [{seq_len}, {dim}]", run
 
 
+def modes_of_ranks(dtype: torch.dtype) -> Launches:
+    """Filters of half the width's modes, of which a rank has half of the tokens."""
+    ours = modes_over_ranks
+    for seq_len, dim in ((131072, 768), (512, 256)):
+        kept = dim // 2
+        place = ours.Place(1, 0, seq_len // 2, dim, seq_len, kept)
+        modes, w = torch.empty(1, 2 * kept, dim), torch.empty(kept, dim, 2)
+
+        def run(place: Any = place, modes: torch.Tensor = modes, w: torch.Tensor = w) -> None:
+            part = ours.parts(place, ours.ANALYSIS, dtype, modes.device)[0]
+            ours.collect(modes.expand(part.chunks, -1, -1), modes, part, place)
+            part = ours.parts(place, ours.SYNTHESIS, dtype, modes.device)[0]
+            turned, bias = modes.expand(part.chunks, -1, -1).to(dtype), w[0, :, 0].contiguous()
+            by = ours.Filter(w, bias, False)
+            ours.spread(modes, turned, by, part, place, 1.0)
+            by = ours.Filter(w, None, False, conjugate=True)
+            gradients = ours.Gradients(modes, modes, w, bias)
+            ours.spread(modes, turned, by, part, place, 1.0, gradients)
+
+        yield f"modes over ranks [{seq_len}, {dim}]", run
+
+
 def few_modes(dtype: torch.dtype) -> Launches:
     """Filters of 128 modes."""
     for seq_len, dim in ((4096, 768), (16384, 768), (2048, 256)):
@@ -219,6 +242,7 @@ def main() -> int:
     cases = (
         *transforms(dtype),
         *over_ranks(dtype),
+        *modes_of_ranks(dtype),
         *few_modes(dtype),
         *attentions(dtype, options.width, options.causal, options.padded),
     )

@@ -106,6 +106,40 @@ def _relative(got, want, scale):
 PATTERN = "fnet,attention,spectral+local(window=5),fourier"
 
 
+class Tied(torch.nn.Module):
+    """Two filters and a layer, of which one filter shares its bias with the layer."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.mixers = torch.nn.ModuleList(create_mixer(text, 8) for _ in range(2))
+        self.layer = torch.nn.Linear(8, 8)
+        with torch.no_grad():
+            self.layer.bias.normal_()
+        self.mixers[1].bias = self.layer.bias
+
+    def forward(self, x, mask):
+        return self.mixers[1](self.layer(self.mixers[0](x, mask)), mask)
+
+
+def errors_of_tied(text, counts):
+    """As :func:`errors_of_mixer`, for :class:`Tied`."""
+    x, upstream = randn(2, sum(counts), 8, seed=1), randn(2, sum(counts), 8, seed=2)
+    sharded = parallel.shard_sequence(seeded(Tied, text), MESHES[len(counts)])
+    return _errors(seeded(Tied, text), sharded, x, upstream, None, mine(counts))
+
+
+def bytes_of_gradients(text, ranks, n, dim):
+    """Payload of a backward's all-reduces in float32, the gradients of parameters among it."""
+    if dist.get_rank() >= ranks:
+        return None
+    mixer = parallel.shard_sequence(create_mixer(text, dim), MESHES[ranks])
+    x = randn(1, n, dim, dtype=torch.float32).requires_grad_()
+    y = mixer(x)
+    with SentBytes() as backward:
+        y.sum().backward()
+    return backward.reduced
+
+
 def encoder():
     return seeded(Encoder, 8, 4, PATTERN, num_heads=2)
 

@@ -65,6 +65,11 @@ def test_float32_agrees_within_a_hundred_thousandth(ranks_pool, text):
     assert_equal(answers, 1e-5)
 
 
+@pytest.mark.parametrize("text", ["spectral(modes=1)", "spectral(modes=9)"])
+def test_what_a_mixer_shares_with_a_layer_is_summed_once(ranks_pool, text):
+    assert_equal(ranks_pool.run("errors_of_tied", text, COUNTS))
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_whole_encoder_agrees(ranks_pool, recompute):
     assert_equal(ranks_pool.run("errors_of_encoder", COUNTS, 2, padded(2), recompute))

@@ -73,3 +73,18 @@ def test_a_window_sends_its_reach_to_the_neighbours_and_no_more(ranks_pool, rank
         sent = after + (before and not causal)
         received = before + (after and not causal)
         assert answer == ((sent * halo + facts, 0), (received * halo, 0))
+
+
+@pytest.mark.parametrize(
+    ("text", "modes_count", "gradients"),
+    [
+        ("spectral(modes=3)", 3, 0),
+        ("spectral(modes=300)", 0, 2 * 300 * DIM + DIM),
+        ("spectral(modes=300, unitary=True)", 0, 2 * 300 * DIM),
+    ],
+)
+def test_a_filters_gradients_are_summed_at_once_or_with_its_modes(
+    ranks_pool, text, modes_count, gradients
+):
+    answers = ranks_pool.run("bytes_of_gradients", text, 2, N, DIM)[:2]
+    assert answers == [modes(modes_count) // BATCH + 4 * gradients] * 2

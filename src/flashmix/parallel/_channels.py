@@ -7,7 +7,7 @@ Shapes: B batch, n own tokens, N all tokens, D channels, c own channels of a pie
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +25,9 @@ FEWEST_CHANNELS = 16
 Run = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def by_channels(run: Run, x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
+def by_channels(
+    run: Run, x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, whole: bool
+) -> Tensor:
     """``run(x, weight, bias)`` over all tokens, each rank for its share of the channels.
 
     Args:
@@ -34,9 +36,11 @@ def by_channels(run: Run, x: Tensor, weight: Tensor, bias: Tensor | None, layout
         weight: [M, D, 2].
         bias: [D], or None.
         layout: of the tokens.
+        whole: every rank gets the whole gradients of ``weight`` and ``bias``, else those of its
+            share of the channels.
     """
     differentiate = torch.is_grad_enabled()
-    return _ByChannels.apply(x, weight, bias, run, layout, differentiate)
+    return _ByChannels.apply(x, weight, bias, run, layout, whole, differentiate)
 
 
 @dataclass(frozen=True)
@@ -57,11 +61,12 @@ class _ByChannels(torch.autograd.Function):
         bias: Tensor | None,
         run: Run,
         layout: Layout,
+        whole: bool,
         differentiate: bool,
     ) -> Tensor:
         pieces, y = _pieces(x, layout), torch.empty_like(x, memory_format=torch.contiguous_format)
         rank, batch = layout.ranks.rank, x.shape[0]
-        ctx.layout, ctx.shapes = layout, (weight, bias)
+        ctx.layout, ctx.shapes, ctx.whole = layout, (weight, bias), whole
         ctx.done = {}
         wanted = ctx.needs_input_grad[:3] if differentiate else (False,) * 3
 
@@ -89,10 +94,7 @@ class _ByChannels(torch.autograd.Function):
         weight, bias = ctx.shapes
         pieces, batch = _pieces(grad, layout), grad.shape[0]
         grad_x = torch.empty_like(grad, memory_format=torch.contiguous_format)
-        sums = [
-            torch.zeros_like(t) if t is not None and t.requires_grad else None
-            for t in (weight, bias)
-        ]
+        together, sums = _side_by_side((weight, bias))
 
         def work(k: int, flat: Tensor) -> Tensor:
             if not flat.numel():
@@ -113,7 +115,21 @@ class _ByChannels(torch.autograd.Function):
             return torch.zeros_like(flat) if columns is None else _token_first(columns)
 
         _go_through(grad, grad_x, pieces, layout, work)
-        return grad_x if ctx.needs_input_grad[0] else None, *sums, None, None, None
+        if ctx.whole and together is not None:
+            layout.ranks.add_up(together)
+        return grad_x if ctx.needs_input_grad[0] else None, *sums, None, None, None, None
+
+
+def _side_by_side(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Zeros like those that need a gradient, and the one tensor that they lie in."""
+    wanted = [t for t in tensors if t is not None and t.requires_grad]
+    if not wanted:
+        return None, [None] * len(tensors)
+    together = wanted[0].new_zeros(sum(t.numel() for t in wanted))
+    parts = iter(together.split([t.numel() for t in wanted]))
+    return together, [
+        next(parts).view(t.shape) if t is not None and t.requires_grad else None for t in tensors
+    ]
 
 
 def _pieces(x: Tensor, layout: Layout) -> list[Piece]:

@@ -62,6 +62,41 @@ def all_sum(x: Tensor, ranks: Ranks) -> Tensor:
     return _AllSum.apply(x, ranks)
 
 
+class _Summed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return ranks.all_reduce(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return shared(grad, ctx.ranks), None
+
+
+class _Shared(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks = ranks
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return summed(grad, ctx.ranks), None
+
+
+def summed(x: Tensor, ranks: Ranks) -> Tensor:
+    """As :func:`all_sum`, where what comes back is the whole gradient on every rank already."""
+    return _Summed.apply(x, ranks)
+
+
+def shared(x: Tensor, ranks: Ranks) -> Tensor:
+    """``x``, equal on all ranks, each of which uses it for its part: gradients are summed back.
+
+    Between :func:`summed` and this every rank has the whole gradient, that of parameters included.
+    """
+    return _Shared.apply(x, ranks)
+
+
 class _Send(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ranks: Ranks, sizes: Sequence[int], *parts: Tensor) -> Tensor:

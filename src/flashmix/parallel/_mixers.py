@@ -79,11 +79,13 @@ class ShardedSpectral(Sharded, Spectral):
     An explicit ``impl`` runs on whole columns.
     """
 
+    sums_own = True
+
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         self.check(x, mask)
-        layout = self.layout(x, mask, 1)
+        layout, whole = self.layout(x, mask, 1), self.sum_gradients
         if self.impl == "auto" and not self.causal and _spectral.modes_pay(self.modes, layout):
-            return _spectral.by_modes(x, self.filter(), self.bias, self.unitary, layout)
+            return _spectral.by_modes(x, self.filter(), self.bias, self.unitary, layout, whole)
 
         def run(columns: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return spectral(
@@ -97,7 +99,7 @@ class ShardedSpectral(Sharded, Spectral):
                 impl=self.impl,
             )
 
-        return by_channels(run, x, self.filter(), self.bias, layout)
+        return by_channels(run, x, self.filter(), self.bias, layout, whole)
 
 
 class ShardedFourier(Sharded, FourierAttention):

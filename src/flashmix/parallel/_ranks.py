@@ -1,7 +1,7 @@
 """The ranks that share a sequence: PyTorch's collectives between them, and errors for hangs.
 
-Everything travels by two functional collectives, an all-to-all and an all-reduce, which gloo and
-NCCL both have.
+What mixers need travels by two collectives, an all-to-all and an all-reduce, which gloo and NCCL
+both have.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from flashmix.errors import ArgumentError, ParallelError
 
 MESSAGE_BYTES = 400
+_TAG = 0x666D
+"""Of what ranks tell each other, so that nobody else's messages are taken for it."""
 _CPU = torch.device("cpu")
 _OPS = torch.ops._c10d_functional
 """The functional collectives themselves: their Python wrappers cost more than a kernel's launch."""
@@ -92,9 +94,13 @@ class Ranks:
 
     def all_reduce(self, x: Tensor) -> Tensor:
         """The sum of ``x`` over the ranks."""
+        return self.add_up(x.clone(memory_format=torch.contiguous_format))
+
+    def add_up(self, x: Tensor) -> Tensor:
+        """The sum over the ranks of ``x``, which is contiguous, in its place."""
         with self.explained():
-            coming = _OPS.all_reduce(x.contiguous(), "sum", self.group.group_name)
-        return self._wait(coming)
+            dist.all_reduce(x, group=self.group)
+        return x
 
     def broadcast(self, x: Tensor) -> Tensor:
         """The first rank's ``x``."""
@@ -157,30 +163,44 @@ class Ranks:
         knows both; then these ranks send to each other through that one.
         """
         world = dist.group.WORLD
-        if not _by_cpu(self.group) and world is not None and _by_cpu(world):
-            return self._told_through(world, numbers, dtype)
-        device = "cpu" if _by_cpu(self.group) else self.device_type
-        flat = torch.tensor(numbers * self.size, dtype=dtype, device=device)
+        if _by_cpu(self.group):
+            return self._told_through(self.group, range(self.size), numbers, dtype)
+        if world is not None and _by_cpu(world):
+            places = dist.get_process_group_ranks(self.group)
+            return self._told_through(world, places, numbers, dtype)
+        flat = torch.tensor(numbers * self.size, dtype=dtype, device=self.device_type)
         sizes = [len(numbers)] * self.size
         told = self.start_flat(flat, sizes, sizes)()
         rows: list[list[int]] = told.view(self.size, -1).tolist()
         return rows
 
     def _told_through(
-        self, world: dist.ProcessGroup, numbers: list[int], dtype: torch.dtype
+        self,
+        group: dist.ProcessGroup,
+        places: Sequence[int],
+        numbers: list[int],
+        dtype: torch.dtype,
     ) -> list[list[int]]:
-        own = torch.tensor(numbers, dtype=dtype)
-        told = own.repeat(self.size, 1)
-        places = dist.get_process_group_ranks(self.group)
-        others = [rank for rank in range(self.size) if rank != self.rank]
+        """From each rank to each other, which costs less than a collective of so few bytes.
+
+        Args:
+            group: what to send through.
+            places: of these ranks in it.
+            numbers, dtype: as :meth:`_told` has them.
+        """
+        told = torch.tensor([numbers] * self.size, dtype=dtype)
+        rows = told.unbind()
+        # Messages from one to one would wait as long as when the group was made, whatever was set.
+        timeout = group._get_backend(_CPU).options._timeout
         with self.explained():
-            sent = [dist.isend(own, places[rank], world) for rank in others]
-            coming = [dist.irecv(told[rank], places[rank], world) for rank in others]
-            for work in (*coming, *sent):
-                if work is not None:
-                    work.wait()
-        rows: list[list[int]] = told.tolist()
-        return rows
+            works = []
+            for rank, place in enumerate(places):
+                if rank != self.rank:
+                    works.append(group.send([rows[self.rank]], place, _TAG))
+                    works.append(group.recv([rows[rank]], place, _TAG))
+            for work in works:
+                work.wait(timeout)
+        return told.tolist()
 
     @contextmanager
     def explained(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
 from typing import TypeVar
 
 import torch
@@ -69,13 +70,16 @@ def shard_sequence(model: Model, mesh: DeviceMesh, *, sum_gradients: bool = True
         ranks.refuse(str(error), len(MODEL_FACTS))
         raise
     ranks.agree("shard_sequence", _model_facts(model))
+    sum_themselves = _sum_themselves(model) if sum_gradients else set()
     for name, module in found.items():
         kind = type(module)
         module.__class__ = FORMS[kind]
+        module.sum_gradients = module in sum_themselves  # type: ignore[assignment]
         module.take(ranks, name, kind.__name__)  # type: ignore[operator]
     _same_values(model, ranks)
     if sum_gradients:
-        _sum_gradients(model, ranks)
+        summed = {id(p) for module in sum_themselves for p in module.parameters(recurse=False)}
+        _sum_gradients([p for p in model.parameters() if id(p) not in summed], ranks)
     return model
 
 
@@ -158,10 +162,32 @@ def _same_values(model: nn.Module, ranks: Ranks) -> None:
             tensor.copy_(ranks.broadcast(tensor))
 
 
-def _sum_gradients(model: nn.Module, ranks: Ranks) -> None:
+def _sum_themselves(model: nn.Module) -> set[nn.Module]:
+    """The modules whose calls sum the gradients of their parameters, which no others hold."""
+    able = {module for module in model.modules() if _sums_own(module)}
+    others = {
+        id(parameter)
+        for module in model.modules()
+        if module not in able
+        for parameter in module.parameters(recurse=False)
+    }
+    while mixed := {m for m in able if any(id(p) in others for p in m.parameters(recurse=False))}:
+        able -= mixed
+        others |= {id(p) for module in mixed for p in module.parameters(recurse=False)}
+    return able
+
+
+def _sums_own(module: nn.Module) -> bool:
+    form = FORMS.get(type(module))
+    return form is not None and form.sums_own
+
+
+def _sum_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
+    """Sum each one's gradient over the ranks as it comes."""
+
     def summed(grad: Tensor) -> Tensor:
         return ranks.all_reduce(grad)
 
-    for parameter in model.parameters():
+    for parameter in parameters:
         if parameter.requires_grad:
             parameter.register_hook(summed)

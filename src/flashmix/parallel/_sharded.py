@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -22,8 +23,15 @@ class OverRanks(nn.Module):
 
     A subclass stands before the module's own class among its bases, and a module becomes one by
     its class being set and :meth:`take` called; parameters and their names stay as they are.
+
+    Attributes:
+        sum_gradients: whether its calls give the gradients of its own parameters summed over the
+            ranks; only those of a class with ``sums_own`` do.
     """
 
+    sums_own: ClassVar[bool] = False
+    """Whether its calls can do that."""
+    sum_gradients: bool = False
     ranks: Ranks
     where: str
     fingerprint: int

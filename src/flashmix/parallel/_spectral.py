@@ -23,10 +23,12 @@ from torch import Tensor
 
 from flashmix.ops._padding import pack, real_first, unpack, zero_padding
 from flashmix.ops._precision import full_precision, transform_dtype
+from flashmix.ops._triton import availability
+from flashmix.ops._triton.launch import MOST_OFFSET
 from flashmix.ops._triton.matrices import phases
 from flashmix.ops.spectral.filter import filter_for_length
 from flashmix.ops.spectral.plan import MOST_MODES
-from flashmix.parallel._collectives import all_sum
+from flashmix.parallel._collectives import all_sum, shared, summed
 from flashmix.parallel._graphs import cached
 from flashmix.parallel._layout import Layout
 
@@ -43,7 +45,7 @@ def modes_pay(modes: int, layout: Layout) -> bool:
 
 
 def by_modes(
-    x: Tensor, weight: Tensor, bias: Tensor | None, unitary: bool, layout: Layout
+    x: Tensor, weight: Tensor, bias: Tensor | None, unitary: bool, layout: Layout, whole: bool
 ) -> Tensor:
     """irfft(W * rfft(x)) + b of all tokens, of which ``x`` and the result [B, n, D] are a slice.
 
@@ -53,17 +55,38 @@ def by_modes(
         bias: b, [D], or None.
         unitary: pass the higher modes unchanged, as :func:`flashmix.ops.spectral` does.
         layout: of the tokens.
+        whole: every rank gets the whole gradients of W and b, which cost no message; else the part
+            that its slice has in them.
     """
+    if kernels_take(x, weight, layout):
+        from flashmix.parallel._spectral_function import by_modes as by_kernels
+
+        return by_kernels(x, weight, bias, unitary, layout, whole)
     mask = layout.own_mask
     weight = weight.to(transform_dtype(x.dtype, weight.dtype))
     order = None if mask is None else real_first(mask)
     tokens = x if order is None else pack(zero_padding(x, mask), order)
-    parts = list(_sequences(layout, weight.shape[0]))
-    modes = all_sum(_Analyse.apply(tokens, parts, weight.dtype), layout.ranks)
-    modes = _filtered(torch.view_as_complex(modes), weight, bias, unitary, parts)
+    parts = list(sequences(layout, weight.shape[0]))
+    add_up = summed if whole else all_sum
+    modes = add_up(Analyse.apply(tokens, parts, weight.dtype), layout.ranks)
+    modes = filtered(modes, weight, bias, unitary, parts)
+    if whole:
+        modes = shared(modes, layout.ranks)
     higher = tokens if unitary else None  # the modes above pass
-    y = _Synthesise.apply(torch.view_as_real(modes), higher, parts, x.shape[1], x.dtype)
+    y = Synthesise.apply(modes, higher, parts, x.shape[1], x.dtype)
     return y if order is None else zero_padding(unpack(y, order), mask)
+
+
+def kernels_take(x: Tensor, weight: Tensor, layout: Layout) -> bool:
+    """Whether Triton's kernels take such tokens; every rank finds the same."""
+    return (
+        x.is_cuda
+        and x.dtype in availability.DTYPES
+        and weight.dtype != torch.float64
+        and layout.mask is None
+        and availability.missing() is None
+        and 2 * weight.shape[0] * x.shape[2] * AT_ONCE["cuda"] < MOST_OFFSET
+    )
 
 
 @dataclass(frozen=True)
@@ -83,7 +106,7 @@ class _Sequences:
     kept: int
 
 
-def _sequences(layout: Layout, modes: int) -> Iterator[_Sequences]:
+def sequences(layout: Layout, modes: int) -> Iterator[_Sequences]:
     """The sequences by true length; those without a token are left out."""
     if layout.mask is None:
         kept = min(modes, layout.total // 2 + 1)
@@ -97,22 +120,23 @@ def _sequences(layout: Layout, modes: int) -> Iterator[_Sequences]:
             yield _Sequences(rows, length, before[rows], min(modes, length // 2 + 1))
 
 
-def _filtered(
+def filtered(
     modes: Tensor, weight: Tensor, bias: Tensor | None, unitary: bool, parts: list[_Sequences]
 ) -> Tensor:
-    """Modes [B, K, D] as the inverse transform takes them: weighted, the bias in the lowest."""
+    """Modes [B, K, D, 2] as the inverse transform takes them: weighted, the bias in the lowest."""
+    spectrum = torch.view_as_complex(modes)
     if _all_alike(parts):
-        y = modes * _factors(weight, parts[0].length, unitary)
+        y = spectrum * _factors(weight, parts[0].length, unitary)
         if bias is not None:
             y[:, 0] += bias
-        return y
-    y = torch.zeros_like(modes)
+        return torch.view_as_real(y)
+    y = torch.zeros_like(spectrum)
     for one in parts:
         factors = _factors(weight, one.length, unitary)
-        y[one.rows, : one.kept] = modes[one.rows, : one.kept] * factors
+        y[one.rows, : one.kept] = spectrum[one.rows, : one.kept] * factors
         if bias is not None:
             y[one.rows, 0] += bias
-    return y
+    return torch.view_as_real(y)
 
 
 def _all_alike(parts: list[_Sequences]) -> bool:
@@ -137,7 +161,9 @@ def _inverse_factors(length: int, kept: int, dtype: torch.dtype, device: torch.d
 
 
 @cached(maxsize=8)
-def _matrix(length: int, kept: int, chunk: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def fourier_matrix(
+    length: int, kept: int, chunk: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """exp(-2 pi i m j / length) as its real parts above its imaginary ones, [2 K, C]."""
     exact = phases(torch.arange(kept)[:, None] * torch.arange(min(chunk, length)), length)
     return torch.cat((exact.real, exact.imag)).to(device, dtype)
@@ -231,8 +257,8 @@ def _waves(matrix: Tensor, both: Tensor, base: Tensor | None, length: int) -> Te
         return waves.view(shape)
 
 
-class _Analyse(torch.autograd.Function):
-    """The slice's part of the modes, real [B, K, D, 2]; its adjoint is :class:`_Synthesise`."""
+class Analyse(torch.autograd.Function):
+    """The slice's part of the modes, real [B, K, D, 2]; its adjoint is :class:`Synthesise`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, parts: list[_Sequences], dtype: torch.dtype) -> Tensor:
@@ -242,7 +268,7 @@ class _Analyse(torch.autograd.Function):
         place = x.device
         operand = _operand(x.dtype, dtype, place)
         for one in parts:
-            matrix = _matrix(one.length, one.kept, CHUNK[place.type], operand, place)
+            matrix = fourier_matrix(one.length, one.kept, CHUNK[place.type], operand, place)
             for some in _chunks(min(x.shape[1], one.length), place.type):
                 sums = _summed(matrix[:, : some.size], some.of(x, one).to(operand), dtype)
                 found = torch.complex(*sums.split(one.kept, 2)) * _turn(one, some, dtype, place)
@@ -251,10 +277,10 @@ class _Analyse(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return _Synthesise.apply(grad, None, ctx.parts, ctx.count, ctx.dtype), None, None
+        return Synthesise.apply(grad, None, ctx.parts, ctx.count, ctx.dtype), None, None
 
 
-class _Synthesise(torch.autograd.Function):
+class Synthesise(torch.autograd.Function):
     """The slice's tokens [B, n, D] of ``modes`` [B, K, D, 2]: real parts of the sum of waves.
 
     ``base`` [B, n, D] is added where it is given.
@@ -275,7 +301,7 @@ class _Synthesise(torch.autograd.Function):
         place = modes.device
         operand = _operand(dtype, modes.dtype, place)
         for one in parts:
-            matrix = _matrix(one.length, one.kept, CHUNK[place.type], operand, place)
+            matrix = fourier_matrix(one.length, one.kept, CHUNK[place.type], operand, place)
             for some in _chunks(min(count, one.length), place.type):
                 turn = _turn(one, some, modes.dtype, place).conj()
                 turned = spectrum[one.rows, None, : one.kept] * turn
@@ -292,4 +318,4 @@ class _Synthesise(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         base = grad if ctx.needs_input_grad[1] else None
-        return _Analyse.apply(grad, ctx.parts, ctx.dtype), base, None, None, None
+        return Analyse.apply(grad, ctx.parts, ctx.dtype), base, None, None, None

@@ -64,8 +64,8 @@ class SentBytes(TorchDispatchMode):
             sizes = list(args[2])
             del sizes[dist.get_rank()]
             self.exchanged += sum(sizes) * args[0].element_size()
-        elif name == "_c10d_functional::all_reduce":
-            self.reduced += args[0].numel() * args[0].element_size()
+        elif name == "c10d::allreduce_":
+            self.reduced += sum(added.numel() * added.element_size() for added in args[0])
         elif name == "c10d::send":
             self.exchanged += sum(sent.numel() * sent.element_size() for sent in args[0])
         elif name == "c10d::recv_":
@@ -96,8 +96,27 @@ def derived_bytes(case: Case, mixer: nn.Module, over: Ranks) -> int | None:
     total = max(one for one in sent if one is not None) + INTEGER * (len(FACTS) + 1) * (ranks - 1)
     if case.direction != "forward":
         element = getattr(torch, case.dtype).itemsize
-        total += sum(ring(p.numel() * element, ranks) for p in mixer.parameters())
+        total += sum(ring(count * element, ranks) for count in _summed_gradients(case, mixer))
     return total
+
+
+def _summed_gradients(case: Case, mixer: nn.Module) -> list[int]:
+    """Numbers in each all-reduce of parameters' gradients."""
+    if not isinstance(mixer, Spectral):
+        return [parameter.numel() for parameter in mixer.parameters()]
+    if _few_modes(case, mixer):
+        return []  # they come of the modes, which every rank has
+    bias = 0 if mixer.bias is None else mixer.bias.numel()
+    return [2 * mixer.modes * case.dim + bias]
+
+
+def _few_modes(case: Case, mixer: nn.Module) -> bool:
+    """Whether modes are summed over the ranks, not tokens exchanged for channels."""
+    if not isinstance(mixer, Spectral) or mixer.causal or mixer.impl != "auto":
+        return False
+    assert case.ranks is not None
+    kept = min(mixer.modes, case.seq_len // 2 + 1)
+    return kept <= MOST_MODES and 2 * kept * case.ranks <= case.seq_len
 
 
 def _mixing(case: Case, mixer: nn.Module, layout: Layout, rank: int) -> int | None:
@@ -118,9 +137,8 @@ def _mixing(case: Case, mixer: nn.Module, layout: Layout, rank: int) -> int | No
     if isinstance(mixer, FNet):
         return calls * _fnet(case, layout, rank)
     if isinstance(mixer, Spectral):
-        kept = min(mixer.modes, case.seq_len // 2 + 1)
-        few = kept <= MOST_MODES and 2 * kept * ranks <= case.seq_len
-        if few and not mixer.causal and mixer.impl == "auto":
+        if _few_modes(case, mixer):
+            kept = min(mixer.modes, case.seq_len // 2 + 1)
             return calls * ring(8 * batch * kept * dim, ranks)
         return calls * (there(dim, element) + back(dim, element))
     if isinstance(mixer, LocalAttention) and mixer.window // 2 <= min(counts):

@@ -11,8 +11,8 @@ def factor(weight, mode, d, kept, scale, D, N, CONJUGATE: tl.constexpr, UNITARY:
     """What a mode is multiplied by: W, or W - 1 when unitary (the rest is added later)."""
     own = (mode == 0) | (2 * mode == N)
     at = weight + (mode * D + d) * 2
-    re = tl.load(at, mask=kept, other=0.0)
-    im = tl.where(own, 0.0, tl.load(at + 1, mask=kept, other=0.0))
+    re = tl.load(at, mask=kept, other=0.0).to(tl.float32)
+    im = tl.where(own, 0.0, tl.load(at + 1, mask=kept, other=0.0).to(tl.float32))
     if UNITARY:
         re = tl.where(own | ~kept, 0.0, re - 1.0)
     if CONJUGATE:
