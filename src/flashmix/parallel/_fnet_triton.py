@@ -31,7 +31,7 @@ from flashmix.parallel._pieces import Piece, cut, in_units
 from flashmix.parallel._pieces import sizes as pairs_of
 from flashmix.parallel._ranks import starts
 
-_TILE = 2048
+_TILE = 4096
 """Elements of a program that only moves them."""
 
 
@@ -222,7 +222,7 @@ class Columns:
         """Put piece ``k``, which came back, into its place in ``y`` [B, n, D]."""
         piece, rows = self.pieces[k], self.rows[self.rank]
         most = max(piece.counts) + 1
-        width = min(64, padded(most))
+        width = min(128, padded(most))
         high, tiles = _TILE // width, cdiv(most, width)
         receive_kernel[(cdiv(rows, high), tiles * len(piece.parts))](
             flat,
@@ -235,6 +235,7 @@ class Columns:
             ROWS=high,
             CP=width,
             VECTOR=piece.vector,
+            num_warps=8,
         )
 
     def through_memory(self, x: Tensor, memory: SharedMemory) -> Tensor:

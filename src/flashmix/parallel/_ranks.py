@@ -99,7 +99,7 @@ class Ranks:
     def add_up(self, x: Tensor) -> Tensor:
         """The sum over the ranks of ``x``, which is contiguous, in its place."""
         with self.explained():
-            dist.all_reduce(x, group=self.group)
+            self.group.allreduce([x]).wait()
         return x
 
     def broadcast(self, x: Tensor) -> Tensor:

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from flashmix.ops._triton.launch import cdiv, next_power_of_2
 from flashmix.ops._triton.matrices import phases
-from flashmix.ops._triton.relaunch import Relaunched
 from flashmix.ops.spectral.triton.kernels_ranks import collect_kernel, spread_kernel
 from flashmix.parallel._graphs import cached
 from flashmix.parallel._spectral import fourier_matrix
@@ -27,7 +26,6 @@ ANALYSIS = (4_096, 16)
 SYNTHESIS = (8_192, 8)
 """Likewise; what lies beside the result are the modes turned for each chunk, as operands."""
 
-_collect, _spread = Relaunched(collect_kernel), Relaunched(spread_kernel)
 _NO_GRADIENTS = (None, None, None, None)
 _TILE = 512
 """Elements of a program that works on modes."""
@@ -151,11 +149,8 @@ def collect(sums: Tensor, modes: Tensor, part: Part, place: Place) -> None:
     """Turn the chunks' ``sums`` [rows * chunks, 2 K, D]; add them up to ``modes`` [B, 2 K, D]."""
     own = modes if part.rows == place.batch else modes[part.row :]
     across, down, *tile = _grid(place.kept, place.dim)
-    _collect(
-        (across, down, part.rows),
-        (sums, part.turns, own),
-        (part.chunks,),
-        (place.kept, place.dim, part.again, *tile),
+    collect_kernel[(across, down, part.rows)](
+        sums, part.turns, own, part.chunks, place.kept, place.dim, part.again, *tile
     )
 
 
@@ -247,11 +242,10 @@ def spread(
     """Filter ``modes`` [B, 2 K, D] and turn them back for each chunk, [rows * chunks, 2 K, D]."""
     learned = by.weight.shape[0]
     across, down, *tile = _grid(learned if gradients else place.kept, place.dim)
-    _spread(
-        (across, down, 1),
-        (modes, part.turns, turned, by.weight, by.bias, *(gradients or _NO_GRADIENTS)),
-        (1 / place.length, lift, part.row, part.rows, place.batch, place.length, part.chunks),
-        (learned, place.kept, place.dim, by.conjugate, by.unitary, *tile),
+    spread_kernel[(across, down)](
+        *(modes, part.turns, turned, by.weight, by.bias, *(gradients or _NO_GRADIENTS)),
+        *(1 / place.length, lift, part.row, part.rows, place.batch, place.length, part.chunks),
+        *(learned, place.kept, place.dim, by.conjugate, by.unitary, *tile),
     )
 
 
