@@ -95,6 +95,30 @@ def _errors(whole, sharded, x, upstream, mask, own):
     return {name: _relative(*pair) for name, pair in pairs.items()}
 
 
+def error_of_second_derivatives(text, counts):
+    """How far the gradient of the input's gradient is from one device's."""
+    own, n = mine(counts), sum(counts)
+    if own is None:
+        return {}
+    x, upstream, probe = (randn(2, n, 8, seed=seed) for seed in (1, 2, 3))
+
+    def found(mixer, some):
+        leaf = x[:, some].clone().requires_grad_()
+        weights = upstream[:, some].clone().requires_grad_()
+        first = torch.autograd.grad(mixer(leaf).square(), leaf, weights, create_graph=True)
+        return torch.autograd.grad(first, (leaf, weights), probe[:, some].contiguous())
+
+    def make():
+        return make_mixer(text, 8, num_heads=2)
+
+    want = found(make(), slice(None))
+    got = found(parallel.shard_sequence(make(), MESHES[len(counts)]), own)
+    return {
+        name: _relative(a, b[:, own], b)
+        for name, a, b in zip(("x", "upstream"), got, want, strict=True)
+    }
+
+
 def _relative(got, want, scale):
     """|got - want| over the norm of the whole; NaN where they do not fit."""
     if got is None or got.shape != want.shape or got.dtype != want.dtype:

@@ -118,3 +118,24 @@ def test_every_rank_takes_the_first_ones_values(ranks_pool):
 def test_facts_go_by_the_cpu_though_the_meshs_group_knows_gpus_alone(ranks_pool):
     answers = ranks_pool.run("facts_through_all", 3)
     assert answers == [([[rank, 3] for rank in range(3)], 2 * 3 * 8)] * 3 + [None]
+
+
+@pytest.mark.parametrize("text", ["local(window=5)", "local(window=8, causal=True)"])
+@pytest.mark.parametrize("counts", [(8, 9), (12, 8, 8, 30), (8, 7)], ids=str)
+def test_rows_near_the_ends_see_the_neighbours_tokens(ranks_pool, text, counts):
+    """(8, 7) is too short for a window of 8: there the slice is extended instead."""
+    for heads, batch in ((1, 1), (4, 3)):
+        assert_equal(ranks_pool.run("errors_of_mixer", text, counts, batch, heads))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "local(window=5, impl=reference)",
+        "local(window=5, causal=True, impl=reference)",
+        "spectral(modes=3)",
+        "fnet",
+    ],
+)
+def test_gradients_have_gradients_over_ranks(ranks_pool, text):
+    assert_equal(ranks_pool.run("error_of_second_derivatives", text, (8, 9)))

@@ -106,9 +106,8 @@ class _Send(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        back = ctx.ranks.all_to_all(
-            grad.split(list(ctx.sizes)), [shape.numel() for shape in ctx.shapes]
-        )
+        sizes = [shape.numel() for shape in ctx.shapes]
+        back = send(grad.split(list(ctx.sizes)), sizes, ctx.ranks)
         return None, None, *(g.view(s) for g, s in zip(back, ctx.shapes, strict=True))
 
 

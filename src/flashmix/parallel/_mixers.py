@@ -19,6 +19,7 @@ from flashmix.mixers import (
 from flashmix.ops import fourier, spectral
 from flashmix.parallel import _fnet, _spectral
 from flashmix.parallel._channels import by_channels
+from flashmix.parallel._edges import by_edges, edges_pay
 from flashmix.parallel._heads import by_heads
 from flashmix.parallel._local import by_halo, within_halo
 from flashmix.parallel._ring import ring_attention
@@ -45,9 +46,16 @@ class ShardedLocal(ShardedQKV, LocalAttention):
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         layout, reach = self.layout(q, mask, 2), self.window // 2
-        if within_halo(reach, layout):
-            return by_halo(super().mix, (q, k, v), reach, self.causal, layout)
-        return by_heads(super().mix, (q, k, v), layout)
+        run = super().mix
+        if not within_halo(reach, layout):
+            return by_heads(run, (q, k, v), layout)
+
+        def extended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            return by_halo(run, (q, k, v), reach, self.causal, layout)
+
+        if edges_pay(reach, layout):
+            return by_edges(run, extended, (q, k, v), reach, self.causal, layout)
+        return extended(q, k, v)
 
 
 class ShardedTopK(ShardedQKV, TopKAttention):
