@@ -58,7 +58,7 @@ def tests(jobs: int) -> bool:
 def sanitized(tool: str) -> bool:
     """The small tests under each of compute-sanitizer's checks, files side by side."""
     ops = ("fnet", "spectral", "columns", "local", "topk", "block_topk")
-    files = [f"tests/test_triton_{part}.py" for part in (*ops, "parallel", "parallel_modes")]
+    files = [f"tests/test_triton_{part}.py" for part in (*ops, "parallel")]
     for check in ("memcheck", "racecheck"):
         under = [tool, "--tool", check, "--error-exitcode", "9", "--target-processes", "all"]
         if not together([[*under, *pytest(file, *SMALL, "-o", "timeout=1200")] for file in files]):

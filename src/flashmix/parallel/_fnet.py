@@ -88,7 +88,8 @@ def _by_kernels(x: Tensor, layout: Layout, norm: str) -> Tensor:
         None if memory is None else 1,
     )
     if memory is not None:
-        return columns.through_memory(x, memory)
+        with layout.ranks.explained():
+            return columns.through_memory(x, memory)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     through(
         columns.widths,
