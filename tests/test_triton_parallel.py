@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 
 def cut(dim, ranks, most):
     """The pairs of columns in at most so many pieces."""
-    unit = UNIT if dim >= 2 * UNIT * ranks else 1
+    unit = UNIT if dim >= 2 * UNIT else 1
     shares = _pieces.in_units(pairs(dim), ranks, unit)
     return _pieces.cut(shares, 1 << 30, "cpu", unit=unit)
 
@@ -110,6 +110,8 @@ CASES = [
     ((1, 130, 17), (66, 64)),
     ((3, 96, 64), (24, 25, 47)),
     ((1, 64, 256), (32, 32)),
+    ((2, 24, 384), (5, 3, 16)),
+    ((1, 24, 32), (8, 8, 8)),
     ((1, 2 * 64 * 65, 16), (4096, 4224)),
 ]
 BUDGETS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}

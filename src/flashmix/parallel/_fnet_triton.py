@@ -115,6 +115,7 @@ class _Travel:
         matrix, gain: of the width's transform, to the columns in the order of travel.
         vector: elements from whose multiples all parts, and their rows, begin.
         received: where each part stands when it came back, see ``receive_kernel``.
+        turn: whether all pairs are here, some with each rank, in whole vectors.
         count, width, first: the own pairs, elements of a row, and whether pair 0 is among them.
     """
 
@@ -128,15 +129,24 @@ class _Travel:
         ends = tuple((part.start, part.stop) for part in parts)
         self.matrix, self.gain = _hartley(ends, dim, plan.dtype, device)
         self.vector = UNIT if all(count % UNIT == 0 for count in self.counts) else 1
-        self.received = _table(
-            [
-                (plan.rows[rank] * before, part.start, count, _longer(part, dim))
-                for before, part, count in zip(starts(self.widths), parts, self.counts, strict=True)
-            ],
-            device,
-        )
+        self.received = self._received(plan)
+        whole = sum(self.counts) == pairs(dim) and min(self.counts) > 0
+        self.turn = whole and self.vector == UNIT and dim % UNIT == 0
         self.count, self.width = self.counts[rank], self.widths[rank]
         self.first = parts[rank].start == 0
+
+    def _received(self, plan: Columns) -> Tensor:
+        """Where each part stands when it came back, as ``receive_kernel`` reads it."""
+        rows = plan.rows[plan.rank]
+        at = [rows * before for before in starts(self.widths)]
+        # The twin of the pair behind a part is the next one's first; behind all stands D / 2.
+        behind = [begin + count for begin, count in zip(at, self.counts, strict=True)]
+        behind = [*behind[1:], 2 * self.counts[0]]
+        steps = [*self.widths[1:], self.widths[0]]
+        longer = [_longer(part, plan.dim) for part in self.parts]
+        firsts = [part.start for part in self.parts]
+        table = zip(at, firsts, self.counts, longer, behind, steps, strict=True)
+        return _table(list(table), plan.device)
 
 
 class Columns:
@@ -235,6 +245,7 @@ class Columns:
             ROWS=high,
             CP=width,
             VECTOR=piece.vector,
+            TURN=piece.turn and width * self.dtype.itemsize >= 128,
             num_warps=8,
         )
 

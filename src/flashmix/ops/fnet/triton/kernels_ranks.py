@@ -21,6 +21,7 @@ import triton.language as tl
 
 from flashmix.ops._triton.columns.kernels_lines import line_frequencies, load_digit, load_line
 from flashmix.ops._triton.kernels_complex import product
+from flashmix.ops.fnet.triton.kernels_tail import turn_round
 
 
 @triton.jit
@@ -143,23 +144,45 @@ def receive_kernel(
     ROWS: tl.constexpr,
     CP: tl.constexpr,
     VECTOR: tl.constexpr,
+    TURN: tl.constexpr,
 ):
     """What came back of a piece into y [B, n, D].
 
-    ``parts`` is int64 [parts, 4]: where it begins in ``flat``, its first pair, its pairs and OWN.
+    ``parts`` is int64 [parts, 6]: where it begins in ``flat``, its first pair, its pairs and OWN;
+    where the twin of the pair behind its last one stands, and how far apart the rows there are.
+
+    With ``TURN``, which takes all pairs to be in this piece and D in whole vectors, columns of
+    twins are stored eight at a time: those of seven pairs of an aligned eight and of the next one.
     """
-    parts += (tl.program_id(1) // TILES) * 4
+    parts += (tl.program_id(1) // TILES) * 6
     at = tl.multiple_of(tl.load(parts), VECTOR)
     first = tl.multiple_of(tl.load(parts + 1).to(tl.int32), VECTOR)
     pairs = tl.multiple_of(tl.load(parts + 2).to(tl.int32), VECTOR)
     own = tl.multiple_of(tl.load(parts + 3).to(tl.int32), VECTOR)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     i = (tl.program_id(1) % TILES) * CP + tl.arange(0, CP)[None, :]
+    whole = flat
     flat += at + (row * (2 * pairs + own) + i)
     here = tl.load(flat, mask=(row < R) & (i < pairs), other=0.0)
-    twin = tl.load(flat + pairs, mask=(row < R) & (i < pairs + own), other=0.0)
     n, b = row // B, row % B
-    tl.store(y + ((b * (R // B) + n) * D + first + i), here, mask=(row < R) & (i < pairs))
+    y_row = y + (b * (R // B) + n) * D
+    tl.store(y_row + (first + i), here, mask=(row < R) & (i < pairs))
+    if TURN:
+        place = tl.arange(0, CP)[None, :] % 8
+        block = tl.arange(0, CP)[None, :] // 8 * 8
+        end = (tl.program_id(1) % TILES) * CP + CP
+        start = end - 8 - block
+        kept = (row < R) & (start < pairs)
+        behind = tl.multiple_of(tl.load(parts + 4), VECTOR)
+        step = tl.multiple_of(tl.load(parts + 5).to(tl.int32), VECTOR)
+        twins = whole + at + (row * (2 * pairs + own) + pairs + start + place)
+        next_eight = tl.where(start + 8 == pairs, whole + behind + (row * step + place), twins + 8)
+        a = tl.load(twins, mask=kept, other=0.0)
+        z = tl.load(next_eight, mask=kept, other=0.0)
+        turned = turn_round(a, z, ROWS, CP)
+        tl.store(y_row + (D - first - end + block + place), turned, mask=kept)
+        return
+    twin = tl.load(flat + pairs, mask=(row < R) & (i < pairs + own), other=0.0)
     # Addresses descend along pairs, which therefore come first: threads follow the first axis
     # where none ascends.
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[None, :]

@@ -43,13 +43,18 @@ def _load_reversed(
         back = tl.where(j == 0, 0, D - j)
         kept = row_kept[None, :] & (j < D)
         return tl.trans(tl.load(plane + row[None, :] + back, mask=kept, other=0.0))
-    Q: tl.constexpr = row.shape[0]
     j = c + tl.arange(0, C)[None, :] // 8 * 8
     place = tl.arange(0, C)[None, :] % 8
     kept = row_kept[:, None] & (j < D)
     plane += row[:, None] + place
     a = tl.load(plane + (D - 8 - j), mask=kept, other=0.0)
     z = tl.load(plane + tl.where(j == 0, 0, D - j), mask=kept, other=0.0)
+    return turn_round(a, z, row.shape[0], C)
+
+
+@triton.jit
+def turn_round(a, z, Q: tl.constexpr, C: tl.constexpr):
+    """Of each eight columns of tiles [Q, C]: the first of z, then those of a, last to second."""
     z, _ = tl.split(tl.reshape(z, (Q, C // 8, 4, 2)))
     z, _ = tl.split(tl.reshape(z, (Q, C // 8, 2, 2)))
     z, _ = tl.split(z)
