@@ -7,12 +7,15 @@ pytest.importorskip("triton")
 
 from flashmix import ops
 from flashmix.errors import ArgumentError, ImplementationError
+from flashmix.mixers import LocalAttention
 from flashmix.ops.local_attention.triton import _backward_op, _op
 from helpers import relative_error
 from triton_helpers import (
     DEVICE,
     check,
     check_case,
+    check_copies_once,
+    check_joins,
     each_case,
     explained,
     half_real,
@@ -76,6 +79,18 @@ def test_a_million_tokens():
     want = ops.local_attention(*(x.double() for x in tail), window=512, impl="torch")
     assert relative_error(y[:, :, -1024:], want[:, :, -1024:]) <= 0.01
     assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_heads_of_a_token_lie_side_by_side(masked):
+    def run(q, k, v, mask):
+        return local(q, k, v, impl="triton", window=9, mask=mask)
+
+    check_joins(run, (2, 4, 2, 40, 24), masked)
+
+
+def test_a_mixer_copies_nothing_but_the_gradients_of_q_k_and_v():
+    check_copies_once(LocalAttention(48, num_heads=3, window=9, impl="triton"))
 
 
 def test_shared_heads_are_repeated_ones():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from flashmix import ops
 from flashmix.ops._triton.availability import DTYPES, INTERPRETED
@@ -74,7 +75,6 @@ def check(run, leaves, upstream, reference=None):
     want = outputs(reference or (lambda *x: run(*x, impl="reference")), wide, upstream)
     for place, (one, exact) in enumerate(zip(got, want, strict=True)):
         assert one.dtype == dtype
-        assert one.is_contiguous()
         limit = budget(dtype, "backward" if place else "forward")
         assert relative_error(one, exact) <= limit, f"output {place}"
     return got
@@ -90,6 +90,38 @@ def check_case(runner, shape, dtype, masked):
     if masked:
         for one in got:
             assert not one.masked_select(~mask[:, None, :, None]).any()
+
+
+def check_joins(run, shape, masked):
+    """Heads that ``run(q, k, v, mask)`` returns, and its gradients, are joined without a copy."""
+    leaves, upstream = qkv(*shape)
+    mask = holes(shape[0], shape[3]) if masked else None
+    for one in outputs(lambda *x: run(*x, mask), leaves, upstream):
+        assert one.transpose(1, 2).flatten(2).data_ptr() == one.data_ptr()
+
+
+class Copies(TorchDispatchMode):
+    """Counts PyTorch's copies of as many elements as ``size`` or more, by the op's name."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.found = size, []
+
+    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
+        result = op(*args, **(kwargs or {}))
+        name = op.overloadpacket.__name__
+        if name in ("clone", "copy_", "cat", "stack", "_to_copy") and result.numel() >= self.size:
+            self.found.append(name)
+        return result
+
+
+def check_copies_once(mixer):
+    """Forward and backward of a mixer with heads copy once: to join the gradients of q, k, v."""
+    x = torch.randn(2, 40, mixer.dim, device=DEVICE, requires_grad=True)
+    upstream = torch.randn(2, 40, mixer.dim, device=DEVICE)
+    with Copies(x.numel()) as copies:
+        mixer.to(DEVICE)(x).backward(upstream)
+    assert copies.found in (["stack"], ["cat"])
 
 
 def half_real(shape, masked):

@@ -107,7 +107,9 @@ class QKVMixer(Mixer):
         self.check(x, mask)
         # NaN at padding would reach the projections' gradients through 0 * NaN.
         qkv = self.qkv(zero_padding(x, mask))
-        q, k, v = qkv.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        # Split where they lie, so that their gradients are put together by one copy.
+        parts = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        q, k, v = (part.transpose(1, 2) for part in parts)
         weights = None
         if return_weights:
             y, weights = self.mix_with_weights(q, k, v, mask)

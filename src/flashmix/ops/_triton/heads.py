@@ -43,6 +43,16 @@ def side_by_side(*xs: Tensor) -> tuple[Tensor, ...]:
     return tuple(x if x.stride(3) == 1 else x.contiguous() for x in xs)
 
 
+def token_major(x: Tensor) -> Tensor:
+    """An empty tensor like ``x`` [B, H, N, dh] whose memory is [B, N, H, dh].
+
+    The heads of a token then lie side by side, as projections give and take them: to put them
+    there copies nothing. Kernels and their fakes make what they return with this.
+    """
+    batch, heads, n, width = x.shape
+    return x.new_empty((batch, n, heads, width)).transpose(1, 2)
+
+
 def strides(*xs: Tensor) -> tuple[int, ...]:
     """Those of batch, head and token of each tensor, one after the other."""
     return tuple(stride for x in xs for stride in x.stride()[:3])
@@ -51,13 +61,14 @@ def strides(*xs: Tensor) -> tuple[int, ...]:
 def weight_sums(y: Tensor, grad: Tensor) -> Tensor:
     """Sum over dh of y * grad, float32 [B, H, N]: what a softmax's backward takes off."""
     batch, heads, n, width = y.shape
+    y, grad = side_by_side(y, grad)
     delta = torch.empty(y.shape[:3], dtype=torch.float32, device=y.device)
     rows = 32
     delta_kernel[(batch * heads * cdiv(n, rows),)](
-        y.contiguous(),
+        y,
         grad,
         delta,
-        *strides(grad),
+        *strides(y, grad),
         heads,
         n,
         D=width,

@@ -20,13 +20,13 @@ def load_rows(x, rows, kept, stride, D: tl.constexpr, DP: tl.constexpr):
 
 
 @triton.jit
-def store_rows(x, rows, kept, tile, D: tl.constexpr, DP: tl.constexpr):
-    """Write a tile [ROWS, DP] to the rows of a contiguous ``x``, in its dtype."""
+def store_rows(x, rows, kept, stride, tile, D: tl.constexpr, DP: tl.constexpr):
+    """Write a tile [ROWS, DP] to the rows of ``x``, in its dtype."""
     d = tl.arange(0, DP)[None, :]
     wanted = kept[:, None]
     if D < DP:
         wanted = wanted & (d < D)
-    tl.store(x + rows[:, None] * D + d, tile.to(x.dtype.element_ty), mask=wanted)
+    tl.store(x + rows[:, None] * stride + d, tile.to(x.dtype.element_ty), mask=wanted)
 
 
 @triton.jit
@@ -73,21 +73,24 @@ def delta_kernel(
     y,
     grad,
     delta,
-    stride_b,
-    stride_h,
-    stride_n,
+    y_b,
+    y_h,
+    y_n,
+    g_b,
+    g_h,
+    g_n,
     H,
     N,
     D: tl.constexpr,
     DP: tl.constexpr,
     ROWS: tl.constexpr,
 ):
-    """delta = sum over D of y * grad, float32 [B, H, N]; y is contiguous."""
+    """delta = sum over D of y * grad, float32 [B, H, N]."""
     blocks = tl.cdiv(N, ROWS)
     i = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
     head = (tl.program_id(0) // blocks).to(tl.int64)
-    grad += (head // H) * stride_b + (head % H) * stride_h
+    b, h = head // H, head % H
     rows = i.to(tl.int64)
-    one = load_rows(y + head * N * D, rows, i < N, D, D, DP).to(tl.float32)
-    other = load_rows(grad, rows, i < N, stride_n, D, DP).to(tl.float32)
+    one = load_rows(y + b * y_b + h * y_h, rows, i < N, y_n, D, DP).to(tl.float32)
+    other = load_rows(grad + b * g_b + h * g_h, rows, i < N, g_n, D, DP).to(tl.float32)
     tl.store(delta + head * N + rows, tl.sum(one * other, 1), mask=i < N)

@@ -134,7 +134,7 @@ def forward_kernel(
         products = tl.where(seen, products, float("-inf"))
         acc, peak, total = attend(acc, peak, total, products, base_2, values, PRECISION)
     acc, sums = finish(acc, peak, total)
-    store_rows(y + head * N * D, rows, inside, acc, D, DP)
+    store_rows(y + head * N * D, rows, inside, D, acc, D, DP)
     tl.store(logarithm + head * N + rows, sums, mask=inside)
 
 
@@ -209,7 +209,7 @@ def query_grad_kernel(
         share = tl.dot(upstream, tl.trans(values), input_precision=PRECISION)
         slope = weights * (share - taken[:, None])
         acc = tl.dot(slope.to(keys.dtype), keys, acc, input_precision=PRECISION)
-    store_rows(grad_q + head * N * D, rows, inside, acc * scale, D, DP)
+    store_rows(grad_q + head * N * D, rows, inside, D, acc * scale, D, DP)
 
 
 @triton.jit
@@ -289,5 +289,5 @@ def key_grad_kernel(
         share = tl.dot(values, tl.trans(upstream), input_precision=PRECISION)
         slope = weights * (share - taken[None, :])
         sum_k = tl.dot(slope.to(queries.dtype), queries, sum_k, input_precision=PRECISION)
-    store_rows(grad_k + head * N * D, rows, inside, sum_k * scale, D, DP)
-    store_rows(grad_v + head * N * D, rows, inside, sum_v, D, DP)
+    store_rows(grad_k + head * N * D, rows, inside, D, sum_k * scale, D, DP)
+    store_rows(grad_v + head * N * D, rows, inside, D, sum_v, D, DP)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._library import kernel_op
+from flashmix.ops._triton.heads import token_major
 from flashmix.ops.local_attention.triton import launch
 
 
@@ -36,7 +37,7 @@ def _op(
 def _(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
 ) -> tuple[Tensor, Tensor]:
-    return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=torch.float32)
+    return token_major(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
 @kernel_op("local_attention_triton_backward")
@@ -67,7 +68,7 @@ def _(
     window: int,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    return token_major(q), token_major(k), token_major(v)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -91,6 +91,9 @@ def forward_kernel(
     v_b,
     v_h,
     v_n,
+    y_b,
+    y_h,
+    y_n,
     scale,
     H,
     GROUP,
@@ -153,7 +156,8 @@ def forward_kernel(
         )
     acc, sums = finish(acc, peak, total)
     real = i < length
-    store_rows(y + head * N * D, rows, i < N, tl.where(real[:, None], acc, 0.0), D, DP)
+    y += b * y_b + h * y_h
+    store_rows(y, rows, i < N, y_n, tl.where(real[:, None], acc, 0.0), D, DP)
     tl.store(logarithm + head * N + rows, tl.where(real, sums, 0.0), mask=i < N)
 
 
@@ -182,6 +186,15 @@ def backward_kernel(
     g_b,
     g_h,
     g_n,
+    gq_b,
+    gq_h,
+    gq_n,
+    gk_b,
+    gk_h,
+    gk_n,
+    gv_b,
+    gv_h,
+    gv_n,
     scale,
     base_2,
     H,
@@ -239,8 +252,8 @@ def backward_kernel(
             share = tl.dot(values, tl.trans(upstream), input_precision=PRECISION)
             slope = weights * (share - taken[None, :])
             sum_k = tl.dot(slope.to(queries.dtype), queries, sum_k, input_precision=PRECISION)
-    store_rows(grad_k + head * N * D, rows, at < N, sum_k * scale, D, DP)
-    store_rows(grad_v + head * N * D, rows, at < N, sum_v, D, DP)
+    store_rows(grad_k + b * gk_b + own * gk_h, rows, at < N, gk_n, sum_k * scale, D, DP)
+    store_rows(grad_v + b * gv_b + own * gv_h, rows, at < N, gv_n, sum_v, D, DP)
 
     first, _, _, last = _span(start, length, BEFORE, AFTER, ROWS, STEP)
     for member in range(GROUP):
@@ -263,4 +276,4 @@ def backward_kernel(
             share = tl.dot(upstream, tl.trans(seen_values), input_precision=PRECISION)
             slope = weights * (share - taken[:, None])
             sum_q = tl.dot(slope.to(seen_keys.dtype), seen_keys, sum_q, input_precision=PRECISION)
-        store_rows(grad_q + line * D, rows, at < N, sum_q * scale, D, DP)
+        store_rows(grad_q + b * gq_b + h * gq_h, rows, at < N, gq_n, sum_q * scale, D, DP)

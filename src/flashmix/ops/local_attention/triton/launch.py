@@ -17,6 +17,7 @@ from flashmix.ops._triton.heads import (
     packing,
     side_by_side,
     strides,
+    token_major,
     weight_sums,
 )
 from flashmix.ops._triton.launch import cdiv, padded, precision
@@ -70,10 +71,10 @@ def forward(
     causal: bool,
     how: Config | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The output [B, H, N, dh] and the base-2 logarithm of each query's sum, float32 [B, H, N]."""
+    """The output, token-major, and the base-2 logarithm of each query's sum, float32 [B, H, N]."""
     batch, heads, n, width = q.shape
     q, k, v = side_by_side(q, k, v)
-    y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    y = token_major(q)
     logarithm = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     how = how or config(width, window, q.dtype)
     real = packing(mask)
@@ -88,7 +89,7 @@ def forward(
             logarithm,
             real.order,
             real.lengths,
-            *strides(q, k, v),
+            *strides(q, k, v, y),
             width**-0.5 * LOG2_E,
             heads,
             heads // k.shape[1],
@@ -119,10 +120,10 @@ def backward(
     causal: bool,
     how: Config | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to q, k and v, contiguous."""
+    """Gradients with respect to q, k and v, token-major."""
     batch, heads, n, width = q.shape
     q, k, v, grad = side_by_side(q, k, v, grad)
-    grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    grads = token_major(q), token_major(k), token_major(v)
     how = how or config(width, window, q.dtype)
     real = packing(mask)
     before, after = reach(window, causal, n)
@@ -138,7 +139,7 @@ def backward(
             *grads,
             real.order,
             real.lengths,
-            *strides(q, k, v, grad),
+            *strides(q, k, v, grad, *grads),
             width**-0.5,
             width**-0.5 * LOG2_E,
             heads,
@@ -155,7 +156,7 @@ def backward(
             num_warps=how.back_warps,
             num_stages=how.back_stages,
         )
-    return grads[0], grads[1], grads[2]
+    return grads
 
 
 def reach(window: int, causal: bool, seq_len: int) -> tuple[int, int]:

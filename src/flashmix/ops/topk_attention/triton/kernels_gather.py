@@ -61,7 +61,7 @@ def query_grad_kernel(
         slope = share * (toward - delta[:, None]) * scale
         tl.store(slopes + at, slope, mask=kept)
         acc += slope[:, :, None] * gather(k + own, keys, D, DP)
-    store_rows(grad_q, row, i < N, tl.sum(acc, 1), D, DP)
+    store_rows(grad_q, row, i < N, D, tl.sum(acc, 1), D, DP)
 
 
 @triton.jit

@@ -139,4 +139,4 @@ def keep_kernel(
         chosen = tl.load(index_to + at + place, mask=place < want[:, None], other=-1)
         share = tl.load(weights_to + at + place, mask=place < want[:, None], other=0.0)
         acc += share[:, :, None] * gather(v + own, chosen, D, DP)
-    store_rows(y + head * N * D, rows, i < N, tl.sum(acc, 1), D, DP)
+    store_rows(y + head * N * D, rows, i < N, D, tl.sum(acc, 1), D, DP)
