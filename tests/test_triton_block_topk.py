@@ -6,12 +6,15 @@ import torch
 pytest.importorskip("triton")
 
 from flashmix import ops
+from flashmix.mixers import TopKAttention
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention.triton import _backward_op, _op
 from helpers import relative_error
 from triton_helpers import (
     check,
     check_case,
+    check_copies_once,
+    check_joins,
     each_case,
     explained,
     half_real,
@@ -74,6 +77,21 @@ def test_large_shapes_match_float64(case, dtype):
     leaves, upstream = qkv(*shape, dtype=dtype)
     mask = half_real(shape, masked)
     check(runner(count, causal, mask), leaves, upstream)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_heads_of_a_token_lie_side_by_side(masked, monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 16)
+
+    def run(q, k, v, mask):
+        return block_topk(q, k, v, impl="triton", topk=20, mask=mask)
+
+    check_joins(run, (2, 4, 2, 40, 24), masked)
+
+
+def test_a_mixer_copies_nothing_but_the_gradients_of_q_k_and_v(monkeypatch):
+    monkeypatch.setattr(blocks, "BLOCK", 16)
+    check_copies_once(TopKAttention(48, num_heads=3, topk=20, selection="block", impl="triton"))
 
 
 def test_shared_heads_are_repeated_ones(monkeypatch):

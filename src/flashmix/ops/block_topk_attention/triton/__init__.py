@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._library import kernel_op
+from flashmix.ops._triton.heads import token_major
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention.triton import launch
 
@@ -40,7 +41,7 @@ def _(
     batch, heads, n, _ = q.shape
     chosen = (batch, heads, -(-n // blocks.BLOCK), blocks.blocks_needed(n, topk))
     return (
-        q.new_empty(q.shape),
+        token_major(q),
         q.new_empty(q.shape[:3], dtype=torch.float32),
         q.new_empty(chosen, dtype=torch.int32),
     )
@@ -74,7 +75,7 @@ def _(
     mask: Tensor | None,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    return token_major(q), token_major(k), token_major(v)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -90,6 +90,9 @@ def forward_kernel(
     v_b,
     v_h,
     v_n,
+    y_b,
+    y_h,
+    y_n,
     base_2,
     H,
     GROUP,
@@ -134,7 +137,7 @@ def forward_kernel(
         products = tl.where(seen, products, float("-inf"))
         acc, peak, total = attend(acc, peak, total, products, base_2, values, PRECISION)
     acc, sums = finish(acc, peak, total)
-    store_rows(y + head * N * D, rows, inside, D, acc, D, DP)
+    store_rows(y + b * y_b + h * y_h, rows, inside, y_n, acc, D, DP)
     tl.store(logarithm + head * N + rows, sums, mask=inside)
 
 
@@ -163,6 +166,9 @@ def query_grad_kernel(
     g_b,
     g_h,
     g_n,
+    gq_b,
+    gq_h,
+    gq_n,
     scale,
     base_2,
     H,
@@ -209,7 +215,8 @@ def query_grad_kernel(
         share = tl.dot(upstream, tl.trans(values), input_precision=PRECISION)
         slope = weights * (share - taken[:, None])
         acc = tl.dot(slope.to(keys.dtype), keys, acc, input_precision=PRECISION)
-    store_rows(grad_q + head * N * D, rows, inside, D, acc * scale, D, DP)
+    grad_q += b * gq_b + h * gq_h
+    store_rows(grad_q, rows, inside, gq_n, acc * scale, D, DP)
 
 
 @triton.jit
@@ -238,6 +245,12 @@ def key_grad_kernel(
     g_b,
     g_h,
     g_n,
+    gk_b,
+    gk_h,
+    gk_n,
+    gv_b,
+    gv_h,
+    gv_n,
     scale,
     base_2,
     H,
@@ -289,5 +302,7 @@ def key_grad_kernel(
         share = tl.dot(values, tl.trans(upstream), input_precision=PRECISION)
         slope = weights * (share - taken[None, :])
         sum_k = tl.dot(slope.to(queries.dtype), queries, sum_k, input_precision=PRECISION)
-    store_rows(grad_k + head * N * D, rows, inside, D, sum_k * scale, D, DP)
-    store_rows(grad_v + head * N * D, rows, inside, D, sum_v, D, DP)
+    grad_k += b * gk_b + own * gk_h
+    grad_v += b * gv_b + own * gv_h
+    store_rows(grad_k, rows, inside, gk_n, sum_k * scale, D, DP)
+    store_rows(grad_v, rows, inside, gv_n, sum_v, D, DP)

@@ -18,6 +18,7 @@ from flashmix.ops._triton.heads import (
     packing,
     side_by_side,
     strides,
+    token_major,
     weight_sums,
 )
 from flashmix.ops._triton.inverse import inverse
@@ -36,12 +37,12 @@ def forward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output, base-2 logarithms of sums, float32 [B, H, N], and blocks, int32 [B, H, G, S].
 
-    Behind the last block that a block of queries has chosen stands -1.
+    The output is token-major. Behind the last block that a block of queries has chosen stands -1.
     """
     batch, heads, n, width = q.shape
     q, k, v = side_by_side(q, k, v)
     real = packing(mask)
-    y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    y = token_major(q)
     logarithm = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     chosen = _choose(q, k, real, topk, causal)
     if y.numel():
@@ -55,7 +56,7 @@ def forward(
             logarithm,
             real.order,
             real.lengths,
-            *strides(q, k, v),
+            *strides(q, k, v, y),
             width**-0.5 * LOG2_E,
             heads,
             heads // k.shape[1],
@@ -145,33 +146,49 @@ def backward(
     mask: Tensor | None,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to q, k and v, contiguous."""
+    """Gradients with respect to q, k and v, token-major."""
     batch, heads, n, width = q.shape
     q, k, v, grad = side_by_side(q, k, v, grad)
-    grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    grads = grad_q, grad_k, grad_v = token_major(q), token_major(k), token_major(v)
     if not y.numel():
-        return grads[0], grads[1], grads[2]
+        return grads
     groups, selected = chosen.shape[2:]
     group = heads // k.shape[1]
     real = packing(mask)
     delta = weight_sums(y, grad)
-    rest = (
-        real.order,
-        real.lengths,
-        *strides(q, k, v, grad),
-        width**-0.5,
-        width**-0.5 * LOG2_E,
-        heads,
-        group,
-        n,
-        selected,
-    )
+    inputs = (real.order, real.lengths, *strides(q, k, v, grad))
+    sizes = (width**-0.5, width**-0.5 * LOG2_E, heads, group, n, selected)
     options = _options(q, real, causal)
     query_grad_kernel[(batch * heads * groups * _parts(q),)](
-        q, k, v, grad, chosen, _counts(chosen), logarithm, delta, grads[0], *rest, **options
+        q,
+        k,
+        v,
+        grad,
+        chosen,
+        _counts(chosen),
+        logarithm,
+        delta,
+        grad_q,
+        *inputs,
+        *strides(grad_q),
+        *sizes,
+        **options,
     )
     pairs, offsets = inverse(chosen, groups, group)
     key_grad_kernel[(batch * k.shape[1] * groups * _parts(q),)](
-        q, k, v, grad, pairs, offsets, logarithm, delta, *grads[1:], *rest, **options
+        q,
+        k,
+        v,
+        grad,
+        pairs,
+        offsets,
+        logarithm,
+        delta,
+        grad_k,
+        grad_v,
+        *inputs,
+        *strides(grad_k, grad_v),
+        *sizes,
+        **options,
     )
-    return grads[0], grads[1], grads[2]
+    return grads
