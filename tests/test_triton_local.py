@@ -89,7 +89,7 @@ def test_heads_of_a_token_lie_side_by_side(masked):
     check_joins(run, (2, 4, 2, 40, 24), masked)
 
 
-def test_a_mixer_copies_nothing_but_the_gradients_of_q_k_and_v():
+def test_between_projections_and_kernels_only_gradients_are_copied():
     check_copies_once(LocalAttention(48, num_heads=3, window=9, impl="triton"))
 
 

@@ -7,12 +7,15 @@ pytest.importorskip("triton")
 
 from flashmix import ops
 from flashmix.errors import ImplementationError
+from flashmix.mixers import TopKAttention
 from flashmix.ops._triton.inverse import inverse
 from flashmix.ops.topk_attention.triton import _backward_op, _op, launch
 from helpers import relative_error
 from triton_helpers import (
     DEVICE,
     check_case,
+    check_copies_once,
+    check_joins,
     each_case,
     explained,
     half_real,
@@ -73,6 +76,18 @@ def test_large_shapes_keep_the_keys_with_the_highest_scores(case, dtype):
     real = best > float("-inf")
     assert torch.equal(kept > float("-inf"), real)
     assert (kept - best).masked_fill(~real, 0).abs().max() <= 1e-4
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_heads_of_a_token_lie_side_by_side(masked):
+    def run(q, k, v, mask):
+        return topk(q, k, v, impl="triton", topk=4, mask=mask)
+
+    check_joins(run, (2, 4, 2, 20, 24), masked)
+
+
+def test_between_projections_and_kernels_only_gradients_are_copied():
+    check_copies_once(TopKAttention(48, num_heads=3, topk=3, impl="triton"))
 
 
 def exact_scores(q, k, mask, causal):

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from flashmix.ops._dense import repeat_heads
 from flashmix.ops._library import kernel_op
+from flashmix.ops._triton.heads import token_major
 from flashmix.ops.attention.torch import attention
 from flashmix.ops.topk_attention.triton import launch
 
@@ -42,7 +43,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     kept = (*q.shape[:3], topk)
     return (
-        q.new_empty(q.shape),
+        token_major(q),
         q.new_empty(kept, dtype=torch.int32),
         q.new_empty(kept, dtype=torch.float32),
     )
@@ -60,7 +61,7 @@ def _backward_op(
 def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, index: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
+    return token_major(q), token_major(k), token_major(v)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -1,7 +1,7 @@
 """Sums over the keys that each query has kept, and over the queries that have kept each key.
 
-Inputs are contiguous; ``index`` and ``weights`` are [B, H, N, TOPK]. Shapes: H heads, GROUP query
-heads to a key head, N tokens, D width of a head (DP padded).
+``index`` and ``weights`` are [B, H, N, TOPK]. Shapes: B batch, H heads, GROUP query heads to a key
+head, N tokens, D width of a head (DP padded).
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from flashmix.ops._triton.kernels import load_rows, store_rows
 
 
 @triton.jit
-def gather(x, index, D: tl.constexpr, DP: tl.constexpr):
+def gather(x, index, stride, D: tl.constexpr, DP: tl.constexpr):
     """Rows [ROWS, KEPT, DP] of ``x`` at ``index`` [ROWS, KEPT], float32; zeros where it is -1."""
     d = tl.arange(0, DP)[None, None, :]
-    at = tl.maximum(index, 0).to(tl.int64)[:, :, None] * D + d
+    at = tl.maximum(index, 0).to(tl.int64)[:, :, None] * stride + d
     wanted = (index >= 0)[:, :, None] & (d < D)
     return tl.load(x + at, mask=wanted, other=0.0).to(tl.float32)
 
@@ -31,6 +31,21 @@ def query_grad_kernel(
     weights,
     grad_q,
     slopes,
+    g_b,
+    g_h,
+    g_n,
+    k_b,
+    k_h,
+    k_n,
+    v_b,
+    v_h,
+    v_n,
+    y_b,
+    y_h,
+    y_n,
+    gq_b,
+    gq_h,
+    gq_n,
     scale,
     H,
     GROUP,
@@ -45,23 +60,26 @@ def query_grad_kernel(
     blocks = tl.cdiv(N, ROWS)
     i = (tl.program_id(0) % blocks) * ROWS + tl.arange(0, ROWS)
     head = (tl.program_id(0) // blocks).to(tl.int64)
-    own = ((head // H) * (H // GROUP) + (head % H) // GROUP) * N * D
-    row = head * N + i
-    upstream = load_rows(grad, row, i < N, D, D, DP).to(tl.float32)
-    output = load_rows(y, row, i < N, D, D, DP).to(tl.float32)
+    b, h = head // H, head % H
+    k += b * k_b + (h // GROUP) * k_h
+    v += b * v_b + (h // GROUP) * v_h
+    rows = i.to(tl.int64)
+    upstream = load_rows(grad + b * g_b + h * g_h, rows, i < N, g_n, D, DP).to(tl.float32)
+    output = load_rows(y + b * y_b + h * y_h, rows, i < N, y_n, D, DP).to(tl.float32)
     delta = tl.sum(upstream * output, 1)
     acc = tl.zeros((ROWS, KEPT, DP), tl.float32)
     for start in range(0, TOPK, KEPT):
         slot = start + tl.arange(0, KEPT)[None, :]
         kept = (i < N)[:, None] & (slot < TOPK)
-        at = row[:, None] * TOPK + slot
+        at = (head * N + rows)[:, None] * TOPK + slot
         keys = tl.load(index + at, mask=kept, other=-1)
         share = tl.load(weights + at, mask=kept, other=0.0)
-        toward = tl.sum(upstream[:, None, :] * gather(v + own, keys, D, DP), 2)
+        toward = tl.sum(upstream[:, None, :] * gather(v, keys, v_n, D, DP), 2)
         slope = share * (toward - delta[:, None]) * scale
         tl.store(slopes + at, slope, mask=kept)
-        acc += slope[:, :, None] * gather(k + own, keys, D, DP)
-    store_rows(grad_q, row, i < N, D, tl.sum(acc, 1), D, DP)
+        acc += slope[:, :, None] * gather(k, keys, k_n, D, DP)
+    grad_q += b * gq_b + h * gq_h
+    store_rows(grad_q, rows, i < N, gq_n, tl.sum(acc, 1), D, DP)
 
 
 @triton.jit
@@ -74,15 +92,34 @@ def key_grad_kernel(
     offsets,
     grad_k,
     grad_v,
+    q_b,
+    q_h,
+    q_n,
+    g_b,
+    g_h,
+    g_n,
+    gk_b,
+    gk_h,
+    gk_n,
+    gv_b,
+    gv_h,
+    gv_n,
+    H,
+    GROUP,
+    N,
     TOPK,
     D: tl.constexpr,
     DP: tl.constexpr,
     PAIRS: tl.constexpr,
 ):
     """The gradients of one key and its value: sums over the queries that keep it, in order."""
-    key = tl.program_id(0).to(tl.int64)
-    first = tl.load(offsets + key)
-    last = tl.load(offsets + key + 1)
+    j = tl.program_id(0) % N
+    head = (tl.program_id(0) // N).to(tl.int64)
+    b, own = head // (H // GROUP), head % (H // GROUP)
+    q += b * q_b + own * GROUP * q_h
+    grad += b * g_b + own * GROUP * g_h
+    first = tl.load(offsets + head * N + j)
+    last = tl.load(offsets + head * N + j + 1)
     d = tl.arange(0, DP)
     sum_k = tl.zeros((DP,), tl.float32)
     sum_v = tl.zeros((DP,), tl.float32)
@@ -91,10 +128,17 @@ def key_grad_kernel(
         pair = tl.load(pairs + place, mask=place < last, other=0)
         share = tl.load(weights + pair, mask=place < last, other=0.0)
         slope = tl.load(slopes + pair, mask=place < last, other=0.0)
-        row = pair // TOPK
-        queries = load_rows(q, row, place < last, D, D, DP).to(tl.float32)
-        upstream = load_rows(grad, row, place < last, D, D, DP).to(tl.float32)
+        # Counted from the first query of the first head that shares the key.
+        row = pair // TOPK - head * GROUP * N
+        member = row // N
+        i = row - member * N
+        at = member * q_h + i * q_n
+        queries = load_rows(q, at, place < last, 1, D, DP).to(tl.float32)
+        at = member * g_h + i * g_n
+        upstream = load_rows(grad, at, place < last, 1, D, DP).to(tl.float32)
         sum_k += tl.sum(slope[:, None] * queries, 0)
         sum_v += tl.sum(share[:, None] * upstream, 0)
-    tl.store(grad_k + key * D + d, sum_k.to(grad_k.dtype.element_ty), mask=d < D)
-    tl.store(grad_v + key * D + d, sum_v.to(grad_v.dtype.element_ty), mask=d < D)
+    grad_k += b * gk_b + own * gk_h + j.to(tl.int64) * gk_n
+    grad_v += b * gv_b + own * gv_h + j.to(tl.int64) * gv_n
+    tl.store(grad_k + d, sum_k.to(grad_k.dtype.element_ty), mask=d < D)
+    tl.store(grad_v + d, sum_v.to(grad_v.dtype.element_ty), mask=d < D)

@@ -1,7 +1,7 @@
 """From the candidates of a query to its k keys, their weights and its output.
 
-Inputs are contiguous. Shapes: H heads, GROUP query heads to a key head, N tokens, D width of a
-head (DP padded), C slots of a query.
+Inputs are contiguous; the output has strides. Shapes: H heads, GROUP query heads to a key head, N
+tokens, D width of a head (DP padded), C slots of a query.
 """
 
 from __future__ import annotations
@@ -70,6 +70,9 @@ def keep_kernel(
     index_to,
     weights_to,
     y,
+    y_b,
+    y_h,
+    y_n,
     scale,
     H,
     GROUP,
@@ -107,7 +110,7 @@ def keep_kernel(
         inside = place < total[:, None]
         candidate = tl.load(keys + at + place, mask=inside, other=-1)
         # Adding zero makes -0 a +0, which ties with it.
-        product = tl.sum(query * gather(k + own, candidate, D, DP), 2) * scale + 0.0
+        product = tl.sum(query * gather(k + own, candidate, D, D, DP), 2) * scale + 0.0
         tl.store(scores_to + at + place, product, mask=inside)
     tl.debug_barrier()
 
@@ -138,5 +141,5 @@ def keep_kernel(
         place = start + tl.arange(0, STEP)[None, :]
         chosen = tl.load(index_to + at + place, mask=place < want[:, None], other=-1)
         share = tl.load(weights_to + at + place, mask=place < want[:, None], other=0.0)
-        acc += share[:, :, None] * gather(v + own, chosen, D, DP)
-    store_rows(y + head * N * D, rows, i < N, D, tl.sum(acc, 1), D, DP)
+        acc += share[:, :, None] * gather(v + own, chosen, D, D, DP)
+    store_rows(y + b * y_b + h * y_h, rows, i < N, y_n, tl.sum(acc, 1), D, DP)

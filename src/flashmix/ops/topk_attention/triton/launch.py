@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._triton import tuning
-from flashmix.ops._triton.heads import packing
+from flashmix.ops._triton.heads import packing, side_by_side, strides, token_major
 from flashmix.ops._triton.inverse import inverse
 from flashmix.ops._triton.launch import cdiv, next_power_of_2, padded, precision
 from flashmix.ops.topk_attention.triton.kernels_gather import (
@@ -90,10 +90,13 @@ def forward(
     causal: bool,
     how: Config | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The output, and the kept keys (int32, -1 where fewer) and weights (float32) [B, H, N, k]."""
+    """The output, and the kept keys (int32, -1 where fewer) and weights (float32) [B, H, N, k].
+
+    The output is token-major.
+    """
     batch, heads, n, width = q.shape
     q, k, v = (x.contiguous() for x in (q, k, v))
-    y = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    y = token_major(q)
     index = torch.empty((*q.shape[:3], topk), dtype=torch.int32, device=q.device)
     weights = torch.empty(index.shape, dtype=torch.float32, device=q.device)
     if not y.numel():
@@ -172,6 +175,7 @@ def forward(
         index,
         weights,
         y,
+        *strides(y),
         width**-0.5,
         *sizes,
         D=width,
@@ -199,13 +203,13 @@ def _kept(how: Config, width: int, room: int) -> tuple[int, int, int]:
 def backward(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, index: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients with respect to q, k and v, contiguous."""
+    """Gradients with respect to q, k and v, token-major."""
     batch, heads, n, width = q.shape
     topk = index.shape[-1]
-    grad, q, k, v, y = (x.contiguous() for x in (grad, q, k, v, y))
-    grads = tuple(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    grad, q, k, v, y = side_by_side(grad, q, k, v, y)
+    grads = grad_q, grad_k, grad_v = token_major(q), token_major(k), token_major(v)
     if not y.numel():
-        return grads[0], grads[1], grads[2]
+        return grads
     group = heads // k.shape[1]
     slopes = torch.empty_like(weights)
     # One query or key for a warp: many small programs hide the latency of gathering.
@@ -217,8 +221,9 @@ def backward(
         y,
         index,
         weights,
-        grads[0],
+        grad_q,
         slopes,
+        *strides(grad, k, v, y, grad_q),
         width**-0.5,
         heads,
         group,
@@ -238,12 +243,16 @@ def backward(
         slopes,
         pairs,
         offsets,
-        grads[1],
-        grads[2],
+        grad_k,
+        grad_v,
+        *strides(q, grad, grad_k, grad_v),
+        heads,
+        group,
+        n,
         topk,
         D=width,
         DP=padded(width),
         PAIRS=at_a_time,
         num_warps=1,
     )
-    return grads[0], grads[1], grads[2]
+    return grads
