@@ -7,6 +7,8 @@ backward is the forward.
 Both lie in one tensor [B, n, D]: the real part of column j at j and its imaginary part at D - j,
 where its mirror image will stand. Columns 0 and D / 2 are real, and their own mirror images.
 
+That is PyTorch's road; what Triton's kernels take goes by ``_fnet_triton``.
+
 Shapes: B batch, n own tokens, N all tokens, D width, J = D // 2 + 1 columns, c of a piece.
 """
 
