@@ -6,7 +6,7 @@ the exchange back, and that of a sum over ranks is the sum over ranks of the gra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -46,31 +46,17 @@ def exchange(x: Tensor, ranks: Ranks, split: Axis, join: Axis) -> Tensor:
     return _Exchange.apply(x, ranks, split, join)
 
 
-class _AllSum(torch.autograd.Function):
+class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
-        ctx.ranks = ranks
+    def forward(
+        ctx: Any, x: Tensor, ranks: Ranks, adjoint: Callable[[Tensor, Ranks], Tensor]
+    ) -> Tensor:
+        ctx.ranks, ctx.adjoint = ranks, adjoint
         return ranks.all_reduce(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return all_sum(grad, ctx.ranks), None
-
-
-def all_sum(x: Tensor, ranks: Ranks) -> Tensor:
-    """The sum of ``x`` over the ranks."""
-    return _AllSum.apply(x, ranks)
-
-
-class _Summed(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
-        ctx.ranks = ranks
-        return ranks.all_reduce(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return shared(grad, ctx.ranks), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.adjoint(grad, ctx.ranks), None, None
 
 
 class _Shared(torch.autograd.Function):
@@ -84,9 +70,14 @@ class _Shared(torch.autograd.Function):
         return summed(grad, ctx.ranks), None
 
 
+def all_sum(x: Tensor, ranks: Ranks) -> Tensor:
+    """The sum of ``x`` over the ranks."""
+    return _Sum.apply(x, ranks, all_sum)
+
+
 def summed(x: Tensor, ranks: Ranks) -> Tensor:
     """As :func:`all_sum`, where what comes back is the whole gradient on every rank already."""
-    return _Summed.apply(x, ranks)
+    return _Sum.apply(x, ranks, shared)
 
 
 def shared(x: Tensor, ranks: Ranks) -> Tensor:
