@@ -186,17 +186,21 @@ class Columns:
         self.scale = 1 / (2 * self.pieces[0].gain * self.m.forward_gain)
         if norm == "ortho":
             self.scale /= math.sqrt(cut.seq_len * dim)
-        own = self.rows[rank]
-        self._messages = [
-            _Ways(piece, [own * before for before in starts(piece.widths)], [0] * len(counts))
-            for piece in self.pieces
-        ]
         self._stores: dict[tuple[int, ...], list[_Ways]] = {}
 
     @property
     def widths(self) -> list[list[int]]:
         """Of each piece, the elements that each rank works on, of a token and all sequences."""
         return [[self.batch * width for width in piece.widths] for piece in self.pieces]
+
+    @functools.cached_property
+    def _messages(self) -> list[_Ways]:
+        """Of each piece, where the rows stand in what is sent and, in place, in what came."""
+        own, nowhere = self.rows[self.rank], [0] * len(self.rows)
+        return [
+            _Ways(piece, [own * before for before in starts(piece.widths)], nowhere)
+            for piece in self.pieces
+        ]
 
     @functools.cached_property
     def elements(self) -> int:
