@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from flashmix.bench.contenders import build_contender
 from flashmix.bench.graphs import replayed
 from flashmix.mixers import Mixer, parse_mixer
 from flashmix.models import Block, TextClassifier
+from flashmix.ops._registry import Choice, implementations_by_op, recorded_choices
 
 Action = Callable[[], object]
 
@@ -27,20 +29,50 @@ VOCABULARY, CLASSES = 30_522, 2
 
 @dataclass(frozen=True)
 class Prepared:
-    """What to time, what to measure the memory of, and what there is to say of the subject."""
+    """What to time, what to measure the memory of, and what there is to say of the subject.
+
+    ``ran``: the row's fields of what flashmix ran, see :func:`ran_fields`.
+    """
 
     action: Action
     memory_action: Action
     params: int
     output_shape: tuple[int, ...]
+    ran: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare(case: Case, mesh: DeviceMesh | None = None) -> Prepared:
-    """Build inputs and subject of ``case`` from its seed; over the ranks of ``mesh``, its slice."""
+    """Build inputs and subject of ``case`` from its seed; over the ranks of ``mesh``, its slice.
+
+    It is called once, which tells the implementations that run.
+    """
     prepared = _called(case, mesh)
+    with recorded_choices() as choices:
+        prepared.memory_action()
+    prepared = dataclasses.replace(prepared, ran=ran_fields(choices))
     if not case.graph:
         return prepared
     return dataclasses.replace(prepared, action=replayed(prepared.action, case.device))
+
+
+def ran_fields(choices: Iterable[Choice]) -> dict[str, Any]:
+    """A row's fields of the implementations that ran.
+
+    ``impl_ran`` names them by op, and is None where no op of flashmix ran (a copy, a peer's
+    kernel). ``choices`` holds, for each kind of call, op, impl, dtype, shape of the first argument
+    and options: what :func:`flashmix.explain` is to be asked to get the same answer.
+    """
+    return {
+        "impl_ran": implementations_by_op(choices) or None,
+        "choices": [
+            {
+                **dataclasses.asdict(one),
+                "dtype": str(one.dtype).removeprefix("torch."),
+                "options": dict(one.options),
+            }
+            for one in choices
+        ],
+    }
 
 
 def _called(case: Case, mesh: DeviceMesh | None) -> Prepared:

@@ -22,10 +22,11 @@ from typing import Any
 import torch
 
 from flashmix.bench import memory, stats
-from flashmix.bench.actions import prepare
+from flashmix.bench.actions import prepare, ran_fields
 from flashmix.bench.case import COPY, Case
 from flashmix.bench.facts import measure_facts
 from flashmix.bench.timing import Clock, CpuClock, CudaClock, clock, interleave
+from flashmix.ops._registry import recorded_choices
 from flashmix.tasks.digits import train_digits
 
 Emit = Callable[..., None]
@@ -91,8 +92,9 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
     if cases[0].direction == "facts":
         for index, case in enumerate(cases):
             emit("doing", index=index, what="facts")
-            with reporting(emit, index):
-                emit("done", index=index, result={"status": "ok", "facts": measure_facts(case)})
+            with reporting(emit, index), recorded_choices() as choices:
+                found = {"facts": measure_facts(case), **ran_fields(choices)}
+                emit("done", index=index, result={"status": "ok", **found})
         return
     results: dict[int, dict[str, Any]] = {}
     clocks: dict[int, CpuClock | CudaClock] = {}
@@ -100,7 +102,6 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
         emit("doing", index=index, what="warm-up and memory")
         with reporting(emit, index):
             prepared = prepare(case)
-            prepared.memory_action()
             memory.reset_peak_rss()
             peak = memory.peak_mb(prepared.memory_action, case.device)
             results[index] = {
@@ -108,6 +109,7 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
                 "output_shape": prepared.output_shape,
                 "peak_mb": peak,
                 "rss_mb": memory.peak_rss_mb(),
+                **prepared.ran,
             }
             clocks[index] = clock(prepared.action, case.device)
     time_in_turn(cases, clocks, results, settings, emit)
@@ -157,17 +159,18 @@ def time_in_turn(
 def _train(case: Case, emit: Emit, index: int) -> dict[str, Any]:
     if case.device == "cpu":
         torch.set_num_threads(1)  # threads wait for each other at every small step
-    outcome = train_digits(
-        case.mixer,
-        seconds=case.seconds,
-        seed=case.seed,
-        dim=case.dim,
-        num_heads=case.num_heads,
-        batch_size=case.batch,
-        device=case.device,
-        on_step=lambda: emit("doing", index=index, what="training"),
-    )
-    return {"status": "ok", **outcome}
+    with recorded_choices() as choices:
+        outcome = train_digits(
+            case.mixer,
+            seconds=case.seconds,
+            seed=case.seed,
+            dim=case.dim,
+            num_heads=case.num_heads,
+            batch_size=case.batch,
+            device=case.device,
+            on_step=lambda: emit("doing", index=index, what="training"),
+        )
+    return {"status": "ok", **outcome, **ran_fields(choices)}
 
 
 @contextlib.contextmanager

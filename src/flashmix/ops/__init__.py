@@ -57,6 +57,8 @@ def explain(
     shape: Sequence[int],
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
+    *,
+    machine: str | None = None,
     **options: int | bool,
 ) -> Explanation:
     """Tell which implementation ``impl="auto"`` runs for a case, and why.
@@ -66,6 +68,8 @@ def explain(
         shape: the shape of its first argument, [B, N, D] or [B, H, N, dh].
         dtype: a floating dtype.
         device: for example "cpu" or "cuda".
+        machine: the name of another machine of that kind, as ``torch.cuda.get_device_name()`` gives
+            it there, for example "NVIDIA H200": nothing counts as missing on it.
         options: what else the choice depends on: ``masked``, ``causal``, for "spectral" ``modes``,
             for "local_attention" ``window`` and ``gradient`` (whether autograd records the call),
             for top-k attention ``topk``.
@@ -76,4 +80,4 @@ def explain(
     Raises:
         ArgumentError: an unknown op, a shape with the wrong number of axes, another dtype.
     """
-    return explain_choice(OPERATORS, op, shape, dtype, device, options)
+    return explain_choice(OPERATORS, op, shape, dtype, device, options, machine)

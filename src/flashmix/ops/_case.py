@@ -26,20 +26,23 @@ class Case:
     """A call's first argument and the options that matter to the choice.
 
     ``options`` holds, where the op has them, ``masked``, ``causal``, ``modes``, ``window``,
-    ``topk`` and the like.
+    ``topk`` and the like. ``machine`` names a GPU or processor other than the one here.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
     options: Mapping[str, int | bool] = field(default_factory=dict)
+    machine: str | None = None
 
     def sizes(self) -> tuple[int, ...]:
         """The shape as plain integers, to which a graph being compiled is then bound."""
         # Unlike int(), index() makes the compiler settle on a number where it traces any length.
         return tuple(operator.index(size) for size in self.shape)
 
-    def key(self) -> tuple[tuple[tuple[str, int], ...], torch.dtype, torch.device] | None:
+    def key(
+        self,
+    ) -> tuple[tuple[tuple[str, int], ...], torch.dtype, torch.device, str | None] | None:
         """What measured times are looked up by; None while a graph is compiled for any size."""
         if not _all_known(self.shape):
             return None
@@ -50,4 +53,4 @@ class Case:
         else:
             sizes = list(zip(("batch", "seq_len", "dim"), self.shape, strict=True))
         knobs = [(name, int(self.options[name])) for name in KNOBS if name in self.options]
-        return (*sizes, *knobs), self.dtype, self.device
+        return (*sizes, *knobs), self.dtype, self.device, self.machine

@@ -125,17 +125,24 @@ def stands_for(dtype: torch.dtype) -> str:
 
 
 def nearest(
-    op: str, sizes: tuple[tuple[str, int], ...], dtype: torch.dtype, device: torch.device
+    op: str,
+    sizes: tuple[tuple[str, int], ...],
+    dtype: torch.dtype,
+    device: torch.device,
+    machine: str | None,
 ) -> Measurement | None:
-    """The measured case nearest to this one on its machine; None where there is none."""
-    machine = device_name(device)
+    """The measured case nearest to this one on its machine; None where there is none.
+
+    ``machine`` names another machine than this one.
+    """
+    machine = machine or device_name(device)
     return None if machine is None else _nearest(machine, op, stands_for(dtype), sizes)
 
 
 @constant_in_graphs
-def known(op: str, dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether anything of this op was measured on this machine."""
-    machine = device_name(device)
+def known(op: str, dtype: torch.dtype, device: torch.device, machine: str | None = None) -> bool:
+    """Whether anything of this op was measured on this machine, or on the one named."""
+    machine = machine or device_name(device)
     return machine is not None and any(_measurements(machine, op, stands_for(dtype)))
 
 
@@ -145,6 +152,7 @@ def fastest(
     sizes: tuple[tuple[str, int], ...],
     dtype: torch.dtype,
     device: torch.device,
+    machine: str | None,
     names: tuple[str, ...],
     grows: tuple[str | None, ...],
 ) -> str | None:
@@ -153,7 +161,7 @@ def fastest(
     ``grows`` holds, for each of them, the option that its time may grow in proportion to: where
     that is larger here than it was measured, so is the time.
     """
-    row = nearest(op, sizes, dtype, device)
+    row = nearest(op, sizes, dtype, device, machine)
     if row is None:
         return None
     wanted = dict(sizes)

@@ -7,7 +7,8 @@ elsewhere the first implementation that can.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,7 @@ from flashmix.errors import ArgumentError, ImplementationError, unknown_choice
 from flashmix.ops import _measured
 from flashmix.ops._case import Case
 from flashmix.ops._checks import FLOATING
+from flashmix.ops._compile import constant_in_graphs
 
 
 def _present() -> str | None:
@@ -64,7 +66,67 @@ class Implementation:
             return f"runs on {' and '.join(self.devices)}, not on {device}"
         if dtype not in self.dtypes:
             return f"does not support {dtype}"
-        return self.missing() or (None if case is None else self.unfit(case))
+        # What another machine has installed is not known here: there nothing is missing.
+        elsewhere = case is not None and case.machine is not None
+        missing = None if elsewhere else self.missing()
+        return missing or (None if case is None else self.unfit(case))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What :meth:`Operator.choose` chose for a call.
+
+    ``shape`` is that of the first argument, or None where the choice does not depend on it or a
+    graph was compiled for any.
+    """
+
+    op: str
+    impl: str
+    dtype: torch.dtype
+    shape: tuple[int, ...] | None
+    options: tuple[tuple[str, int | bool], ...]
+
+
+def implementations_by_op(choices: Iterable[Choice]) -> dict[str, list[str]]:
+    """The implementations that were chosen, by op, in the order of their first call."""
+    found: dict[str, list[str]] = {}
+    for one in choices:
+        if one.impl not in found.setdefault(one.op, []):
+            found[one.op].append(one.impl)
+    return found
+
+
+_recording: list[dict[Choice, None]] = []
+
+
+@contextlib.contextmanager
+def recorded_choices() -> Iterator[dict[Choice, None]]:
+    """The choices that calls in this block take, each once, in order: what runs, as it is run."""
+    found: dict[Choice, None] = {}
+    _recording.append(found)
+    try:
+        yield found
+    finally:
+        _recording.pop()
+
+
+def _record(op: str, impl: str, case: Case | None, dtype: torch.dtype) -> None:
+    if case is None or torch.compiler.is_compiling():
+        _keep(op, impl, dtype)
+    else:
+        _keep(op, impl, dtype, tuple(case.shape), tuple(case.options.items()))
+
+
+@constant_in_graphs
+def _keep(
+    op: str,
+    impl: str,
+    dtype: torch.dtype,
+    shape: tuple[int, ...] | None = None,
+    options: tuple[tuple[str, int | bool], ...] = (),
+) -> None:
+    for found in _recording:
+        found[Choice(op, impl, dtype, shape, options)] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +151,7 @@ class Operator:
         """
         name = self.aliases.get(impl, impl)
         named = [one for one in self.implementations if name in ("auto", one.name)]
-        measured = case is not None and _measured.known(self.name, dtype, device)
+        measured = case is not None and _measured.known(self.name, dtype, device, case.machine)
         able, place = [], device.type
         for one in named:
             if one.refusal(dtype, place, case) is not None:
@@ -100,7 +162,10 @@ class Operator:
             if one.preferred and not measured:
                 break
         if able:
-            return able[0] if len(able) == 1 else self._prefer(able, case)
+            chosen = able[0] if len(able) == 1 else self._prefer(able, case)
+            if _recording:
+                _record(self.name, chosen.name, case, dtype)
+            return chosen
         if named:
             refusals = [f"{one.name!r} {one.refusal(dtype, device.type, case)}" for one in named]
             raise ImplementationError(f"{self.name}: " + "; ".join(refusals))
@@ -165,6 +230,7 @@ def explain_choice(
     dtype: torch.dtype,
     device: str | torch.device,
     options: Mapping[str, int | bool],
+    machine: str | None = None,
 ) -> Explanation:
     """See :func:`flashmix.explain`."""
     if op not in operators:
@@ -188,7 +254,7 @@ def explain_choice(
             f"explain: device must be one that PyTorch knows, such as 'cpu' or 'cuda', "
             f"got {device!r}"
         ) from None
-    case = Case(sizes, dtype, place, options)
+    case = Case(sizes, dtype, place, options, machine)
     refusals = {
         one.name: one.refusal(dtype, case.device.type, case) for one in operator.implementations
     }
@@ -203,6 +269,6 @@ def explain_choice(
     return Explanation(
         op=op,
         impl=chosen.name,
-        reason=f"{why} for {list(sizes)} on {device} with {dtype}: {chosen.told(case)}",
+        reason=f"{why} for {list(sizes)} on {machine or device} with {dtype}: {chosen.told(case)}",
         alternatives=alternatives,
     )

@@ -11,6 +11,7 @@ from flashmix.report.about import machine_section, method_section
 from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, comparable, trainings
 from flashmix.report.claims import published_verdicts, statements
 from flashmix.report.finetuning import is_finetuning, mixers_name
+from flashmix.report.ran import implementation_section
 from flashmix.report.studies import STUDIES
 from flashmix.report.tables import Cell, Section, Table
 
@@ -31,7 +32,7 @@ def result_sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
     body = suite_sections(run, rows)
     if body is None:
         body = sweep_sections(rows)
-    found = [*body, _published(rows), _failures(rows)]
+    found = [*body, _published(rows), implementation_section(rows), _failures(rows)]
     return [one for one in found if (one.table.rows if one.table else one.text)]
 
 

@@ -266,6 +266,7 @@ def finetune(
         "val_examples": len(data.val),
         "params": sum(p.numel() for p in model.parameters()),
         "history": done.history,
+        "impl_ran": done.impl_ran or None,
     }
     return result, model
 

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, FlashmixError
+from flashmix.ops._registry import implementations_by_op, recorded_choices
 from flashmix.tasks import checkpoint, distributed
 from flashmix.tasks.batches import Batch, derived_seed
 
@@ -77,6 +78,7 @@ class Progress:
         seconds: of training, evaluation and saving left out; epoch_seconds of the current epoch.
         best_epoch: the epoch with the best score on validation, from 1; 0 before the first.
         history: a row an epoch.
+        impl_ran: the implementations that ran in training, by op.
     """
 
     step: int = 0
@@ -87,6 +89,7 @@ class Progress:
     best_epoch: int = 0
     best_score: float = -math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
+    impl_ran: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Batches(Protocol):
@@ -201,7 +204,10 @@ class Trainer:
             start = now
 
         while done.step < self.steps and not self._patience_is_over():
-            total += self.train_step(done.step)
+            with recorded_choices() as choices:
+                total += self.train_step(done.step)
+            for op, names in implementations_by_op(choices).items():
+                done.impl_ran[op] = list(dict.fromkeys([*done.impl_ran.get(op, ()), *names]))
             done.step += 1
             done.loss_count += 1
             self.listen(done)

@@ -183,5 +183,6 @@ def pretrain(
         "wall_seconds": done.seconds,
         "params": sum(p.numel() for p in model.parameters()),
         "history": done.history,
+        "impl_ran": done.impl_ran or None,
     }
     return result, model

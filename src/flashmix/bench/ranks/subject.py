@@ -26,8 +26,6 @@ class Subject:
     def __init__(self, case: Case, mesh: DeviceMesh) -> None:
         self.case, self.mesh = case, mesh
         self.prepared = prepare(case, mesh)
-        if not case.graph:  # which ran it before it was captured
-            self.prepared.memory_action()
 
     def error(self) -> float | None:
         """Largest relative error against one device of output and input's gradient, of any rank.

@@ -213,14 +213,13 @@ def _measure(team: Team, job: dict[str, Any], emit: Emit) -> None:
 
 
 def _subject(prepared: Prepared) -> dict[str, Any]:
-    return {"params": prepared.params, "output_shape": prepared.output_shape}
+    return {"params": prepared.params, "output_shape": prepared.output_shape, **prepared.ran}
 
 
 def _of_one(prepared: Prepared, case: Case) -> dict[str, Any]:
     """What is measured of a case on one rank beside its time; nothing of a CUDA graph."""
     if case.graph:
         return _subject(prepared)
-    prepared.memory_action()
     memory.reset_peak_rss()
     peak = memory.peak_mb(prepared.memory_action, case.device)
     return {**_subject(prepared), "peak_mb": peak, "rss_mb": memory.peak_rss_mb()}
