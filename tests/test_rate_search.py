@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
+import torch
 
-from flashmix.bench.store import SEARCH_FILE, RunFolder, read_rows
-from flashmix.bench.training import Experiment, run_experiment
-from flashmix.bench.training.search import choose_rates
+from flashmix.bench.process import WorkerDiedError
+from flashmix.bench.store import SEARCH_FILE, RunFolder, read_rows, read_run
+from flashmix.bench.training import Experiment, run_experiment, running
+from flashmix.bench.training import jobs as jobs_module
+from flashmix.bench.training.jobs import execute
+from flashmix.bench.training.search import best_rates, choose_rates, undecided
+from flashmix.cli import report as report_command
+from flashmix.cli.main import main
 from flashmix.errors import ArgumentError
 from flashmix.report import write_report
+from flashmix.report.rates import rate_section
+from flashmix.tasks.checkpoint import read_weights
 from flashmix.tasks.finetuning import FinetuneConfig
 from training_helpers import own_cache, reviews, vocabulary  # noqa: F401
 
@@ -25,17 +34,17 @@ def jobs(out, *mixers, kind="finetune"):
 
 
 def trainer(scores, done):
-    """Does jobs as workers would; ``scores`` by mixers and rate, None for one that fails."""
+    """Does jobs as workers would; ``scores`` by mixers and rate, or the status of what has none."""
 
     def do(some):
         for job in some:
             key = job["mixers"], job["config"]["lr"]
             assert job["trial"]
             done.append(key)
-            Path(job["folder"]).mkdir(parents=True)
+            Path(job["folder"]).mkdir(parents=True, exist_ok=True)
             score = scores[key]
-            if score is None:
-                yield job, {"status": "error", "error": "the loss is not finite any more"}
+            if isinstance(score, str):
+                yield job, {"status": score, "error": f"it {score}"}
             else:
                 yield job, {"status": "ok", "val_accuracy": score, "val_loss": score}
 
@@ -44,8 +53,8 @@ def trainer(scores, done):
 
 SCORES = {
     **dict(zip([("fnet", rate) for rate in RATES], [0.5, 0.7, 0.6], strict=True)),
-    **dict(zip([("local", rate) for rate in RATES], [0.8, 0.8, None], strict=True)),
-    **dict(zip([("topk", rate) for rate in RATES], [None, None, None], strict=True)),
+    **dict(zip([("local", rate) for rate in RATES], [0.8, 0.8, "diverged"], strict=True)),
+    **dict(zip([("topk", rate) for rate in RATES], ["diverged"] * 3, strict=True)),
 }
 
 
@@ -80,6 +89,113 @@ def test_a_resumed_search_repeats_only_what_did_not_finish(tmp_path):
         rates = choose_rates(some, RATES, folder, trainer(SCORES, again))
     assert rates == {"fnet": 1e-3, "local": 1e-4}
     assert again == [key for key in SCORES if key[0] == "local"]
+
+
+@pytest.mark.parametrize("status", ["crashed", "timeout", "oom", "error"])
+def test_a_trial_without_a_result_leaves_its_pattern_undecided_and_is_the_one_tried_again(
+    tmp_path, status
+):
+    """Though the other rates have results, none wins by what befell a process."""
+    scores = {**SCORES, ("fnet", 1e-3): status}
+    first, again = [], []
+    with RunFolder.hold(tmp_path) as folder:
+        some = jobs(tmp_path, "fnet", "local")
+        assert choose_rates(some, RATES, folder, trainer(scores, first)) == {"local": 1e-4}
+        rows = read_rows(tmp_path, SEARCH_FILE)
+        ((mixers, rate, row),) = undecided(["fnet", "local"], RATES, rows)
+        assert (mixers, rate, row["status"]) == ("fnet", 1e-3, status)
+        assert rate_section(rows, RATES, accuracy=True).table.rows[0][-1] == "undecided"
+        assert not (tmp_path / "fnet").exists()
+        found = choose_rates(some, RATES, folder, trainer(SCORES, again))
+    assert found == {"fnet": 1e-3, "local": 1e-4}
+    assert again == [("fnet", 1e-3)]
+    rows = read_rows(tmp_path, SEARCH_FILE)
+    assert not undecided(["fnet", "local"], RATES, rows)
+    assert rate_section(rows, RATES, accuracy=True).table.rows[0][-1] == "0.001"
+
+
+def test_of_equals_the_first_rate_wins_in_whatever_order_they_ended():
+    rows = [{"mixers": "fnet", "lr": rate, "score": 0.5} for rate in RATES]
+    for order in itertools.permutations(rows):
+        assert best_rates(order, RATES) == {"fnet": RATES[0]}
+
+
+def test_what_was_never_tried_is_undecided_too():
+    assert undecided(["fnet"], (1e-3, 1e-2), []) == [("fnet", 1e-3, None), ("fnet", 1e-2, None)]
+    assert undecided(["fnet"], (1e-3,), []) == []
+
+
+class KilledOnce:
+    """A worker in this process; the first time that a trial at ``rate`` is at ``step``, it dies."""
+
+    def __init__(self, rate, step):
+        self.rate, self.step, self.dead = rate, step, False
+
+    def run(self, job, limit):
+        def emit(event, **fields):
+            at = job.get("trial") and job["config"]["lr"] == self.rate
+            if at and fields["step"] == self.step and not self.dead:
+                self.dead = True
+                raise WorkerDiedError("crashed", "killed by SIGKILL")
+
+        yield {"result": execute(job, emit, lambda: False)}
+
+    def stop(self):
+        pass
+
+    def kill(self):
+        pass
+
+
+def untimed(found):
+    times = ("seconds", "wall_seconds", "train_seconds", "test_seconds")
+    if isinstance(found, dict):
+        return {key: untimed(value) for key, value in found.items() if key not in times}
+    return [untimed(one) for one in found] if isinstance(found, list) else found
+
+
+def test_a_search_whose_worker_was_killed_ends_with_the_bits_of_one_left_alone(
+    tmp_path, monkeypatch, capsys
+):
+    pytest.importorskip("transformers")
+    pytest.importorskip("sklearn")
+    monkeypatch.delenv("XDG_CACHE_HOME")  # the native kernels need not be built anew
+    monkeypatch.setattr(jobs_module, "SAY_SECONDS", 0.0)
+    monkeypatch.setattr(report_command, "_if_installed", lambda *_: None)  # no page: it takes long
+
+    def finetune(*arguments, kill):
+        worker = KilledOnce(1e-3, 5 if kill else -1)
+        monkeypatch.setattr(running, "Worker", lambda *_, **__: worker)
+        code = main(["finetune", *map(str, arguments)])
+        assert worker.dead == kill
+        return code, " ".join(capsys.readouterr().out.split())
+
+    settings = ("--task", "digits", "--mixers", "fnet", "--seeds", 2, "--lengths", "",
+                "--limit", 100, "--device", "cpu", "--threads", 1, "--lr", "1e-3,3e-3",
+                "--epochs", 2)  # fmt: skip
+    alone, killed = tmp_path / "alone", tmp_path / "killed"
+    assert finetune(*settings, "--out", alone, kill=False)[0] == 0
+    code, printed = finetune(*settings, "--out", killed, kill=True)
+    assert code == 1
+    assert (
+        "fnet: the learning rate is undecided, for the trial at 0.001 has no result (crashed: "
+        f"killed by SIGKILL); try it again: flashmix finetune --resume {killed}"
+    ) in printed
+    assert read_rows(killed) == []
+    assert read_run(killed)["finished"] is None
+    trials = [(row["lr"], row["status"]) for row in read_rows(killed, SEARCH_FILE)]
+    assert trials == [(1e-3, "crashed"), (3e-3, "ok")]
+    assert finetune("--resume", killed, kill=False)[0] == 0
+    trials = [(row["lr"], row["status"]) for row in read_rows(killed, SEARCH_FILE)]
+    assert trials == [(1e-3, "crashed"), (3e-3, "ok"), (1e-3, "ok")]
+    assert read_run(killed)["finished"]
+    assert untimed(read_rows(killed)) == untimed(read_rows(alone))
+    for seed in (0, 1):
+        weights = [
+            read_weights(folder / "fnet" / f"seed-{seed}" / "model" / "model.safetensors")
+            for folder in (alone, killed)
+        ]
+        assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
 def test_a_run_trains_all_seeds_at_the_rate_that_validation_chose(

@@ -28,6 +28,7 @@ from flashmix.bench.facts import measure_facts
 from flashmix.bench.timing import Clock, CpuClock, CudaClock, clock, interleave
 from flashmix.ops._registry import recorded_choices
 from flashmix.tasks.digits import train_digits
+from flashmix.tasks.loop import DivergedError
 
 Emit = Callable[..., None]
 
@@ -196,7 +197,9 @@ def _report(error: Exception, emit: Emit, index: int) -> None:
 
 
 def status_of(error: Exception) -> str:
-    """The status that an exception gives its case, "oom" or "error"."""
+    """The status that an exception gives its case, "oom", "diverged" or "error"."""
+    if isinstance(error, DivergedError):
+        return "diverged"
     out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or (
         isinstance(error, RuntimeError) and "allocate memory" in str(error)
     )

@@ -204,7 +204,27 @@ def run_command(
             soft_wrap=True,
             markup=False,
         )
-    return 1 if failed else 0
+    for sentence in (left := _undecided(kind, out)):
+        console.print(sentence, soft_wrap=True, markup=False)
+    return 1 if failed or left else 0
+
+
+def _undecided(kind: str, out: Path) -> list[str]:
+    """What is to be said of each trial that left a pattern's learning rate undecided."""
+    from flashmix.bench import read_run
+    from flashmix.bench.store import SEARCH_FILE, read_rows
+    from flashmix.bench.training.search import undecided
+
+    experiment = read_run(out)["experiment"]
+    rows = read_rows(out, SEARCH_FILE)
+    said = []
+    for mixers, rate, row in undecided(experiment["mixers"], experiment.get("rates", ()), rows):
+        how = f"{row['status']}: {row.get('error', '')}" if row else "not tried"
+        said.append(
+            f"{mixers}: the learning rate is undecided, for the trial at {rate:g} has no result "
+            f"({how}); try it again: flashmix {kind} --resume {shlex.quote(str(out))}"
+        )
+    return said
 
 
 def _default_folder(kind: str) -> Path:

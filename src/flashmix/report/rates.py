@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from flashmix.bench.store import Row
-from flashmix.bench.training.search import best_rates
+from flashmix.bench.training.search import best_rates, undecided
 from flashmix.report.tables import Section, Table
 
 
@@ -20,17 +20,21 @@ def rate_section(rows: Sequence[Row], rates: Sequence[float], *, accuracy: bool)
     if len(rates) < 2 or not rows:
         return Section("")
     trials = {(row["mixers"], row["lr"]): row for row in rows}
-    chosen = best_rates([row for row in trials.values() if row["status"] == "ok"])
+    best = best_rates(list(trials.values()), rates)
+    chosen = {mixers: f"{rate:g}" for mixers, rate in best.items()}
+    open_trials = undecided(list(dict.fromkeys(row["mixers"] for row in rows)), rates, rows)
+    chosen |= {mixers: "undecided" for mixers, _, _ in open_trials}
     body = []
     for mixers in dict.fromkeys(row["mixers"] for row in rows):
         cells = [_cell(trials.get((mixers, rate)), accuracy) for rate in rates]
-        body.append([mixers, *cells, f"{chosen[mixers]:g}" if mixers in chosen else "-"])
+        body.append([mixers, *cells, chosen.get(mixers, "-")])
     what = "Accuracy on validation" if accuracy else "Loss on hidden tokens of held-out text"
     return Section(
         "Learning rates",
         [
             f"{what} with the first seed, by peak learning rate. The best one trained all seeds; "
-            "no trial read the test set."
+            "no trial read the test set.",
+            *(["Undecided: a trial has no result; resume the run."] if open_trials else []),
         ],
         Table(["mixers", *(f"{rate:g}" for rate in rates), "chosen"], body),
     )

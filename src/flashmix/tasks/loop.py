@@ -106,6 +106,10 @@ Evaluate = Callable[[], dict[str, float]]
 Listener = Callable[[Progress], object]
 
 
+class DivergedError(FlashmixError):
+    """The loss is not finite any more: what comes of training at this rate."""
+
+
 class Stopped(KeyboardInterrupt):
     """Training was asked to stop; its state is saved."""
 
@@ -186,7 +190,7 @@ class Trainer:
 
         Raises:
             Stopped: asked to stop; the state is saved.
-            FlashmixError: the loss is not finite any more.
+            DivergedError: the loss is not finite any more.
         """
         done = self.progress
         self.model.train()
@@ -258,7 +262,7 @@ class Trainer:
         losses = distributed.sum_over_ranks(losses.to(self.device)) / distributed.world()
         train_loss = losses.item()
         if not math.isfinite(train_loss):
-            raise FlashmixError(
+            raise DivergedError(
                 f"the loss is not finite any more in epoch {epoch}; try a lower learning rate"
             )
         self.model.eval()

@@ -24,8 +24,8 @@ from flashmix.bench.runner import Listener
 from flashmix.bench.store import RUN_FILE, Row, RunFolder, read_rows, read_run
 from flashmix.bench.training.costs import cost_fields
 from flashmix.bench.training.examples import write_examples
-from flashmix.bench.training.jobs import MODEL_FOLDER, Job, clean, execute, job_key
-from flashmix.bench.training.running import Results, in_workers, together
+from flashmix.bench.training.jobs import MODEL_FOLDER, RESULTS, Job, clean, job_key
+from flashmix.bench.training.running import Results, execute_with_others, in_workers, together
 from flashmix.bench.training.search import choose_rates
 from flashmix.bench.training.sources import name_of, slug, sources_of, tokenizer_of
 from flashmix.errors import ArgumentError, FlashmixError
@@ -114,7 +114,7 @@ def run_experiment(
         out: the run's folder; must hold no run unless ``resume``.
         kind: "finetune" or "pretrain".
         resume: go on with the run in ``out`` and repeat nothing that is finished. Trainings that
-            ended in an error are tried again.
+            ended in an error are tried again, and what such an error left undecided is decided.
         threads: of PyTorch in each process; PyTorch's own choice when None.
         listener: hears progress.
 
@@ -145,8 +145,8 @@ def run_experiment(
             if not resume:
                 run = _describe(experiment, threads)
                 folder.write_run(run)
-            _lead(experiment, folder, threads, listener)
-            run["finished"] = _now()
+            complete = _lead(experiment, folder, threads, listener)
+            run["finished"] = _now() if complete else None
             folder.write_run(run)
     return out
 
@@ -168,13 +168,14 @@ def _describe(experiment: Experiment, threads: int) -> dict[str, Any]:
     }
 
 
-def _lead(experiment: Experiment, folder: RunFolder, threads: int, listener: Listener) -> None:
+def _lead(experiment: Experiment, folder: RunFolder, threads: int, listener: Listener) -> bool:
+    """Do what is left of an experiment; whether all its trainings have a result then."""
     costs = _costs(experiment, folder.path, threads, listener)
     jobs = _jobs(experiment, folder.path, threads, costs)
     finished = {
         job_key(row["mixers"], row["seed"])
         for row in read_rows(folder.path)
-        if row["status"] == "ok"
+        if row["status"] in RESULTS
     }
     todo = [job for job in jobs if job_key(job["mixers"], job["seed"]) not in finished]
 
@@ -187,7 +188,8 @@ def _lead(experiment: Experiment, folder: RunFolder, threads: int, listener: Lis
         first = [job for job in jobs if job["seed"] == experiment.seeds[0]]
         rates = choose_rates(first, experiment.rates, folder, do)
         for job in jobs:
-            job["config"]["lr"] = rates[job["mixers"]]
+            job["config"]["lr"] = rates.get(job["mixers"])
+        todo = [job for job in todo if job["mixers"] in rates]  # the others' rates are undecided
     baselines = {label: costs[label] for label in VANILLA if label in costs}
     for job, result in do(todo):
         row = _row(experiment, folder.path, job, result, costs.get(job["mixers"], {}), baselines)
@@ -195,18 +197,20 @@ def _lead(experiment: Experiment, folder: RunFolder, threads: int, listener: Lis
             row["processes"] = distributed.world()
             row["sequence_parallel"] = job["config"].get("sequence_parallel", 1)
         folder.append(row)
-        if result["status"] == "ok":
+        if result["status"] in RESULTS:
+            finished.add(job_key(job["mixers"], job["seed"]))
             clean(Path(job["folder"]))
     distributed.from_first(None)  # the others need wait for no more
     if isinstance(experiment.config, FinetuneConfig) and not distributed.launched():
         write_examples(experiment.config, folder.path)
+    return len(finished) == len(jobs)
 
 
 def _follow(experiment: Experiment, out: Path, threads: int) -> None:
     """Another process than the first, under torchrun: do each job that the first one names."""
     while (job := distributed.from_first(None)) is not None:
         torch.set_num_threads(threads)
-        execute(job, lambda event, **fields: None, lambda: False)
+        execute_with_others(job, lambda event, **fields: None)
 
 
 def _jobs(experiment: Experiment, out: Path, threads: int, costs: dict[str, Any]) -> list[Job]:

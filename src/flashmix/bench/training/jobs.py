@@ -22,6 +22,8 @@ from flashmix.tasks.pretraining import Corpus, PretrainConfig, load_corpus, pret
 from flashmix.tasks.tokens import load_tokenizer
 
 Job = dict[str, Any]
+RESULTS = ("ok", "diverged")
+"""Statuses that training again would give again; others tell of what befell the process."""
 SAY_SECONDS = 0.5
 LOGITS_FILE, MODEL_FOLDER = "test.safetensors", "model"
 Log = Callable[[str, float, int], object]

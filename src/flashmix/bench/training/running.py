@@ -14,7 +14,9 @@ from flashmix.bench.process import Worker, WorkerDiedError
 from flashmix.bench.runner import Listener, Progress
 from flashmix.bench.store import Row
 from flashmix.bench.training.jobs import Job, describe, execute
+from flashmix.bench.worker import Emit
 from flashmix.tasks import distributed
+from flashmix.tasks.loop import DivergedError
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 WORKER = "flashmix.bench.training.worker"
@@ -37,9 +39,17 @@ def together(jobs: list[Job], listener: Listener) -> Results:
             board.say(place, fields)
 
         torch.set_num_threads(job["threads"])
-        result = execute(job, emit, lambda: False)
+        result = execute_with_others(job, emit)
         board.done(index, result)
         yield job, result
+
+
+def execute_with_others(job: Job, emit: Emit) -> dict[str, Any]:
+    """Do a job with the other ranks, all of which call this; a loss diverges on all of them."""
+    try:
+        return execute(job, emit, lambda: False)
+    except DivergedError as error:
+        return {"status": "diverged", "error": str(error)}
 
 
 def in_workers(jobs: list[Job], listener: Listener, at_once: int = 1) -> Results:
