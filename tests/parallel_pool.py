@@ -1,7 +1,8 @@
-"""A pool of processes in one gloo group, which run functions of ``parallel_cases`` together."""
+"""A pool of processes in one gloo group, which run functions of the tests' modules together."""
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import socket
@@ -35,8 +36,10 @@ def _work(rank: int, size: int, port: int, timeout_s: float, pipe) -> None:
     pipe.send("ready")
     while (job := pipe.recv()) is not None:
         name, arguments, keywords = job
+        module, _, function = name.rpartition(".")
         try:
-            answer = getattr(parallel_cases, name)(*arguments, **keywords)
+            cases = importlib.import_module(module) if module else parallel_cases
+            answer = getattr(cases, function)(*arguments, **keywords)
         except Exception as error:
             answer = Failure(type(error).__name__, str(error), traceback.format_exc())
         pipe.send(answer)
@@ -51,7 +54,10 @@ class Failure:
 
 
 class Pool:
-    """``size`` ranks; ``pool.run(name, ...)`` calls a function on each and returns the answers."""
+    """``size`` ranks; ``pool.run(name, ...)`` calls a function on each and returns the answers.
+
+    It is one of ``parallel_cases``, or of another module by its name, "module.function".
+    """
 
     def __init__(self, size: int, timeout_s: float = 90) -> None:
         port = _free_port()

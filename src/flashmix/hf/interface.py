@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from flashmix.errors import ArgumentError, ModelError, missing_extra
 from flashmix.hf.attention import dropout_attention, relative_attention
 from flashmix.mixers import Attention, Mixer, parse_mixer
+from flashmix.mixers._base import Heads
 
 SWAPPED = "mixers"
 """The ``attn_implementation`` of swapped models: each layer mixes with its own ``mixer``.
@@ -159,7 +160,7 @@ def _attend(
     elif dropout and isinstance(mixer, Attention):
         y = dropout_attention(mixer, query, key, value, mask, dropout)
     else:
-        y = mixer.mix_heads(query, key, value, mask)
+        y = mixer(Heads(query, key, value), mask)
     return y.unflatten(-1, (heads, width)), None
 
 

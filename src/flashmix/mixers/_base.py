@@ -6,8 +6,9 @@ Shapes: B batch, N tokens, D width, H heads, dh = D / H width of a head.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
+import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ImplementationError
@@ -15,6 +16,17 @@ from flashmix.ops import OPERATORS, _checks
 from flashmix.ops._padding import zero_padding
 
 HEAD_WIDTH = 64
+
+
+class Heads(NamedTuple):
+    """q, k and v by head, [B, H, N, dh] each, from projections that another module holds.
+
+    A mixer that is called with them mixes alone; see :meth:`Mixer.mix_heads`.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
 
 
 class Mixer(nn.Module, ABC):
@@ -39,11 +51,14 @@ class Mixer(nn.Module, ABC):
         self.impl = impl
 
     @abstractmethod
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix the tokens of ``x`` [B, N, D]."""
+    def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
+        """Mix the tokens of ``x`` [B, N, D], or heads as :meth:`mix_heads` does."""
 
     def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """The mixing alone, between projections that another module holds.
+
+        This is ``mixer(Heads(q, k, v), mask)``: hooks on the mixer run, as sharding and offloading
+        its parameters need.
 
         Args:
             q, k, v: [B, H, N, dh]; one that :attr:`reads` does not name is ignored, except that
@@ -53,7 +68,18 @@ class Mixer(nn.Module, ABC):
         Returns:
             [B, N, D], the heads side by side, before any output projection; zero at padding.
         """
-        return self(v.transpose(1, 2).flatten(2), mask)
+        y: Tensor = self(Heads(q, k, v), mask)
+        return y
+
+    def tokens(self, x: Tensor | Heads, mask: Tensor | None) -> Tensor:
+        """The tokens [B, N, D] that ``x`` holds, ``v`` of heads, once they fit.
+
+        Raises:
+            ArgumentError: they are not [B, N, D], or ``mask`` does not fit them.
+        """
+        x = merge_heads(x.v) if isinstance(x, Heads) else x
+        self.check(x, mask)
+        return x
 
     def drop_projections(self) -> Self:
         """Delete the projections around the mixing, and return self; :meth:`mix_heads` is left."""
@@ -62,6 +88,11 @@ class Mixer(nn.Module, ABC):
     def check(self, x: Tensor, mask: Tensor | None) -> None:
         """Raise ArgumentError unless ``x`` is [B, N, D] and ``mask`` fits it."""
         _checks.check_tokens(type(self).__name__, x, mask, self.dim)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    """[B, H, N, dh] as [B, N, H * dh]."""
+    return x.transpose(1, 2).flatten(2)
 
 
 def head_count(where: str, dim: int, num_heads: int | None) -> int:
@@ -84,16 +115,17 @@ class QKVMixer(Mixer):
     ) -> None:
         super().__init__(dim, impl)
         self.num_heads = head_count(type(self).__name__, dim, num_heads)
+        self.head_dim = dim // self.num_heads
         self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
         self.out = nn.Linear(dim, dim, bias=bias)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool = False
+        self, x: Tensor | Heads, mask: Tensor | None = None, *, return_weights: bool = False
     ) -> Any:
         """Mix the tokens of ``x``.
 
         Args:
-            x: [B, N, D], floating.
+            x: [B, N, D], floating; or :class:`Heads`, which are mixed alone.
             mask: bool [B, N], True = a real token.
             return_weights: also return the weights [B, H, N, N], computed by the reference.
 
@@ -102,24 +134,51 @@ class QKVMixer(Mixer):
 
         Raises:
             ArgumentError: ``x`` or ``mask`` does not fit.
-            ImplementationError: ``impl`` cannot run here, or never holds the weights.
+            ImplementationError: ``impl`` cannot run here, or never holds the weights; or ``qkv`` is
+                sharded in another way than by :func:`flashmix.parallel.tp_plan`.
         """
+        if isinstance(x, Heads):
+            return merge_heads(self.mix(*x, mask))
         self.check(x, mask)
         # NaN at padding would reach the projections' gradients through 0 * NaN.
         qkv = self.qkv(zero_padding(x, mask))
+        if qkv.shape[-1] != 3 * self.dim:
+            self._check_shard(qkv, return_weights)
         # Split where they lie, so that their gradients are put together by one copy.
-        parts = qkv.unflatten(-1, (3, self.num_heads, -1)).unbind(2)
+        parts = qkv.unflatten(-1, (3, -1, self.head_dim)).unbind(2)
         q, k, v = (part.transpose(1, 2) for part in parts)
         weights = None
         if return_weights:
             y, weights = self.mix_with_weights(q, k, v, mask)
         else:
             y = self.mix(q, k, v, mask)
-        y = zero_padding(self.out(y.transpose(1, 2).flatten(2)), mask)
+        y = zero_padding(self.out(merge_heads(y)), mask)
         return y if weights is None else (y, weights)
 
-    def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.mix(q, k, v, mask).transpose(1, 2).flatten(2)
+    def _check_shard(self, qkv: Tensor, return_weights: bool) -> None:
+        """Raise ImplementationError unless ``qkv`` holds q, k and v of some of the heads."""
+        where = type(self).__name__
+        if not _sharded_by_heads(self):
+            raise ImplementationError(
+                f"{where}: qkv gave {qkv.shape[-1]} channels, not 3 * dim = {3 * self.dim}; a "
+                "shard of its columns does not hold q, k and v of the same heads. For tensor "
+                "parallelism take the plan that flashmix.parallel.tp_plan(model) gives"
+            )
+        if return_weights:
+            raise ImplementationError(
+                f"{where}: under tensor parallelism a rank holds the weights of its own heads "
+                "alone; ask for them on one device"
+            )
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Takes q, k and v apart, as :func:`flashmix.parallel.tp_plan` has them, too."""
+        if not _sharded_by_heads(self):
+            for name in ("weight", "bias"):
+                parts = [f"{prefix}qkv.{name}_{part}" for part in "qkv"]
+                if all(part in state_dict for part in parts):
+                    whole = torch.cat([state_dict.pop(part) for part in parts])
+                    state_dict[f"{prefix}qkv.{name}"] = whole
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def drop_projections(self) -> Self:
         del self.qkv, self.out
@@ -134,6 +193,11 @@ class QKVMixer(Mixer):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Mix heads and return the weights [B, H, N, N] too."""
+
+
+def _sharded_by_heads(mixer: QKVMixer) -> bool:
+    """Whether its ``qkv`` is there, and shared among ranks by :func:`flashmix.parallel.tp_plan`."""
+    return getattr(getattr(mixer, "qkv", None), "sharded_by_heads", False)
 
 
 def check_weights_impl(where: str, impl: str) -> None:

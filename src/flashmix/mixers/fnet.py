@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from flashmix.mixers._base import Mixer
+from flashmix.mixers._base import Heads, Mixer
 from flashmix.ops import _checks, fnet
 
 
@@ -31,6 +31,5 @@ class FNet(Mixer):
         _checks.check_choice("FNet", "norm", norm, ("backward", "ortho"))
         self.norm = norm
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        self.check(x, mask)
-        return fnet(x, mask=mask, norm=self.norm, impl=self.impl)
+    def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
+        return fnet(self.tokens(x, mask), mask=mask, norm=self.norm, impl=self.impl)

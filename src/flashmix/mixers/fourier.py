@@ -7,7 +7,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from flashmix.mixers._base import Mixer, head_count
+from flashmix.errors import ImplementationError
+from flashmix.mixers._base import Heads, Mixer, head_count, merge_heads
 from flashmix.ops import fourier, fourier_weights
 from flashmix.ops._padding import zero_padding
 from flashmix.ops._precision import transform_dtype
@@ -36,29 +37,43 @@ class FourierAttention(Mixer):
     ) -> None:
         super().__init__(dim, impl)
         self.num_heads = head_count("FourierAttention", dim, num_heads)
+        self.head_dim = dim // self.num_heads
         self.value = nn.Linear(dim, dim, bias=bias)
         self.out = nn.Linear(dim, dim, bias=bias)
 
     def heads(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """v, the in-projection of ``x`` by head, [B, H, N, dh]."""
+        """v, the in-projection of ``x`` by head, [B, H, N, dh]; under tensor parallelism its own.
+
+        Raises:
+            ImplementationError: a shard of ``value`` cuts a head in two.
+        """
         v = self.value(zero_padding(x, mask))
-        return v.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        if v.shape[-1] % self.head_dim:
+            raise ImplementationError(
+                f"FourierAttention: value gave {v.shape[-1]} channels, which are not whole heads "
+                f"of width {self.head_dim}; num_heads = {self.num_heads} must be a multiple of the "
+                "ranks of tensor parallelism"
+            )
+        return v.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool = False
+        self, x: Tensor | Heads, mask: Tensor | None = None, *, return_weights: bool = False
     ) -> Any:
-        """Mix the tokens of ``x`` [B, N, D].
+        """Mix the tokens of ``x`` [B, N, D], or ``v`` of :class:`Heads` alone.
 
         With ``return_weights`` also returns the weights [B, H, N // 2 + 1], which sum to one over
         the frequencies of a sequence.
         """
+        if isinstance(x, Heads):
+            return merge_heads(self.mix(x.v, mask))
         self.check(x, mask)
         v = self.heads(x, mask)
-        y = zero_padding(self.out(self.mix_heads(v, v, v, mask)), mask)
+        y = zero_padding(self.out(merge_heads(self.mix(v, mask))), mask)
         return (y, fourier_weights(v, mask=mask)) if return_weights else y
 
-    def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        return fourier(v, mask=mask, impl=self.impl).transpose(1, 2).flatten(2)
+    def mix(self, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix heads, [B, H, N, dh]."""
+        return fourier(v, mask=mask, impl=self.impl)
 
     def drop_projections(self) -> Self:
         del self.value, self.out

@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError
-from flashmix.mixers._base import Mixer, head_count
+from flashmix.mixers._base import Heads, Mixer, head_count
 from flashmix.mixers.spec import parse_mixer
 from flashmix.ops import _checks
 from flashmix.ops._padding import zero_padding
-
-Heads = tuple[Tensor, Tensor, Tensor]
 
 
 class Hybrid(Mixer):
@@ -64,20 +62,20 @@ class Hybrid(Mixer):
         )
         self.reads = "".join(p for p in "qkv" if any(p in m.reads for m in self._parts()))
         if combine == "gate":
-            self.gate = nn.Parameter(torch.zeros(len(mixers), dim))
+            self.gate = nn.Parameter(torch.empty(len(mixers), dim))
+            self.reset_parameters()
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        self.check(x, mask)
-        shares = self._shares(x, dim=-1)
-        outputs = [m(share, mask) for m, share in zip(self._parts(), shares, strict=True)]
-        return self._combine(outputs, mask)
+    def reset_parameters(self) -> None:
+        """An even gate; the parts have their own parameters."""
+        if self.combine == "gate":
+            nn.init.zeros_(self.gate)
 
-    def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        shares = zip(*(self._shares(heads, dim=1) for heads in (q, k, v)), strict=True)
-        outputs = [
-            m.mix_heads(*heads, mask)
-            for m, heads in zip(self._parts(), cast("list[Heads]", list(shares)), strict=True)
-        ]
+    def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
+        if isinstance(x, Heads):
+            self._check_heads(x)
+        else:
+            self.check(x, mask)
+        outputs = [m(share, mask) for m, share in zip(self.mixers, self._shares(x), strict=True)]
         return self._combine(outputs, mask)
 
     def drop_projections(self) -> Self:
@@ -88,10 +86,23 @@ class Hybrid(Mixer):
     def _parts(self) -> Sequence[Mixer]:
         return cast("Sequence[Mixer]", self.mixers)
 
-    def _shares(self, x: Tensor, dim: int) -> Sequence[Tensor]:
+    def _check_heads(self, heads: Heads) -> None:
+        """Raise ArgumentError unless all heads are there, of which each part mixes its own."""
+        _, count, _, width = heads.v.shape
+        if count * width != self.dim:
+            raise ArgumentError(
+                f"Hybrid: its heads must fill dim = {self.dim}, got {count} of width {width}; "
+                "under tensor parallelism keep the projections around a hybrid whole"
+            )
+
+    def _shares(self, x: Tensor | Heads) -> Sequence[Tensor | Heads]:
         """What each mixer gets of ``x``: its share of the width or heads, or all of it."""
         parts = len(self.mixers)
-        return x.chunk(parts, dim) if self.combine == "heads" else [x] * parts
+        if self.combine != "heads":
+            return [x] * parts
+        if isinstance(x, Heads):
+            return [Heads(*part) for part in zip(*(t.chunk(parts, 1) for t in x), strict=True)]
+        return x.chunk(parts, -1)
 
     def _combine(self, outputs: list[Tensor], mask: Tensor | None) -> Tensor:
         if self.combine == "heads":

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError
-from flashmix.mixers._base import Mixer
+from flashmix.mixers._base import Heads, Mixer
 from flashmix.ops import _checks, spectral
 
 
@@ -72,8 +72,7 @@ class Spectral(Mixer):
             if self.unitary:
                 self.phase.zero_()
             else:
-                self.weight[..., 0] = 1
-                self.weight[..., 1] = 0
+                self.weight.zero_()[..., 0] = 1
                 self.bias.zero_()
 
     def filter(self) -> Tensor:
@@ -82,10 +81,9 @@ class Spectral(Mixer):
             return torch.stack((self.phase.cos(), self.phase.sin()), dim=-1)
         return self.weight
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        self.check(x, mask)
+    def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
         return spectral(
-            x,
+            self.tokens(x, mask),
             self.filter(),
             self.bias,
             mask=mask,

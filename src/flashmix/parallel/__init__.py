@@ -8,9 +8,11 @@
     >>> y = model(x[:, mine], mask[:, mine])  # that slice of what one device would compute
 
 Collectives are PyTorch's, by gloo on CPUs and NCCL on GPUs; docs/parallel.md says what travels.
+:func:`tp_plan` shares the heads instead, by PyTorch's tensor parallelism.
 """
 
 from flashmix.parallel._models import part_of_gradient
 from flashmix.parallel._shard import all_sum, local_slice, shard_sequence
+from flashmix.parallel._tensor import tp_plan
 
-__all__ = ["all_sum", "local_slice", "part_of_gradient", "shard_sequence"]
+__all__ = ["all_sum", "local_slice", "part_of_gradient", "shard_sequence", "tp_plan"]

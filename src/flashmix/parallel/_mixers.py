@@ -16,7 +16,8 @@ from flashmix.mixers import (
     Spectral,
     TopKAttention,
 )
-from flashmix.ops import fourier, spectral
+from flashmix.mixers._base import Heads
+from flashmix.ops import spectral
 from flashmix.parallel import _fnet, _spectral
 from flashmix.parallel._channels import by_channels
 from flashmix.parallel._edges import by_edges, edges_pay
@@ -76,8 +77,8 @@ class ShardedFNet(Sharded, FNet):
                 "impl='auto'"
             )
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        self.check(x, mask)
+    def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
+        x = self.tokens(x, mask)
         return _fnet.fnet(x, self.layout(x, mask, 1), self.norm)
 
 
@@ -89,8 +90,8 @@ class ShardedSpectral(Sharded, Spectral):
 
     sums_own = True
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        self.check(x, mask)
+    def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
+        x = self.tokens(x, mask)
         layout, whole = self.layout(x, mask, 1), self.sum_gradients
         if self.impl == "auto" and not self.causal and _spectral.modes_pay(self.modes, layout):
             return _spectral.by_modes(x, self.filter(), self.bias, self.unitary, layout, whole)
@@ -114,19 +115,15 @@ class ShardedFourier(Sharded, FourierAttention):
     """Tokens for heads."""
 
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool = False
+        self, x: Tensor | Heads, mask: Tensor | None = None, *, return_weights: bool = False
     ) -> Any:
         """As the mixer's own, without weights."""
         if return_weights:
             raise self.no_weights()
         return super().forward(x, mask)
 
-    def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-        def run(v: Tensor, mask: Tensor | None) -> Tensor:
-            return fourier(v, mask=mask, impl=self.impl)
-
-        y = by_heads(run, (v,), self.layout(v, mask, 2))
-        return y.transpose(1, 2).flatten(2)
+    def mix(self, v: Tensor, mask: Tensor | None) -> Tensor:
+        return by_heads(super().mix, (v,), self.layout(v, mask, 2))
 
     def magnitude(self, x: Tensor) -> Tensor:
         """Raise ImplementationError: no rank holds all tokens."""

@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 
 from flashmix.errors import ArgumentError, FlashmixError
 from flashmix.mixers import Mixer
@@ -140,6 +141,11 @@ def _modules_to_shard(model: nn.Module) -> dict[str, nn.Module]:
         if tensor.is_meta:
             raise ArgumentError(
                 f"shard_sequence: {name} is on the meta device; give the model its values first"
+            )
+        if isinstance(tensor, DTensor):
+            raise ArgumentError(
+                f"shard_sequence: {name} is sharded already; spread the tokens first, then use "
+                "FSDP2. Tensor parallelism does not go together with a sequence over ranks"
             )
     return found
 

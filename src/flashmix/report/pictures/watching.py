@@ -17,7 +17,7 @@ from flashmix.errors import ArgumentError
 from flashmix.hf import structure
 from flashmix.hf.structure import find_layers
 from flashmix.mixers import FourierAttention, Hybrid, Mixer
-from flashmix.mixers._base import QKVMixer
+from flashmix.mixers._base import Heads, QKVMixer
 from flashmix.report.pictures.layers import Layer, layer_names, mixer_name
 from flashmix.report.pictures.matrices import fourier_matrices, hybrid_parts
 
@@ -144,27 +144,19 @@ def _attention(model: Any, noted: Noted) -> Iterator[None]:
 @contextmanager
 def _mixers(model: nn.Module, noted: Noted) -> Iterator[None]:
     """Notes what each mixer of a swapped model is given, between projections that it has not."""
-    mixers = [one for one in model.modules() if isinstance(one, Mixer)]
 
-    def watched(mixer: Any) -> Callable[..., Tensor]:
-        mix = mixer.mix_heads
+    def note(mixer: nn.Module, args: tuple[Heads, Tensor | None], y: Tensor) -> None:
+        q, k, v = args[0]
+        weights = None
+        if isinstance(mixer, QKVMixer):
+            weights = mixer.mix_with_weights(q[:1], k[:1], v[:1], None)[1][0]
+        elif isinstance(mixer, FourierAttention):
+            weights = fourier_matrices(v[:1])[0]
+        noted[mixer] = Mixing(v, weights, y)
 
-        def noting(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-            y: Tensor = mix(q, k, v, mask)
-            weights = None
-            if isinstance(mixer, QKVMixer):
-                weights = mixer.mix_with_weights(q[:1], k[:1], v[:1], None)[1][0]
-            elif isinstance(mixer, FourierAttention):
-                weights = fourier_matrices(v[:1])[0]
-            noted[mixer] = Mixing(v, weights, y)
-            return y
-
-        return noting
-
-    for mixer in mixers:
-        mixer.__dict__["mix_heads"] = watched(mixer)
+    handles = [m.register_forward_hook(note) for m in model.modules() if isinstance(m, Mixer)]
     try:
         yield
     finally:
-        for mixer in mixers:
-            del mixer.__dict__["mix_heads"]
+        for handle in handles:
+            handle.remove()
