@@ -11,12 +11,15 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from flashmix.errors import FlashmixError
 
 START_LIMIT = 120.0
+TICK_SECONDS, LATE_SECONDS = 0.5, 1.0
+"""Waiting is done in ticks; one that took so much longer was one in which this process stood."""
 
 
 class WorkerDiedError(Exception):
@@ -73,7 +76,7 @@ class Worker:
 
     def _next(self, limit: float) -> dict[str, Any]:
         try:
-            line = self._lines.get(timeout=limit)
+            line = self._wait(limit)
         except queue.Empty:
             self.kill()
             raise WorkerDiedError("timeout", f"no progress within {limit:g} s") from None
@@ -90,6 +93,22 @@ class Worker:
             )
         event: dict[str, Any] = json.loads(line)
         return event
+
+    def _wait(self, limit: float) -> str | None:
+        """The next line, or Empty after ``limit`` seconds in which this process ran.
+
+        Time in which it was stopped (Ctrl-Z) or the machine slept says nothing of the worker.
+        """
+        left = limit
+        while True:
+            tick, begun = min(TICK_SECONDS, left), time.monotonic()
+            try:
+                return self._lines.get(timeout=tick)
+            except queue.Empty:
+                if time.monotonic() - begun < tick + LATE_SECONDS:
+                    left -= tick
+                if left <= 0:
+                    raise
 
     def _last_words(self) -> str:
         self._errors.seek(0)

@@ -11,6 +11,8 @@ from functools import partial
 import torch
 from torch.utils.benchmark import Timer
 
+from flashmix._clock import running_seconds, stopped_seconds
+
 Action = Callable[[], object]
 L2_FLUSH_BYTES = 256 << 20
 MIN_SAMPLE_SECONDS = 2e-3
@@ -174,8 +176,11 @@ def interleave(
                 continue
             if round_number >= FEWEST_SAMPLES and taken[index] >= max_seconds_each:
                 continue
-            before(index)
-            start = time.perf_counter()
-            seconds = one(calls[index])
-            taken[index] += time.perf_counter() - start
+            while True:
+                before(index)
+                stopped, start = stopped_seconds(), running_seconds()
+                seconds = one(calls[index])
+                if stopped_seconds() == stopped:
+                    break  # otherwise the process was stopped meanwhile: that is no sample
+            taken[index] += running_seconds() - start
             yield index, seconds

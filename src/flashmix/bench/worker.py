@@ -14,13 +14,13 @@ import signal
 import statistics
 import sys
 import threading
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flashmix._clock import watch
 from flashmix.bench import memory, stats
 from flashmix.bench.actions import prepare, ran_fields
 from flashmix.bench.case import COPY, Case
@@ -41,17 +41,35 @@ def main() -> None:
 def serve(run: Callable[[dict[str, Any], Emit], None], **ready: Any) -> None:
     """Serve jobs until standard input closes; ``ready`` goes with the first event."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    events = os.fdopen(os.dup(1), "w", buffering=1)
+    emit = Events(os.dup(1))
     os.dup2(2, 1)  # whatever a library prints stays out of the events
-
-    def emit(event: str, **fields: Any) -> None:
-        events.write(json.dumps({"event": event, **fields}) + "\n")
-
     follow_parent()
     emit("ready", **ready)
     for line in sys.stdin:
         run(json.loads(line), emit)
         emit("idle")
+
+
+class Events:
+    """Writes events, a line each, to a pipe that its reader may not empty, being stopped.
+
+    Another word of the case that is being done is then dropped: a training must not wait for it.
+    """
+
+    def __init__(self, pipe: int) -> None:
+        self._pipe, self._index = pipe, None
+        self._lock = threading.Lock()
+
+    def __call__(self, event: str, **fields: Any) -> None:
+        """Write an event."""
+        line = (json.dumps({"event": event, **fields}) + "\n").encode()
+        with self._lock:
+            again = event == "doing" and fields["index"] == self._index
+            self._index = fields.get("index")
+            os.set_blocking(self._pipe, not again)
+            with contextlib.suppress(BlockingIOError):  # so short a line is written whole or not
+                while line:
+                    line = line[os.write(self._pipe, line) :]
 
 
 def _measure_job(job: dict[str, Any], emit: Emit) -> None:
@@ -66,12 +84,11 @@ def follow_parent() -> None:
     """End this process when its parent is gone, even in the middle of a case."""
     parent = os.getppid()
 
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+    def follow() -> None:
+        watch(lambda: os.getppid() == parent)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def limit_memory(share: float = 0.9) -> None:

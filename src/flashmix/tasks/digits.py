@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashmix._clock import running_seconds
 from flashmix.errors import ArgumentError, missing_extra
 from flashmix.models import SequenceClassifier
 
@@ -120,7 +121,7 @@ def fit_digits(
         raise ArgumentError(
             f"fit_digits: give either seconds or steps, above zero, got {seconds} and {steps}"
         )
-    clock = time.process_time if device == "cpu" else time.perf_counter
+    clock = time.process_time if device == "cpu" else running_seconds
     digits = load_digits(device)
     torch.manual_seed(seed)
     model = SequenceClassifier(

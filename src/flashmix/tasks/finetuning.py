@@ -5,7 +5,6 @@ Shapes: n examples, N tokens, C classes.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashmix._clock import running_seconds
 from flashmix.errors import ArgumentError, unknown_choice
 from flashmix.tasks import distributed, encoders, metrics
 from flashmix.tasks.batches import Labelled, TrainingBatches, generator
@@ -275,7 +275,7 @@ def test(
     config: FinetuneConfig, model: encoders.Classifier, data: TaskData
 ) -> tuple[dict[str, Any], Tensor]:
     """What a trained model does on the test set: the result's fields, and the logits [n, C]."""
-    start = time.perf_counter()
+    start = running_seconds()
     with autocast(data.test.ids.device, config.precision):
         logits = predict(model, data.test, len(data.classes), config.sequence_parallel)
     scores = metrics.score(logits, data.test.labels.cpu())
@@ -284,7 +284,7 @@ def test(
         "test_loss": scores.loss,
         "f1": scores.f1,
         "confusion": scores.confusion,
-        "test_seconds": time.perf_counter() - start,
+        "test_seconds": running_seconds() - start,
         "test_examples": len(data.test),
     }
     return fields, logits

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from flashmix._clock import running_seconds
 from flashmix.errors import ArgumentError, FlashmixError
 from flashmix.ops._registry import implementations_by_op, recorded_choices
 from flashmix.tasks import checkpoint, distributed
@@ -75,7 +75,8 @@ class Progress:
     Attributes:
         step: steps done.
         loss_sum: of the current epoch's steps, loss_count of them.
-        seconds: of training, evaluation and saving left out; epoch_seconds of the current epoch.
+        seconds: of training, evaluation, saving and time in which the process was stopped left out;
+            epoch_seconds of the current epoch.
         best_epoch: the epoch with the best score on validation, from 1; 0 before the first.
         history: a row an epoch.
         impl_ran: the implementations that ran in training, by op.
@@ -195,14 +196,14 @@ class Trainer:
         done = self.progress
         self.model.train()
         total = torch.tensor(done.loss_sum, dtype=torch.float64, device=self.device)
-        start = saved = time.perf_counter()
+        start = saved = running_seconds()
         alone = distributed.world() == 1  # several could not agree on when to save but at epochs
 
         def pause() -> None:
             """Bring the progress up to date; what follows is not training time."""
             nonlocal start
             done.loss_sum = total.item()
-            now = time.perf_counter()
+            now = running_seconds()
             done.seconds += now - start
             done.epoch_seconds += now - start
             start = now
@@ -219,13 +220,13 @@ class Trainer:
                 pause()
                 self._end_epoch()
                 total.zero_()
-                start = saved = time.perf_counter()
-            elif alone and ((stop := self.stop()) or time.perf_counter() - saved > SAVE_SECONDS):
+                start = saved = running_seconds()
+            elif alone and ((stop := self.stop()) or running_seconds() - saved > SAVE_SECONDS):
                 pause()
                 self._save()
                 if stop:
                     raise Stopped
-                start = saved = time.perf_counter()
+                start = saved = running_seconds()
         self._restore_best()
         return done
 
