@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 120
+"""Characters of a value in a message."""
+
 
 class FlashmixError(Exception):
     """Base class of every error that flashmix raises on purpose."""
@@ -37,9 +40,15 @@ def missing_extra(package: str, extra: str, purpose: str) -> MissingDependencyEr
     )
 
 
+def shown(value: object) -> str:
+    """``repr(value)``, cut where it is long."""
+    text = repr(value[: SHOWN + 1] if isinstance(value, str) else value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
 def unknown_choice(what: str, got: object, choices: Iterable[str]) -> ArgumentError:
     """Build the error for a name that is not among the choices, with the nearest suggested."""
     names = sorted(choices)
-    near = difflib.get_close_matches(str(got), names, n=1)
+    near = difflib.get_close_matches(str(got)[:SHOWN], names, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
-    return ArgumentError(f"unknown {what} {got!r}{hint} Choices: {', '.join(names)}")
+    return ArgumentError(f"unknown {what} {shown(got)}{hint} Choices: {', '.join(names)}")

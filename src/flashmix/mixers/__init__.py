@@ -9,7 +9,7 @@ import fnmatch
 import inspect
 from typing import Any
 
-from flashmix.errors import unknown_choice
+from flashmix.errors import ArgumentError, shown, unknown_choice
 from flashmix.mixers._base import Mixer
 from flashmix.mixers.attention import Attention
 from flashmix.mixers.fnet import FNet
@@ -70,14 +70,21 @@ def create_mixer(name: str, dim: int, *, num_heads: int | None = None, **options
         **options: the mixer's own options, for example ``window=64``.
 
     Raises:
-        ArgumentError: an unknown name or option (the choices are listed), or a bad value.
+        ArgumentError: an unknown name or option (the choices are listed), a bad value, or an option
+            that is given both in the text and as an argument.
     """
     spec = parse_mixer(name)
     if spec.name not in MIXERS:
         raise unknown_choice("mixer", spec.name, MIXERS)
     kind = MIXERS[spec.name]
     choices = mixer_options(spec.name)
-    options = {**options, **spec.options}
+    named = {**options, **({} if num_heads is None else {"num_heads": num_heads})}
+    if twice := named.keys() & spec.options.keys():
+        raise ArgumentError(
+            f"create_mixer: {', '.join(sorted(twice))} of {shown(name)} is given in the text and "
+            "as an argument; keep one"
+        )
+    options |= spec.options
     for option in options:
         if option not in choices:
             raise unknown_choice(f"option of mixer {spec.name!r}:", option, choices)

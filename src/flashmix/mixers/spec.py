@@ -1,21 +1,39 @@
 """Mixers as text: ``fnet``, ``local(window=64)``, ``spectral+local``, and patterns over layers.
 
 Grammar: pattern = layers ("," layers)*; layers = mixer ["*" count]; mixer = part ("+" part)*;
-part = name ["(" key "=" value ("," key "=" value)* ")"]. Values are Python literals.
+part = name ["(" key "=" value ("," key "=" value)* ")"]. A value is a number, True, False, None, a
+word, quoted text, or values in parentheses or brackets: (1, 2).
+
+Text may come from a config that somebody else wrote: length, depth, numbers and layers have bounds,
+and what is read takes time in proportion to its length.
 """
 
 from __future__ import annotations
 
-import ast
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flashmix.errors import ArgumentError
+from flashmix.errors import ArgumentError, shown
 
 if TYPE_CHECKING:
     from flashmix.mixers._base import Mixer
+
+MAX_LENGTH = 10_000
+"""Characters of a pattern."""
+MAX_MIXER = 1_000
+"""Characters of a mixer."""
+MAX_DEPTH = 8
+"""Brackets within brackets."""
+MAX_LAYERS = 999_999
+CLOSING = {"(": ")", "[": "]"}
+
+WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+DECIMAL = re.compile(r"[+-]?([0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18})(e[+-]?[0-9]{1,2})?")
+QUOTED = re.compile(r"""'(?:[^'\\]|\\['"\\])*'|"(?:[^"\\]|\\['"\\])*\"""")
+CONSTANTS: dict[str, Any] = {"True": True, "False": False, "None": None}
 
 
 @dataclass(frozen=True)
@@ -38,24 +56,44 @@ class MixerSpec:
 
 
 def split_list(text: str, separator: str = ",") -> list[str]:
-    """``text`` cut at ``separator`` outside parentheses and quotes."""
-    pieces, depth, quote = [""], 0, ""
-    for char in text:
+    """``text`` cut at ``separator`` outside brackets and quotes.
+
+    Raises:
+        ArgumentError: brackets or quotes are not balanced, or there is too much of them or of text.
+    """
+    _check_length(text, MAX_LENGTH)
+    pieces: list[str] = []
+    closing: list[str] = []
+    quote, escaped, start = "", False, 0
+    for place, char in enumerate(text):
         if quote:
-            quote = "" if char == quote else quote
+            if char == quote and not escaped:
+                quote = ""
+            escaped = char == "\\" and not escaped
         elif char in "'\"":
             quote = char
-        elif char in "([":
-            depth += 1
-        elif char in ")]":
-            depth -= 1
-        elif char == separator and not depth:
-            pieces.append("")
-            continue
-        pieces[-1] += char
-    if depth or quote:
-        raise ArgumentError(f"mixer {text!r}: unbalanced parentheses or quotes")
-    return [piece.strip() for piece in pieces]
+        elif char in CLOSING:
+            closing.append(CLOSING[char])
+            if len(closing) > MAX_DEPTH:
+                raise ArgumentError(
+                    f"mixer {shown(text)}: brackets may be {MAX_DEPTH} deep at most"
+                )
+        elif char in CLOSING.values():
+            if not closing or closing.pop() != char:
+                raise ArgumentError(f"mixer {shown(text)}: unbalanced parentheses or quotes")
+        elif char == separator and not closing:
+            pieces.append(text[start:place])
+            start = place + 1
+    if closing or quote:
+        raise ArgumentError(f"mixer {shown(text)}: unbalanced parentheses or quotes")
+    return [piece.strip() for piece in (*pieces, text[start:])]
+
+
+def _check_length(text: str, most: int) -> None:
+    if len(text) > most:
+        raise ArgumentError(
+            f"mixer {shown(text)}: at most {most} characters are read, got {len(text)}"
+        )
 
 
 def parse_mixer(text: str) -> MixerSpec:
@@ -65,27 +103,50 @@ def parse_mixer(text: str) -> MixerSpec:
         ArgumentError: the text does not follow the grammar.
     """
     if not isinstance(text, str) or not text.strip():
-        raise ArgumentError(f"a mixer must be a name such as 'fnet', got {text!r}")
+        raise ArgumentError(f"a mixer must be a name such as 'fnet', got {shown(text)}")
+    _check_length(text, MAX_MIXER)
     parts = split_list(text, "+")
     if len(parts) > 1:
         if not all(parts):
-            raise ArgumentError(f"mixer {text!r}: a name is missing beside '+'")
+            raise ArgumentError(f"mixer {shown(text)}: a name is missing beside '+'")
         return MixerSpec("hybrid", {"mixers": tuple(parts)})
     name, bracket, rest = text.strip().partition("(")
     if not bracket:
         return MixerSpec(name)
     if not rest.endswith(")"):
-        raise ArgumentError(f"mixer {text!r}: expected ')' at the end")
-    options = {}
+        raise ArgumentError(f"mixer {shown(text)}: expected ')' at the end")
+    options: dict[str, Any] = {}
     for pair in split_list(rest[:-1], ","):
         key, equals, value = (piece.strip() for piece in pair.partition("="))
-        if not equals or not key.isidentifier():
-            raise ArgumentError(f"mixer {text!r}: expected key=value, got {pair!r}")
-        try:
-            options[key] = ast.literal_eval(value)
-        except (ValueError, SyntaxError, TypeError):
-            options[key] = value  # a bare word such as selection=block is a string
+        if not equals or not WORD.fullmatch(key):
+            raise ArgumentError(f"mixer {shown(text)}: expected key=value, got {shown(pair)}")
+        if key in options:
+            raise ArgumentError(f"mixer {shown(text)}: option {key!r} is given twice; keep one")
+        options[key] = _value(value, text)
     return MixerSpec(name.strip(), options)
+
+
+def _value(value: str, text: str) -> Any:
+    """What ``value`` in ``text`` says."""
+    if value in CONSTANTS:
+        return CONSTANTS[value]
+    if WORD.fullmatch(value):
+        return value
+    if INTEGER.fullmatch(value):
+        return int(value)
+    if DECIMAL.fullmatch(value):
+        return float(value)
+    if QUOTED.fullmatch(value):
+        return re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL)
+    if value and CLOSING.get(value[0]) == value[-1]:
+        items = split_list(value[1:-1])
+        items = items[:-1] if not items[-1] else items  # (1,) and ()
+        found = [_value(item, text) for item in items]
+        return found if value[0] == "[" else tuple(found)
+    raise ArgumentError(
+        f"mixer {shown(text)}: {shown(value)} is no value; write a number of at most 18 digits, "
+        "True, False, None, a word, quoted text, or several in parentheses"
+    )
 
 
 def parse_layers(text: str) -> list[MixerSpec]:
@@ -95,18 +156,25 @@ def parse_layers(text: str) -> list[MixerSpec]:
         ArgumentError: the text does not follow the grammar.
     """
     if not isinstance(text, str) or not text.strip():
-        raise ArgumentError(f"a pattern must be text such as 'fnet*10,attention*2', got {text!r}")
+        raise ArgumentError(
+            f"a pattern must be text such as 'fnet*10,attention*2', got {shown(text)}"
+        )
     layers: list[MixerSpec] = []
     for piece in split_list(text, ","):
         mixer, *counts = split_list(piece, "*")
         if not mixer:
-            raise ArgumentError(f"pattern {text!r}: a mixer is missing in {piece!r}")
+            raise ArgumentError(f"pattern {shown(text)}: a mixer is missing in {shown(piece)}")
         if len(counts) > 1 or not all(re.fullmatch("[1-9][0-9]{0,5}", count) for count in counts):
             raise ArgumentError(
-                f"pattern {text!r}: {piece!r} must be a mixer, or a mixer*count with count from 1 "
-                "to 999999"
+                f"pattern {shown(text)}: {shown(piece)} must be a mixer, or a mixer*count with "
+                f"count from 1 to {MAX_LAYERS}"
             )
-        layers += [parse_mixer(mixer)] * (int(counts[0]) if counts else 1)
+        count = int(counts[0]) if counts else 1
+        if len(layers) + count > MAX_LAYERS:
+            raise ArgumentError(
+                f"pattern {shown(text)}: at most {MAX_LAYERS} layers may be named, got more"
+            )
+        layers += [parse_mixer(mixer)] * count
     return layers
 
 
@@ -121,7 +189,7 @@ def parse_pattern(text: str, depth: int) -> list[MixerSpec]:
     layers = parse_layers(text)
     if depth % len(layers):
         raise ArgumentError(
-            f"pattern {text!r} names {len(layers)} layers, which does not divide depth {depth}; "
-            "make the counts add up to the depth or to a divisor of it"
+            f"pattern {shown(text)} names {len(layers)} layers, which does not divide depth "
+            f"{depth}; make the counts add up to the depth or to a divisor of it"
         )
     return layers * (depth // len(layers))
