@@ -10,7 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from flashmix import parallel
+from flashmix import create_mixer, parallel
 from flashmix.models import SequenceClassifier
 from helpers import make_mixer, randn, right_padding
 from parallel_cases import MESHES, _relative, encoder, seeded
@@ -240,3 +240,35 @@ def both_ways(first):
     steps = {"tokens": parallel.shard_sequence, "heads": tensor_parallel}
     for step in (first, *(steps.keys() - {first})):
         steps[step](mixer, mesh)
+
+
+# Models that are made on the meta device
+
+
+def made_on_meta(text, shard):
+    """A mixer that is sharded before it has values, and then gets those that it starts with."""
+    with torch.device("meta"):
+        model = create_mixer(text, WIDTH, num_heads=4)
+    shard(model)
+    model.to_empty(device="cpu")
+    for module in model.modules():
+        if next(module.parameters(recurse=False), None) is not None:
+            module.reset_parameters()
+    return model
+
+
+def starts_of_meta(texts, way):
+    """By mixer and parameter: smallest and largest value, on each rank, of all ranks' shards."""
+    if dist.get_rank() >= 2:
+        return {}
+    shards = {
+        "fsdp": lambda model: fully_shard(model, mesh=MESHES[2]),
+        "heads": lambda model: tensor_parallel(model, MESHES[2]),
+    }
+    found = {}
+    for text in texts:
+        model = made_on_meta(text, shards[way])
+        for name, whole in whole_state(model.named_parameters()).items():
+            found[f"{text}: {name}"] = (whole.min().item(), whole.max().item())
+        assert model(randn(2, 9, WIDTH, dtype=torch.float32)).isfinite().all()
+    return found

@@ -72,7 +72,7 @@ class Spectral(Mixer):
             if self.unitary:
                 self.phase.zero_()
             else:
-                self.weight.zero_()[..., 0] = 1
+                self.weight.zero_().select(-1, 0).fill_(1)
                 self.bias.zero_()
 
     def filter(self) -> Tensor:

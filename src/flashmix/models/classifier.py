@@ -5,6 +5,8 @@ Shapes: B batch, N tokens, F features, D width, C classes.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -12,14 +14,17 @@ from flashmix.errors import ArgumentError
 from flashmix.models.encoder import Encoder
 from flashmix.ops import _checks
 
-POSITION_SCALE = 0.3
-"""Standard deviation of the learned positions' initial values."""
-
 
 class _Classifier(nn.Module):
     """The positions and the pooling, which the tokens of a sequence share."""
 
     position: nn.Parameter
+    position_std: ClassVar[float]
+    """Standard deviation of the learned positions' initial values."""
+
+    def reset_parameters(self) -> None:
+        """The positions' initial values; other modules have the other parameters."""
+        nn.init.normal_(self.position, std=self.position_std)
 
     def positions(self, tokens: Tensor) -> Tensor:
         """The learned positions [N, D] of ``tokens`` [B, N, ...]."""
@@ -47,6 +52,8 @@ class SequenceClassifier(_Classifier):
         dim, depth, mixers, num_heads: see :class:`Encoder`.
     """
 
+    position_std = 0.3
+
     def __init__(
         self,
         features: int,
@@ -60,7 +67,8 @@ class SequenceClassifier(_Classifier):
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(features, dim)
-        self.position = nn.Parameter(torch.randn(max_len, dim) * POSITION_SCALE)
+        self.position = nn.Parameter(torch.empty(max_len, dim))
+        self.reset_parameters()
         self.encoder = Encoder(dim, depth, mixers, num_heads=num_heads)
         self.head = nn.Linear(dim, classes)
 
@@ -84,6 +92,8 @@ class TextClassifier(_Classifier):
         dim, depth, mixers, num_heads, impl: see :class:`Encoder`.
     """
 
+    position_std = 0.02
+
     def __init__(
         self,
         vocabulary: int,
@@ -98,7 +108,8 @@ class TextClassifier(_Classifier):
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, dim)
-        self.position = nn.Parameter(torch.randn(max_len, dim) * 0.02)
+        self.position = nn.Parameter(torch.empty(max_len, dim))
+        self.reset_parameters()
         self.norm = nn.LayerNorm(dim)
         self.encoder = Encoder(dim, depth, mixers, num_heads=num_heads, norm_first=False, impl=impl)
         self.head = nn.Linear(dim, classes)

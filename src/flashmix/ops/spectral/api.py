@@ -215,6 +215,11 @@ def spectral(
     for name, flag in (("causal", causal), ("unitary", unitary)):
         _checks.check_flag("spectral", name, flag)
     if isinstance(weight, Tensor) and weight.is_complex():
+        if weight.dim() != 2:
+            raise ArgumentError(
+                f"spectral: a complex weight must be [M, D], got {list(weight.shape)}; the real "
+                "and imaginary parts of W are a real [M, D, 2]"
+            )
         weight = _torch.view_as_real(weight)
     _checks.check_floating("spectral", "weight", weight, "M, D, 2")
     if weight.shape[1:] != (x.shape[2], 2) or weight.shape[0] < 1:
