@@ -39,6 +39,9 @@ from flashmix.ops.topk_attention.triton import launch as topk
 from flashmix.parallel import _spectral_triton as modes_over_ranks
 from flashmix.parallel._fnet_triton import Columns
 
+PROCESSORS = 132
+"""Of an H200."""
+
 MOST_SHARED = 227 << 10
 """Bytes of shared memory that a program may have on sm_90."""
 
@@ -182,9 +185,10 @@ def modes_of_ranks(dtype: torch.dtype) -> Launches:
 
 
 def few_modes(dtype: torch.dtype) -> Launches:
-    """Filters of 128 modes."""
-    for seq_len, dim in ((4096, 768), (16384, 768), (2048, 256)):
-        x, few = torch.empty(1, seq_len, dim, dtype=dtype), spectral_plan(seq_len, 128)
+    """Filters of 128 modes, of one sequence and of many."""
+    spectral.processors = lambda device: PROCESSORS  # type: ignore[assignment]
+    for batch, seq_len, dim in ((1, 4096, 768), (32, 4096, 768), (8, 16384, 768), (8, 2048, 256)):
+        x, few = torch.empty(batch, seq_len, dim, dtype=dtype), spectral_plan(seq_len, 128)
         assert few is not None
 
         def run(x: torch.Tensor = x, few: Any = few) -> None:
@@ -196,7 +200,7 @@ def few_modes(dtype: torch.dtype) -> Launches:
             spectral.conjugate_filtered(modes, w, few, x.dtype, False)
             spectral.filter_gradients(modes, modes, w, few, x.dtype, False)
 
-        yield f"spectral 128 modes [{seq_len}, {dim}]", run
+        yield f"spectral 128 modes [{batch}, {seq_len}, {dim}]", run
 
 
 def attentions(dtype: torch.dtype, width: int, causal: bool, padded: bool) -> Launches:

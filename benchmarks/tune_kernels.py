@@ -148,18 +148,16 @@ def tune_spectral(batch: int, seq_len: int, dim: int, modes: int, count: bool) -
             analysis_warps=w,
             analysis_stages=s,
             analysis_registers=r,
-            analysis_programs=programs,
         )
-        for n, d, w, s, r, programs in (
-            (16, 64, 4, 3, 168, 3),
-            (16, 64, 4, 4, 168, 3),
-            (16, 64, 4, 4, None, 2),
-            (32, 64, 4, 2, 168, 3),
-            (32, 64, 4, 3, None, 2),
-            (16, 128, 8, 4, None, 1),
-            (16, 128, 8, 6, None, 1),
-            (32, 128, 8, 3, None, 1),
-            (32, 128, 8, 4, None, 1),
+        for n, d, w, s, r in (
+            (16, 64, 4, 3, 168),
+            (16, 64, 4, 4, None),
+            (32, 64, 4, 2, 168),
+            (32, 64, 4, 3, None),
+            (32, 64, 4, 4, None),
+            (16, 128, 8, 4, None),
+            (32, 128, 8, 3, None),
+            (32, 128, 8, 4, None),
         )
     ]
     analyse = partial(spectral.filtered_modes, x, weight, plan, unitary=False)

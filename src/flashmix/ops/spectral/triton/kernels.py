@@ -4,9 +4,9 @@ Analysis reads x once and sums its modes, filtered on the way out; synthesis wri
 
 Channels are the rows of both products: tokens enter the first from the registers they fold in.
 
-A tile is a block of channels of one sequence (and of modes, in the analysis); it takes STEPS steps
-of L_BLOCK folded tokens. Steps are dealt out evenly: program p of many takes PER of them, one more
-where p < EXTRA, and so goes through pieces of one tile or of several.
+A tile is a block of channels of one sequence (and of modes, in the analysis). It takes steps of
+L_BLOCK folded tokens. The analysis sums them in chunks, a program each; programs of the synthesis
+share them evenly: program p takes PER of them, one more where p < EXTRA, of one tile or several.
 
 Shapes: B batch, N tokens, D channels, L folded tokens. Spectra are [B, parities, 2, MP, D], real
 and imaginary parts, float32, and filtered ones in x's dtype; the matrix is [parities, 2, MP, LP].
@@ -29,18 +29,11 @@ def _begin(p, PER, EXTRA):
 
 
 @triton.jit
-def _owner(step, PER, EXTRA):
-    """The program that takes a step."""
-    longer = EXTRA * (PER + 1)
-    return tl.where(step < longer, step // (PER + 1), EXTRA + (step - longer) // PER)
-
-
-@triton.jit(do_not_specialize=("WHOLE", "PER", "EXTRA"))
 def analysis_kernel(
     x,
     matrix,
     spectrum,
-    pieces,
+    partial_sums,
     weight,
     scale,
     stride_b,
@@ -55,9 +48,7 @@ def analysis_kernel(
     CHANNELS,
     BLOCKS,
     STEPS,
-    WHOLE,
-    PER,
-    EXTRA,
+    CHUNKS: tl.constexpr,
     PARITIES: tl.constexpr,
     FILTER: tl.constexpr,
     UNITARY: tl.constexpr,
@@ -67,92 +58,82 @@ def analysis_kernel(
     PRECISION: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """The first WHOLE programs sum a tile each, the others the pieces of those that are left.
+    """Sum a chunk of a tile: STEPS steps at most.
 
-    Whole tiles are stored in ``spectrum``, filtered with ``FILTER``; the two pieces at most of
-    program p at 2 p and 2 p + 1 of ``pieces`` [.., parities, 2, M_BLOCK, D_BLOCK], for
-    ``join_kernel``.
+    The CHUNKS chunks of a tile depend on the length alone, so that a sequence's sums have the same
+    bits in any batch. One chunk is the whole tile and is stored in ``spectrum``, filtered with
+    ``FILTER``; several are stored in ``partial_sums`` [tiles, CHUNKS, parities, 2, M_BLOCK,
+    D_BLOCK], for ``join_kernel``.
     """
     if PDL:
         gdc_launch_dependents()
     dtype = x.dtype.element_ty
     H = N // 2
-    p = tl.program_id(0) - WHOLE
-    whole = p < 0
-    begin = tl.where(whole, 0, _begin(p, PER, EXTRA))
-    end = tl.where(whole, STEPS, _begin(p + 1, PER, EXTRA))
-    for piece in range((end - 1) // STEPS - begin // STEPS + 1):
-        at = tl.maximum(begin, (begin // STEPS + piece) * STEPS)
-        tile = tl.where(whole, tl.program_id(0), WHOLE + at // STEPS)
-        first = at % STEPS
-        last = tl.minimum(STEPS, first + end - at)
-        d_local = tl.arange(0, D_BLOCK)[:, None]
-        m_local = tl.arange(0, M_BLOCK)[None, :]
-        d = (tile % CHANNELS) * D_BLOCK + d_local
-        m = (tile // CHANNELS % BLOCKS) * M_BLOCK + m_local
-        b = (tile // CHANNELS // BLOCKS).to(tl.int64)
-        own = x + b * stride_b + d * stride_d
-        step = tl.arange(0, L_BLOCK)
-        even_re = tl.zeros((D_BLOCK, M_BLOCK), tl.float32)
-        even_im = tl.zeros_like(even_re)
-        odd_re = tl.zeros_like(even_re)
-        odd_im = tl.zeros_like(even_re)
-        for start in range(first * L_BLOCK, tl.minimum(last * L_BLOCK, L), L_BLOCK):
-            n = start + step[None, :]
-            kept = (n < L) & (d < D)
-            twin = (n < H // 2) & (d < D)
-            x_n = tl.load(own + n * stride_n, mask=kept, other=0.0)
-            entry = matrix + m * LP + start + step[:, None]
-            inside = start + step[:, None] < LP
-            e_re = tl.load(entry, mask=inside, other=0.0)
-            e_im = tl.load(entry + MP * LP, mask=inside, other=0.0)
-            if PARITIES == 1:
-                even_re = tl.dot(x_n, e_re, even_re, input_precision=PRECISION)
-                even_im = tl.dot(x_n, e_im, even_im, input_precision=PRECISION)
-            else:
-                x_n = x_n.to(tl.float32)
-                x_m = tl.load(own + (H - 1 - n) * stride_n, mask=twin, other=0.0).to(tl.float32)
-                x_t = tl.load(own + (H + n) * stride_n, mask=twin, other=0.0).to(tl.float32)
-                x_l = tl.load(own + (N - 1 - n) * stride_n, mask=kept, other=0.0).to(tl.float32)
-                o_re = tl.load(entry + 2 * MP * LP, mask=inside, other=0.0)
-                o_im = tl.load(entry + 3 * MP * LP, mask=inside, other=0.0)
-                s = x_n + x_l
-                t = x_m + x_t
-                u = x_n - x_l
-                v = x_m - x_t
-                even_re = tl.dot((s + t).to(dtype), e_re, even_re, input_precision=PRECISION)
-                odd_re = tl.dot((s - t).to(dtype), o_re, odd_re, input_precision=PRECISION)
-                even_im = tl.dot((u - v).to(dtype), e_im, even_im, input_precision=PRECISION)
-                odd_im = tl.dot((u + v).to(dtype), o_im, odd_im, input_precision=PRECISION)
-
-        if whole:
-            plane = MP * D
-            to = spectrum + b * PARITIES * 2 * plane + m * D + d
-            for k in tl.static_range(PARITIES):
-                re = even_re if k == 0 else odd_re
-                im = even_im if k == 0 else odd_im
-                if FILTER:
-                    mode = PARITIES * m + k
-                    kept = (mode < KEPT) & (d < D)
-                    w_re, w_im = factor(weight, mode, d, kept, scale, D, N, False, UNITARY)
-                    store_modes(to + k * 2 * plane, re, im, w_re, w_im, plane, d < D)
-                else:
-                    tl.store(to + k * 2 * plane, re, mask=d < D)
-                    tl.store(to + (k * 2 + 1) * plane, im, mask=d < D)
+    tile = tl.program_id(0) // CHUNKS
+    d_local = tl.arange(0, D_BLOCK)[:, None]
+    m_local = tl.arange(0, M_BLOCK)[None, :]
+    d = (tile % CHANNELS) * D_BLOCK + d_local
+    m = (tile // CHANNELS % BLOCKS) * M_BLOCK + m_local
+    b = (tile // CHANNELS // BLOCKS).to(tl.int64)
+    own = x + b * stride_b + d * stride_d
+    step = tl.arange(0, L_BLOCK)
+    even_re = tl.zeros((D_BLOCK, M_BLOCK), tl.float32)
+    even_im = tl.zeros_like(even_re)
+    odd_re = tl.zeros_like(even_re)
+    odd_im = tl.zeros_like(even_re)
+    first = (tl.program_id(0) % CHUNKS) * STEPS * L_BLOCK
+    for start in range(first, tl.minimum(first + STEPS * L_BLOCK, L), L_BLOCK):
+        n = start + step[None, :]
+        kept = (n < L) & (d < D)
+        twin = (n < H // 2) & (d < D)
+        x_n = tl.load(own + n * stride_n, mask=kept, other=0.0)
+        entry = matrix + m * LP + start + step[:, None]
+        inside = start + step[:, None] < LP
+        e_re = tl.load(entry, mask=inside, other=0.0)
+        e_im = tl.load(entry + MP * LP, mask=inside, other=0.0)
+        if PARITIES == 1:
+            even_re = tl.dot(x_n, e_re, even_re, input_precision=PRECISION)
+            even_im = tl.dot(x_n, e_im, even_im, input_precision=PRECISION)
         else:
-            SIZE: tl.constexpr = M_BLOCK * D_BLOCK
-            slot = (2 * p + piece).to(tl.int64) * (PARITIES * 2 * SIZE)
-            own_slot = pieces + slot + m_local * D_BLOCK + d_local
-            tl.store(own_slot, even_re)
-            tl.store(own_slot + SIZE, even_im)
-            if PARITIES == 2:
-                tl.store(own_slot + 2 * SIZE, odd_re)
-                tl.store(own_slot + 3 * SIZE, odd_im)
+            x_n = x_n.to(tl.float32)
+            x_m = tl.load(own + (H - 1 - n) * stride_n, mask=twin, other=0.0).to(tl.float32)
+            x_t = tl.load(own + (H + n) * stride_n, mask=twin, other=0.0).to(tl.float32)
+            x_l = tl.load(own + (N - 1 - n) * stride_n, mask=kept, other=0.0).to(tl.float32)
+            o_re = tl.load(entry + 2 * MP * LP, mask=inside, other=0.0)
+            o_im = tl.load(entry + 3 * MP * LP, mask=inside, other=0.0)
+            s = x_n + x_l
+            t = x_m + x_t
+            u = x_n - x_l
+            v = x_m - x_t
+            even_re = tl.dot((s + t).to(dtype), e_re, even_re, input_precision=PRECISION)
+            odd_re = tl.dot((s - t).to(dtype), o_re, odd_re, input_precision=PRECISION)
+            even_im = tl.dot((u - v).to(dtype), e_im, even_im, input_precision=PRECISION)
+            odd_im = tl.dot((u + v).to(dtype), o_im, odd_im, input_precision=PRECISION)
+
+    plane = MP * D
+    to = spectrum + b * PARITIES * 2 * plane + m * D + d
+    SIZE: tl.constexpr = M_BLOCK * D_BLOCK
+    slot = tl.program_id(0).to(tl.int64) * (PARITIES * 2 * SIZE)
+    own_sums = partial_sums + slot + m_local * D_BLOCK + d_local
+    for k in tl.static_range(PARITIES):
+        re = even_re if k == 0 else odd_re
+        im = even_im if k == 0 else odd_im
+        if CHUNKS > 1:
+            tl.store(own_sums + k * 2 * SIZE, re)
+            tl.store(own_sums + (k * 2 + 1) * SIZE, im)
+        elif FILTER:
+            mode = PARITIES * m + k
+            kept = (mode < KEPT) & (d < D)
+            w_re, w_im = factor(weight, mode, d, kept, scale, D, N, False, UNITARY)
+            store_modes(to + k * 2 * plane, re, im, w_re, w_im, plane, d < D)
+        else:
+            tl.store(to + k * 2 * plane, re, mask=d < D)
+            tl.store(to + (k * 2 + 1) * plane, im, mask=d < D)
 
 
-@triton.jit(do_not_specialize=("WHOLE", "PER", "EXTRA"))
+@triton.jit
 def join_kernel(
-    pieces,
+    partial_sums,
     spectrum,
     weight,
     scale,
@@ -162,10 +143,7 @@ def join_kernel(
     KEPT,
     CHANNELS,
     BLOCKS,
-    STEPS,
-    WHOLE,
-    PER,
-    EXTRA,
+    CHUNKS,
     PARITIES: tl.constexpr,
     FILTER: tl.constexpr,
     UNITARY: tl.constexpr,
@@ -176,16 +154,14 @@ def join_kernel(
     AT_ONCE: tl.constexpr,
     PDL: tl.constexpr,
 ):
-    """ROWS modes and COLUMNS channels of a tile: its pieces in order, stored as a whole one's."""
-    t = tl.program_id(0)
+    """ROWS modes and COLUMNS channels of a tile: the sums of its chunks in order, stored as one."""
+    tile = tl.program_id(0)
     i = tl.program_id(1) * ROWS + tl.arange(0, ROWS)[:, None]
     d_local = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     k = i // M_BLOCK
     SIZE: tl.constexpr = M_BLOCK * D_BLOCK
-    pieces += (k * M_BLOCK + i) * D_BLOCK + d_local
-    first = _owner(t * STEPS, PER, EXTRA)
-    last = _owner(t * STEPS + STEPS - 1, PER, EXTRA)
-    tile = WHOLE + t
+    slot = partial_sums + tile.to(tl.int64) * CHUNKS * (PARITIES * 2 * SIZE)
+    slot += (k * M_BLOCK + i) * D_BLOCK + d_local
     d = (tile % CHANNELS) * D_BLOCK + d_local
     m = (tile // CHANNELS % BLOCKS) * M_BLOCK + i % M_BLOCK
     b = (tile // CHANNELS // BLOCKS).to(tl.int64)
@@ -198,13 +174,10 @@ def join_kernel(
         gdc_wait()
     re = tl.zeros((ROWS, COLUMNS), tl.float32)
     im = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for group in range(first, last + 1, AT_ONCE):
-        for one in tl.static_range(AT_ONCE):
-            p = group + one
-            # A program's first piece is of the tile that it begins in.
-            slot = 2 * p + tl.where(_begin(p, PER, EXTRA) < t * STEPS, 1, 0)
-            at = pieces + slot.to(tl.int64) * (PARITIES * 2 * SIZE)
-            there = d < tl.where(p <= last, D, 0)
+    for group in range(0, CHUNKS, AT_ONCE):
+        for member in tl.static_range(AT_ONCE):
+            at = slot + (group + member) * (PARITIES * 2 * SIZE)
+            there = d < tl.where(group + member < CHUNKS, D, 0)
             re += tl.load(at, mask=there, other=0.0)
             im += tl.load(at + SIZE, mask=there, other=0.0)
     plane = MP * D

@@ -22,12 +22,10 @@ from flashmix.ops.spectral.triton.kernels_modes import filter_kernel, weight_gra
 _MODES = 16
 _CHANNELS = 64
 _GRAD_MODES = 4
-# Pieces that are read at once.
-_PIECES = 4
-# A program that starts in the middle of a tile takes this many steps at least.
-_LEAST_STEPS = 2
-# Processors with work in a last round that is left as it is.
-_FULL_ENOUGH = 0.9
+# Partial sums that are read at once.
+_AT_ONCE = 4
+# Folded tokens of a sum: longer sequences are cut, so that programs can share their sums.
+_CHUNK, _LONG, _LONG_CHUNK = 1024, 4096, 2048
 
 
 def _boost(seq_len: int, dtype: torch.dtype) -> float:
@@ -43,14 +41,13 @@ def _scale(plan: Plan, gain: float, dtype: torch.dtype) -> float:
 class Config:
     """Sides of a tile, warps of a program and depth of its pipeline, for both products.
 
-    ``programs`` are those that a processor runs at a time.
+    ``synthesis_programs`` are those that a processor runs at a time.
     """
 
     analysis_l: int = 32
     analysis_d: int = 64
     analysis_warps: int = 4
     analysis_stages: int = 3
-    analysis_programs: int = 2
     analysis_registers: int | None = None
     synthesis_l: int = 32
     synthesis_d: int = 64
@@ -80,37 +77,37 @@ def filtered_modes(x: Tensor, weight: Tensor, plan: Plan, how: Config, unitary: 
     return _analysed(x, weight, plan, how, unitary)
 
 
-def _divided(tiles: int, steps: int, programs: int) -> tuple[int, int]:
-    """Tiles that one program each takes whole, and programs that share the others' steps.
+def _modes_of_a_tile(plan: Plan, channels: int, wanted: int) -> int:
+    """Modes of a tile: few enough for ``wanted`` programs, where there are few sequences.
 
-    Whole ones come in rounds that give each of ``programs`` one.
+    ``channels`` counts the blocks of channels and chunks of all sequences. Tiles change no sum, so
+    the bits of a sequence do not depend on its batch, nor on the size of the GPU.
     """
-    rest = tiles % programs
-    shared = min(programs, rest * (steps // _LEAST_STEPS))
-    if shared <= rest or rest > _FULL_ENOUGH * programs:
-        return tiles, 0
-    return tiles - rest, shared
+    m_block = plan.block
+    while channels * (plan.modes_padded // m_block) < wanted and m_block > _MODES:
+        m_block //= 2
+    return m_block
 
 
 def _analysed(x: Tensor, weight: Tensor | None, plan: Plan, how: Config, unitary: bool) -> Tensor:
     batch, _, dim = x.shape
     basis, gain = matrix(plan, x.dtype, x.device)
     d_block = min(how.analysis_d, padded(dim))
-    channels, blocks = cdiv(dim, d_block), plan.modes_padded // plan.block
-    tiles, steps = channels * blocks * batch, cdiv(plan.length, how.analysis_l)
-    whole, shared = _divided(tiles, steps, how.analysis_programs * processors(x.device))
-    per, extra = divmod((tiles - whole) * steps, max(shared, 1))
+    channels, steps = cdiv(dim, d_block), cdiv(plan.length, how.analysis_l)
+    chunks = cdiv(plan.length, _LONG_CHUNK if plan.length > _LONG else _CHUNK)
+    m_block = _modes_of_a_tile(plan, channels * chunks * batch, processors(x.device))
+    blocks = plan.modes_padded // m_block
+    tiles = channels * blocks * batch
     shape = batch, plan.parities, 2, plan.modes_padded, dim
     spectrum = x.new_empty(shape, dtype=torch.float32 if weight is None else x.dtype)
-    size = plan.parities * 2 * plan.block * d_block
-    pieces = x.new_empty((2 * shared, size), dtype=torch.float32)
+    size = plan.parities * 2 * m_block * d_block
+    sums = x.new_empty((tiles * chunks if chunks > 1 else 0, size), dtype=torch.float32)
     scale, early = _scale(plan, gain, x.dtype), signals(x.device)
-    deal = channels, blocks, steps, whole, per, extra
-    analysis_kernel[(whole + shared,)](
+    analysis_kernel[(tiles * chunks,)](
         x,
         basis,
         spectrum,
-        pieces,
+        sums,
         weight,
         scale,
         *x.stride(),
@@ -120,11 +117,14 @@ def _analysed(x: Tensor, weight: Tensor | None, plan: Plan, how: Config, unitary
         plan.length_padded,
         plan.seq_len,
         plan.kept,
-        *deal,
+        channels,
+        blocks,
+        cdiv(steps, chunks),
+        CHUNKS=chunks,
         PARITIES=plan.parities,
         FILTER=weight is not None,
         UNITARY=unitary,
-        M_BLOCK=plan.block,
+        M_BLOCK=m_block,
         L_BLOCK=how.analysis_l,
         D_BLOCK=d_block,
         PRECISION=precision(x.dtype),
@@ -133,11 +133,11 @@ def _analysed(x: Tensor, weight: Tensor | None, plan: Plan, how: Config, unitary
         maxnreg=how.analysis_registers,
         num_stages=how.analysis_stages,
     )
-    if shared:
+    if chunks > 1:
         columns = min(_CHANNELS, d_block)
-        grid = tiles - whole, plan.parities * plan.block // _MODES, d_block // columns
+        grid = tiles, plan.parities * m_block // _MODES, d_block // columns
         join_kernel[grid](
-            pieces,
+            sums,
             spectrum,
             weight,
             scale,
@@ -145,15 +145,17 @@ def _analysed(x: Tensor, weight: Tensor | None, plan: Plan, how: Config, unitary
             plan.seq_len,
             plan.modes_padded,
             plan.kept,
-            *deal,
+            channels,
+            blocks,
+            chunks,
             PARITIES=plan.parities,
             FILTER=weight is not None,
             UNITARY=unitary,
-            M_BLOCK=plan.block,
+            M_BLOCK=m_block,
             D_BLOCK=d_block,
             ROWS=_MODES,
             COLUMNS=columns,
-            AT_ONCE=_PIECES,
+            AT_ONCE=_AT_ONCE,
             PDL=early,
             launch_pdl=early,
         )
