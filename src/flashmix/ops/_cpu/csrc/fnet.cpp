@@ -5,12 +5,14 @@
 // the rows k <= N / 2 are enough, and Y[-k, -j] = Y[k, j] gives the other rows.
 //
 // The first pass folds two vectors of columns, transforms them over tokens as real and imaginary
-// part of one sequence, parts them and stores rows turned so that the second pass, which takes two
-// vectors of rows, finds them lane by lane. Columns (and rows) that fill no vector of their own
-// sequence share vectors with those of others.
+// part of one sequence, separates them and stores rows transposed so that the second pass, which
+// takes two vectors of rows, finds them lane by lane.
+//
+// Roundings and NaN pass between a real and an imaginary part, never between lanes. So both lines
+// of a lane are of one sequence, the same two in every batch, and only lanes are filled up with
+// those of other sequences.
 
 #include <algorithm>
-#include <tuple>
 
 #include "fft.h"
 #include "parallel.h"
@@ -19,22 +21,47 @@
 namespace flashmix {
 namespace {
 
-// How `count` lines of each of `batch` sequences fill pairs of vectors: the first `whole` of every
-// sequence in order, then what is left of all sequences.
+// How `count` lines of each of `batch` sequences fill lanes, two a lane, and lanes fill vectors:
+// first the `whole` lanes of every sequence, whose vectors hold 2 W lines in order, then the `left`
+// other lanes of all sequences. Where the count is odd the last lane of a sequence holds one line.
 struct Lines {
-  int64_t batch, count, pair, whole, left;
+  int64_t batch, count, W, whole, left;
 
-  Lines(int64_t batch, int64_t count, int64_t pair)
-      : batch(batch), count(count), pair(pair), whole(count / pair * pair), left(count - whole) {}
-  int64_t pairs() const { return (batch * count + pair - 1) / pair; }
-  int64_t id(int64_t b, int64_t line) const {
-    return line < whole ? b * whole + line : batch * whole + b * left + line - whole;
+  Lines(int64_t batch, int64_t count, int64_t W)
+      : batch(batch), count(count), W(W), whole(count / (2 * W) * W),
+        left((count + 1) / 2 - whole) {}
+  int64_t vectors() const { return (batch * (whole + left) + W - 1) / W; }
+  bool shared(int64_t vector) const { return vector * W >= batch * whole; }
+  // Whether shared vectors hold one line a lane; all others hold two.
+  bool single() const { return left == 1 && count % 2; }
+
+  struct Lane {
+    int64_t sequence, line[2];  // the second may be `count`: no line
+  };
+  Lane lane(int64_t id) const {
+    if (id < batch * whole) {
+      int64_t line = id % whole / W * 2 * W + id % W;
+      return {id / whole, {line, line + W}};
+    }
+    id -= batch * whole;
+    int64_t line = 2 * whole + id % left;
+    return {id / left, {line, line + left}};
   }
-  // The sequence and the line with this id; ids beyond the end repeat the last one.
-  std::pair<int64_t, int64_t> at(int64_t id) const {
-    if (id < batch * whole) return {id / whole, id % whole};
-    id = std::min(id, batch * count - 1) - batch * whole;
-    return {id / left, whole + id % left};
+  // The lanes of a vector; `size` are set.
+  int64_t lanes(int64_t vector, Lane* set) const {
+    int64_t size = std::min(W, batch * (whole + left) - vector * W);
+    for (int64_t i = 0; i < size; ++i) set[i] = lane(vector * W + i);
+    return size;
+  }
+
+  struct Slot {
+    int64_t half, lane;  // halves of vectors are numbered 2 vector + part
+  };
+  Slot slot(int64_t sequence, int64_t line) const {
+    if (line < 2 * whole) return {(sequence * 2 * whole + line) / W, line % W};
+    line -= 2 * whole;
+    int64_t id = batch * whole + sequence * left + line % left;
+    return {id / W * 2 + line / left, id % W};
   }
 };
 
@@ -47,29 +74,32 @@ struct FNet {
 
   using L = Lanes<T>;
   using V = typename L::V;
+  using C = Complex<T>;
   static constexpr int64_t W = L::W;
 
-  Lines columns{batch, dim / 2 + 1, 2 * W};
-  Lines rows{batch, n / 2 + 1, 2 * W};
+  Lines columns{batch, dim / 2 + 1, W};
+  Lines rows{batch, n / 2 + 1, W};
   std::shared_ptr<const Plan<T>> over_tokens = plan_of<T>(n),
                                  over_width = plan_of<T>(dim);
-  // [row id / W][columns][re, im][W]
-  std::unique_ptr<T[]> spectrum{new T[rows.pairs() * 2 * columns.count * 2 * W]};
+  // [2 vectors of rows][columns][re, im][W]
+  std::unique_ptr<T[]> spectrum{new T[rows.vectors() * 2 * columns.count * 2 * W]};
 
   void run() const {
-    // Lanes without a row ride along with real ones, so they must hold what does no harm.
-    int64_t last = (rows.pairs() - 1) * 2 * W;
-    std::fill(cell(last, 0), cell(last + 2 * W, 0), T(0));
-    parallel(columns.pairs(), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) tokens(i * 2 * W);
+    // Lanes without a row are transformed too: whatever memory held there could be slow.
+    if (rows.left)
+      std::fill(cell(2 * rows.vectors() - 2, 0), cell(2 * rows.vectors(), 0), T(0));
+    parallel(columns.vectors(), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        columns.shared(i) && columns.single() ? tokens<1>(i) : tokens<2>(i);
     });
-    parallel(rows.pairs(), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) width(i * 2 * W);
+    parallel(rows.vectors(), [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        rows.shared(i) && rows.single() ? width<1>(i) : width<2>(i);
     });
   }
 
-  T* cell(int64_t row_id, int64_t column) const {
-    return spectrum.get() + (row_id / W * columns.count + column) * 2 * W;
+  T* cell(int64_t half, int64_t column) const {
+    return spectrum.get() + (half * columns.count + column) * 2 * W;
   }
 
   // x[t, d .. d + W) + x[-t, -d .. -d - W), of one sequence.
@@ -80,73 +110,93 @@ struct FNet {
     return L::load(at) + last;
   }
 
-  void tokens(int64_t first) const {
-    int64_t b[2 * W], d[2 * W], count = std::min(2 * W, batch * columns.count - first);
-    for (int64_t i = 0; i < count; ++i) std::tie(b[i], d[i]) = columns.at(first + i);
-    Complex<T>* z = reinterpret_cast<Complex<T>*>(scratch<V>(2 * n));
-    T factor = scale / 4;  // halves of the fold and of the parting below
-    if (first < batch * columns.whole) {
-      for (int64_t t = 0; t < n; ++t) {
-        const T* at = x + (b[0] * n + t) * dim;
-        const T* across = x + (b[0] * n + (t ? n - t : 0)) * dim;
-        z[t] = Complex<T>{folded(at, across, dim, d[0]), folded(at, across, dim, d[W])} * factor;
-      }
+  // The first pass, of lanes with one or two columns.
+  template <int parts>
+  void tokens(int64_t vector) const {
+    Lines::Lane lanes[W];
+    int64_t size = columns.lanes(vector, lanes);
+    C* z = reinterpret_cast<C*>(scratch<V>(2 * n));
+    T factor = scale / 4;  // halves of the fold and of the separation below
+    if (columns.shared(vector)) {
+      std::fill_n(z, n, C{});
+      for (int64_t i = 0; i < size; ++i)
+        for (int p = 0; p < parts; ++p)
+          if (lanes[i].line[p] < columns.count) fold(z, lanes[i], p, i, factor);
     } else {
+      const T* sequence = x + lanes[0].sequence * n * dim;
+      int64_t d = lanes[0].line[0];
       for (int64_t t = 0; t < n; ++t) {
-        T lanes[2 * W] = {};
-        for (int64_t i = 0; i < count; ++i) {
-          const T* at = x + (b[i] * n + t) * dim;
-          const T* across = x + (b[i] * n + (t ? n - t : 0)) * dim;
-          lanes[i] = (at[d[i]] + across[d[i] ? dim - d[i] : 0]) * factor;
-        }
-        z[t] = {L::load(lanes), L::load(lanes + W)};
+        const T *at = sequence + t * dim, *across = sequence + (t ? n - t : 0) * dim;
+        z[t] = C{folded(at, across, dim, d), folded(at, across, dim, d + W)} * factor;
       }
     }
     fft(z, *over_tokens);
 
     const int64_t* place = over_tokens->place.data();
-    for (int64_t k0 = 0; k0 < rows.whole; k0 += W) {
-      V parts[4][W];
+    for (int64_t k0 = 0; k0 < 2 * rows.whole; k0 += W) {
+      V block[2 * parts][W];
       for (int64_t i = 0; i < W; ++i) {
         V one[4];
-        parted(z, place, k0 + i, one);
-        for (int p = 0; p < 4; ++p) parts[p][i] = one[p];
+        separate(z, place, k0 + i, one);
+        for (int p = 0; p < 2 * parts; ++p) block[p][i] = one[p];
       }
-      for (int p = 0; p < 4; ++p) {
-        transpose<T>(parts[p]);
-        for (int64_t i = 0; i < std::min(W, count - p / 2 * W); ++i) {
-          int64_t lane = p / 2 * W + i;
-          L::store(cell(rows.id(b[lane], k0), d[lane]) + p % 2 * W, parts[p][i]);
+      for (int p = 0; p < 2 * parts; ++p) {
+        transpose<T>(block[p]);
+        for (int64_t i = 0; i < size; ++i) {
+          int64_t d = lanes[i].line[p / 2];
+          if (d < columns.count)
+            L::store(cell(rows.slot(lanes[i].sequence, k0).half, d) + p % 2 * W, block[p][i]);
         }
       }
     }
-    for (int64_t k = rows.whole; k < rows.count; ++k) {
-      V parts[4];
-      parted(z, place, k, parts);
-      for (int64_t lane = 0; lane < count; ++lane) {
-        int64_t id = rows.id(b[lane], k);
-        T* at = cell(id, d[lane]) + id % W;
-        at[0] = parts[lane / W * 2][lane % W];
-        at[W] = parts[lane / W * 2 + 1][lane % W];
+    // The last lane of an odd count of rows holds zeros as its second one.
+    int64_t end = rows.single() ? rows.count : 2 * (rows.whole + rows.left);
+    for (int64_t k = 2 * rows.whole; k < end; ++k) {
+      V one[4] = {};
+      if (k < rows.count) separate(z, place, k, one);
+      for (int64_t i = 0; i < size; ++i) {
+        auto [half, lane] = rows.slot(lanes[i].sequence, k);
+        for (int p = 0; p < parts; ++p) {
+          if (lanes[i].line[p] >= columns.count) continue;
+          T* at = cell(half, lanes[i].line[p]) + lane;
+          at[0] = one[2 * p][i];
+          at[W] = one[2 * p + 1][i];
+        }
       }
+    }
+  }
+
+  // One column, into one lane.
+  void fold(C* z, const Lines::Lane& lane, int part, int64_t i, T factor) const {
+    const T* sequence = x + lane.sequence * n * dim;
+    int64_t d = lane.line[part], mirror = d ? dim - d : 0;
+    for (int64_t t = 0; t < n; ++t) {
+      const T *at = sequence + t * dim, *across = sequence + (t ? n - t : 0) * dim;
+      (part ? z[t].im : z[t].re)[i] = (at[d] + across[mirror]) * factor;
     }
   }
 
   // Row k of the transforms, doubled, of the columns in z's real part (real and imaginary part)
   // and of those in its imaginary part.
-  void parted(const Complex<T>* z, const int64_t* place, int64_t k, V* parts) const {
-    const Complex<T>&at = z[place[k]], &across = z[place[k ? n - k : 0]];
+  void separate(const C* z, const int64_t* place, int64_t k, V* parts) const {
+    const C &at = z[place[k]], &across = z[place[k ? n - k : 0]];
     parts[0] = at.re + across.re;
     parts[1] = at.im - across.im;
     parts[2] = at.im + across.im;
     parts[3] = across.re - at.re;
   }
 
-  void width(int64_t first) const {
-    Complex<T>* z = reinterpret_cast<Complex<T>*>(scratch<V>(2 * dim));
+  // The second pass, of lanes with one or two rows.
+  template <int parts>
+  void width(int64_t vector) const {
+    C* z = reinterpret_cast<C*>(scratch<V>(2 * dim));
     for (int64_t d = 0; d < columns.count; ++d) {
-      const T *one = cell(first, d), *other = cell(first + W, d);
-      V a = L::load(one), b = L::load(one + W), c = L::load(other), e = L::load(other + W);
+      const T* at = cell(2 * vector, d);
+      V a = L::load(at), b = L::load(at + W), c = {}, e = {};
+      if (parts == 2) {
+        const T* other = cell(2 * vector + 1, d);
+        c = L::load(other), e = L::load(other + W);
+      }
       int64_t mirror = d ? dim - d : 0;
       if (mirror == d) b = e = V{};
       z[d] = {a - e, b + c};
@@ -154,40 +204,39 @@ struct FNet {
     }
     fft(z, *over_width);
 
-    T *at[2 * W], *across[2 * W];
-    int64_t count = std::min(2 * W, batch * rows.count - first);
-    for (int64_t i = 0; i < count; ++i) {
-      auto [b, k] = rows.at(first + i);
-      at[i] = y + (b * n + k) * dim;
-      across[i] = k && 2 * k != n ? y + (b * n + n - k) * dim : nullptr;
-    }
+    T *at[parts][W], *across[parts][W];
+    Lines::Lane lanes[W];
+    int64_t size = rows.lanes(vector, lanes);
+    for (int64_t i = 0; i < size; ++i)
+      for (int p = 0; p < parts; ++p) {
+        int64_t k = lanes[i].line[p];
+        T* sequence = y + lanes[i].sequence * n * dim;
+        at[p][i] = k < rows.count ? sequence + k * dim : nullptr;
+        across[p][i] = k < rows.count && k && 2 * k != n ? sequence + (n - k) * dim : nullptr;
+      }
     const int64_t* place = over_width->place.data();
     int64_t j0 = 0;
-    for (; j0 + W <= dim; j0 += W) {
-      V parts[2][W];
-      for (int64_t i = 0; i < W; ++i) {
-        const Complex<T>& value = z[place[j0 + i]];
-        parts[0][i] = value.re;
-        parts[1][i] = value.im;
+    for (; j0 + W <= dim; j0 += W)
+      for (int p = 0; p < parts; ++p) {
+        V block[W];
+        for (int64_t i = 0; i < W; ++i) block[i] = part(z[place[j0 + i]], p);
+        transpose<T>(block);
+        for (int64_t i = 0; i < size; ++i) write(block[i], j0, at[p][i], across[p][i]);
       }
-      for (int p = 0; p < 2; ++p) {
-        transpose<T>(parts[p]);
-        for (int64_t i = 0; i < std::min(W, count - p * W); ++i)
-          write(parts[p][i], j0, at[p * W + i], across[p * W + i]);
-      }
-    }
     for (; j0 < dim; ++j0)
-      for (int64_t i = 0; i < count; ++i) {
-        const Complex<T>& value = z[place[j0]];
-        T number = i < W ? value.re[i] : value.im[i - W];
-        at[i][j0] = number;
-        if (across[i]) across[i][j0 ? dim - j0 : 0] = number;
-      }
+      for (int p = 0; p < parts; ++p)
+        for (int64_t i = 0; i < size; ++i) {
+          T number = part(z[place[j0]], p)[i];
+          if (at[p][i]) at[p][i][j0] = number;
+          if (across[p][i]) across[p][i][j0 ? dim - j0 : 0] = number;
+        }
   }
 
-  // Columns j .. j + W of a row, and of the row that mirrors it, if another one does.
+  static V part(const C& value, int p) { return p ? value.im : value.re; }
+
+  // Columns j .. j + W of a row, and of the row that mirrors it, if there is one.
   void write(V line, int64_t j, T* at, T* across) const {
-    L::store(at + j, line);
+    if (at) L::store(at + j, line);
     if (!across) return;
     if (j) {
       L::store(across + dim - j - W + 1, reversed<T>(line));
