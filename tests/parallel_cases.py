@@ -74,11 +74,20 @@ def errors_of_mixer(text, counts, batch, heads, mask=None, dtype=torch.float64, 
         randn(batch, n, dim, seed=2, dtype=dtype),
     )
     if mask is not None:
-        mask = torch.tensor(mask)
+        mask = torch.tensor(mask, dtype=torch.bool).view(batch, n)
         x[~mask] = float("nan")
     return _errors(
         make(), parallel.shard_sequence(make(), MESHES[len(counts)]), x, upstream, mask, own
     )
+
+
+def errors_of_nothing(texts, counts, batch, mask):
+    """As :func:`errors_of_mixer` of several mixers, by their names."""
+    return {
+        f"{text}: {name}": error
+        for text in texts
+        for name, error in errors_of_mixer(text, counts, batch, 2, mask).items()
+    }
 
 
 def _errors(whole, sharded, x, upstream, mask, own):
@@ -91,7 +100,8 @@ def _errors(whole, sharded, x, upstream, mask, own):
     pairs = {"y": (got, want[:, own], want), "x": (slice_x.grad, x.grad[:, own], x.grad)}
     theirs = dict(sharded.named_parameters())
     for name, parameter in whole.named_parameters():
-        pairs[name] = (theirs[name].grad, parameter.grad, parameter.grad)
+        want = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        pairs[name] = (theirs[name].grad, want, want)
     return {name: _relative(*pair) for name, pair in pairs.items()}
 
 

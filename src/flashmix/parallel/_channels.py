@@ -79,7 +79,7 @@ class _ByChannels(torch.autograd.Function):
             leaves = [t.detach().requires_grad_(w) for t, w in zip(given, wanted, strict=False)]
             with torch.set_grad_enabled(any(wanted)):
                 filtered = run(leaves[0], leaves[1], None if bias is None else leaves[2])
-            if any(wanted):
+            if filtered.requires_grad:  # not where all is padding and only the filter is wanted
                 edge = get_gradient_edge(filtered)
                 ctx.done[k] = _Filtered(channels, tuple(leaves), edge)
             return _token_first(filtered.detach())
@@ -99,11 +99,17 @@ class _ByChannels(torch.autograd.Function):
         def work(k: int, flat: Tensor) -> Tensor:
             if not flat.numel():
                 return flat
-            one: _Filtered = ctx.done[k]
+            one: _Filtered | None = ctx.done.get(k)
+            if one is None:
+                return torch.zeros_like(flat)
             asked = [leaf for leaf in one.inputs if leaf.requires_grad]
             # The graph is kept: this backward may be asked for again.
             found = torch.autograd.grad(
-                [one.edge], asked, [_whole(flat, layout, batch)], retain_graph=True
+                [one.edge],
+                asked,
+                [_whole(flat, layout, batch)],
+                retain_graph=True,
+                materialize_grads=True,
             )
             grads = dict(zip(map(id, asked), found, strict=True))
             for total, leaf, place in zip(

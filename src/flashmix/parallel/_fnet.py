@@ -63,6 +63,8 @@ def travel_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def _mix(x: Tensor, layout: Layout, norm: str) -> Tensor:
+    if not len(x):
+        return torch.empty_like(x)  # of no sequence; every rank finds the same
     if kernels_take(x, layout):
         return _by_kernels(x, layout, norm)
     batch, _, dim = x.shape

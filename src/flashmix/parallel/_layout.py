@@ -109,5 +109,6 @@ def agree(
         parts = ranks.all_to_all(
             [own.to(torch.uint8)] * ranks.size, [batch * count for count in counts]
         )
-        whole = torch.cat([part.view(batch, -1) for part in parts], 1).bool()
+        masks = [part.view(batch, n) for part, n in zip(parts, counts, strict=True)]
+        whole = torch.cat(masks, 1).bool()
     return Layout(ranks, counts, whole)

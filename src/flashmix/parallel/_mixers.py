@@ -31,13 +31,13 @@ class ShardedAttention(ShardedQKV, Attention):
     """Tokens for heads where there are pairs of sequence and head for all ranks, else a ring."""
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        layout = self.layout(q, mask, 2)
-        if q.shape[0] * q.shape[1] >= self.ranks.size:
+        layout, pairs = self.layout(q, mask, 2), q.shape[0] * q.shape[1]
+        if pairs >= self.ranks.size or not pairs:
             return by_heads(super().mix, (q, k, v), layout)
         if self.impl not in ("auto", "torch", "sdpa"):
             raise ImplementationError(
                 f"{self.where}: impl={self.impl!r} needs at least as many pairs of sequence and "
-                f"head as ranks, {self.ranks.size}, not {q.shape[0] * q.shape[1]}; use impl='auto'"
+                f"head as ranks, {self.ranks.size}, not {pairs}; use impl='auto'"
             )
         return ring_attention(q, k, v, layout, self.causal)
 

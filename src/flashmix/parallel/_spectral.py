@@ -107,17 +107,19 @@ class _Sequences:
 
 
 def sequences(layout: Layout, modes: int) -> Iterator[_Sequences]:
-    """The sequences by true length; those without a token are left out."""
+    """The sequences by true length; those without a token are left out.
+
+    Where none has a token, no row is what comes: gradients, which are zero, take the same path.
+    """
     if layout.mask is None:
         kept = min(modes, layout.total // 2 + 1)
         yield _Sequences(slice(None), layout.total, layout.own.start, kept)
         return
     lengths = layout.mask.sum(1)
     before = layout.mask[:, : layout.own.start].sum(1)
-    for length in lengths.unique().tolist():
-        if length:
-            rows = (lengths == length).nonzero().squeeze(1)
-            yield _Sequences(rows, length, before[rows], min(modes, length // 2 + 1))
+    for length in [length for length in lengths.unique().tolist() if length] or [1]:
+        rows = (lengths == length).nonzero().squeeze(1)
+        yield _Sequences(rows, length, before[rows], min(modes, length // 2 + 1))
 
 
 def filtered(
