@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import inspect
+from json import JSONDecodeError
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from flashmix.errors import ArgumentError
-from flashmix.hf.interface import register_swapped, transformers
+from flashmix.hf.configs import HUB_OPTIONS, read_config, split_options
+from flashmix.hf.interface import transformers
 from flashmix.hf.pooling import POOLING, pool_mean
-from flashmix.hf.swap import RECORD, swap
+from flashmix.hf.saving import RECORD, SUBMODELS
+from flashmix.hf.strictness import check_weights
+from flashmix.hf.swap import swap
 
 REFUSED = {
+    "config": "it is the config that was saved; give values of it by name, num_labels=2 say",
+    "state_dict": "the weights are those that were saved",
+    RECORD: "the config records the swap",
     "trust_remote_code": "no code from the hub runs",
+    "use_kernels": "no code from the hub runs",
+    "kernel_config": "no code from the hub runs",
     "use_safetensors": "weights come from safetensors only",
     "attn_implementation": "the swap decides how each layer attends",
 }
+LOADING = frozenset(
+    {
+        "device_map",
+        "disable_mmap",
+        "ignore_mismatched_sizes",
+        "key_mapping",
+        "max_memory",
+        "offload_buffers",
+        "offload_folder",
+        "output_loading_info",
+        "quantization_config",
+        "variant",
+    }
+)
+"""Options of transformers' ``from_pretrained`` that only the weights need."""
 
 
 def from_pretrained(
@@ -28,52 +53,89 @@ def from_pretrained(
         >>> model.save_pretrained("reviews-fnet")
         >>> model = flashmix.from_pretrained("reviews-fnet")
 
+    Every weight of the model must be in the files and every weight of the files in the model,
+    except for the head where ``model_class`` names another.
+
     Args:
         path: a folder that ``save_pretrained`` wrote, or a name on the hub.
         model_class: a class of transformers or its name, to load the encoder with another head,
             for example "AutoModelForSequenceClassification"; the class that was saved when None.
-        **options: for the class's own ``from_pretrained``, for example ``num_labels=2``.
+        **options: which files (``revision``, ``subfolder``, ``token``, ``cache_dir``,
+            ``local_files_only``, ...), of the config and of the weights alike; values to set in the
+            config, for example ``num_labels=2``; and how to load the weights (``dtype``,
+            ``device_map``, ``ignore_mismatched_sizes`` for a head of other labels, ...).
 
     Returns:
         The model, in eval mode. Weights come from safetensors only, and no code from the hub runs.
 
     Raises:
-        ArgumentError: there is no such folder or class, or no swap in the config.
+        ArgumentError: there is no such folder, class or option, no swap in the config, the config
+            asks for code from the hub, or the weights are not those of the model.
+        ModelError: this version of transformers builds another model, in which the swap fails.
         MissingDependencyError: transformers is not installed.
         OSError: the files are missing.
     """
-    package = transformers()
     for name, reason in REFUSED.items():
         if name in options:
             raise ArgumentError(f"from_pretrained: {name} cannot be set; {reason}")
-    _check_folder(path)
-    register_swapped()  # the config asks for it
-    # The config would take them; the model's own from_pretrained understands them.
-    kept = {name: options[name] for name in options.keys() & {"dtype", "torch_dtype"}}
-    taken = {name: value for name, value in options.items() if name not in kept}
-    config, rest = package.AutoConfig.from_pretrained(
-        path, return_unused_kwargs=True, trust_remote_code=False, **taken
-    )
-    record: Any = getattr(config, RECORD, None)
-    if record is None:
+    package = transformers()
+    from safetensors import SafetensorError
+
+    hub, rest = split_options(options)
+    dtype = {name: rest.pop(name) for name in ("dtype", "torch_dtype") if name in rest}
+    if len(dtype) == 2:
+        raise ArgumentError("from_pretrained: dtype and torch_dtype are the same; set one of them")
+    loading = {name: rest.pop(name) for name in LOADING & rest.keys()}
+    # The revision may move to other files between reading the config and reading the weights.
+    resolve = getattr(package.utils, "resolve_revision", None)  # transformers 5.17 has none
+    if resolve is not None:
+        where = {name: hub.get(name) for name in ("revision", "token", "cache_dir")}
+        offline = hub.get("local_files_only", False)
+        hub["revision"] = resolve(path, **where, local_files_only=offline) or "main"
+    config, rest = read_config(path, **hub, **rest)
+    parts = _recorded_parts(path, config)
+    if not parts and not hasattr(config, POOLING):
         raise ArgumentError(
             f"from_pretrained: {str(path)!r} holds no swapped model; load it with transformers, "
             "then call flashmix.swap"
         )
-    kind = _concrete(_named(model_class or (config.architectures or [None])[0]), config)
+    saved = (config.architectures or [None])[0]
+    kind = _concrete(_named(model_class or saved), config)
+    _check_options(rest, kind, config)
 
     class Swapped(kind):  # type: ignore[valid-type, misc]
         def __init__(self, config: Any, *args: Any, **keywords: Any) -> None:
             super().__init__(config, *args, **keywords)
-            swap(self, dict(enumerate(record["mixers"])))
+            for where, mixers in parts.items():
+                swap(_part(self, where), dict(enumerate(mixers)))
 
     Swapped.__module__, Swapped.__name__ = kind.__module__, kind.__name__
-    loaded = Swapped.from_pretrained(path, config=config, use_safetensors=True, **rest, **kept)
-    model = loaded[0] if isinstance(loaded, tuple) else loaded
+    forgiving = loading.pop("ignore_mismatched_sizes", False)
+    report = loading.pop("output_loading_info", False)
+    try:
+        model, info = Swapped.from_pretrained(
+            path,
+            config=config,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **hub,
+            **loading,
+            **dtype,
+            **rest,
+        )
+    except (SafetensorError, JSONDecodeError) as error:
+        raise ArgumentError(
+            f"from_pretrained: a file of the weights of {path} is not whole ({error}); save or "
+            "download it again"
+        ) from None
     model.__class__ = kind
+    head = saved if saved not in (None, kind.__name__) else None
+    plain = None if head is None else _named(head)
+    check_weights(path, model, info, plain, forgiving)
     if getattr(config, POOLING, None) == "mean":
         pool_mean(model)
-    return loaded
+    return (model, info) if report else model
 
 
 def load(path: str | PathLike[str]) -> Any:
@@ -81,23 +143,57 @@ def load(path: str | PathLike[str]) -> Any:
 
     Raises:
         MissingDependencyError: transformers is not installed.
-        ArgumentError: there is no such folder.
+        ArgumentError: there is no such folder, or its config asks for code from the hub.
         OSError: the files are missing.
     """
-    package = transformers()
-    _check_folder(path)
-    config = package.AutoConfig.from_pretrained(path, trust_remote_code=False)
-    if getattr(config, RECORD, None) is not None:
+    config, _ = read_config(path)
+    if hasattr(config, RECORD) or hasattr(config, POOLING):
         return from_pretrained(path)
     kind = _named((config.architectures or ["AutoModel"])[0])
-    return kind.from_pretrained(path, use_safetensors=True)
+    return kind.from_pretrained(path, config=config, use_safetensors=True)
 
 
-def _check_folder(path: str | PathLike[str]) -> None:
-    """Raise ArgumentError for a missing folder, which would pass for a bad name on the hub."""
-    is_path = isinstance(path, PathLike) or path.startswith((".", "/", "~"))
-    if is_path and not Path(path).is_dir():
-        raise ArgumentError(f"there is no folder {path}")
+def _recorded_parts(path: str | PathLike[str], config: Any) -> dict[str, list[str]]:
+    """The mixers of each swapped part of the model, by the part's path, taken from the config."""
+    record: Any = vars(config).pop(RECORD, None)
+    try:
+        parts = {} if record is None else record.get(SUBMODELS, {"": record})
+        found = {where: part["mixers"] for where, part in parts.items()}
+        if all(isinstance(m, list) and {type(text) for text in m} == {str} for m in found.values()):
+            return found
+    except (AttributeError, KeyError, TypeError):
+        pass
+    raise ArgumentError(
+        f"the config of {path} has a broken entry {RECORD!r}, expected the mixers of each layer; "
+        "save the model again"
+    )
+
+
+def _part(model: Any, where: str) -> nn.Module:
+    """The part of ``model`` that was swapped at ``where``, with another head maybe."""
+    base = model.base_model_prefix
+    for path in (where, f"{base}.{where}", f"{where}.".removeprefix(f"{base}.").removesuffix(".")):
+        try:
+            part = model.get_submodule(path)
+        except AttributeError:
+            continue
+        if isinstance(part, transformers().PreTrainedModel):
+            return part
+    raise ArgumentError(
+        f"from_pretrained: {where!r} was swapped, which a {type(model).__name__} has not; "
+        "load the class that was saved"
+    )
+
+
+def _check_options(options: dict[str, Any], kind: Any, config: Any) -> None:
+    """Raise ArgumentError for an option that neither the config nor the model takes."""
+    unknown = options.keys() - inspect.signature(kind.__init__).parameters.keys()
+    if unknown:
+        raise ArgumentError(
+            f"from_pretrained: unknown option {min(unknown)!r}, which is no entry of a "
+            f"{type(config).__name__} either; options are dtype, "
+            f"{', '.join(sorted(HUB_OPTIONS | LOADING))}"
+        )
 
 
 def _named(model_class: Any) -> Any:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashmix.errors import ArgumentError
+from flashmix.hf.saving import RECORD
 from flashmix.hf.structure import find_layers
-from flashmix.hf.swap import RECORD, is_swapped
+from flashmix.hf.swap import is_swapped
 
 
 @dataclass(frozen=True, kw_only=True)

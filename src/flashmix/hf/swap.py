@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -10,14 +9,13 @@ from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ImplementationError, ModelError
 from flashmix.hf.attention import takes_relative_positions
-from flashmix.hf.interface import SWAPPED, register_swapped, transformers
+from flashmix.hf.interface import SWAPPED, transformers
 from flashmix.hf.relative import freeze_unread_positions
+from flashmix.hf.saving import prepare, record_layer, record_model
 from flashmix.hf.structure import PROBE, Layer, find_layers
 from flashmix.mixers import Mixer, MixerSpec, parse_mixer, parse_pattern
 
 Model = TypeVar("Model", bound=nn.Module)
-RECORD = "flashmix"
-"""The entry of a model's config that records the swap."""
 
 
 class Tokens(nn.Module):
@@ -59,24 +57,15 @@ def swap(model: Model, mixers: str | Mapping[int, str]) -> Model:
             f"swap: model must be a model of transformers, got {type(model).__name__}"
         )
     layers = find_layers(model)
-    config: Any = model.config
-    record: Any = {"mixers": ["attention"] * len(layers), "dropped": [0] * len(layers)}
-    specs = _specs(mixers, len(layers))
-    if is_swapped(layers):
-        record = copy.deepcopy(getattr(config, RECORD))
-    else:
-        specs = {**dict.fromkeys(range(len(layers)), MixerSpec("attention")), **specs}
+    unswapped = [index for index, layer in enumerate(layers) if not is_swapped([layer])]
+    specs = {**dict.fromkeys(unswapped, MixerSpec("attention")), **_specs(mixers, len(layers))}
     built = {index: _build(layers[index], spec) for index, spec in specs.items()}
-    register_swapped()
+    prepare()
     for index, mixer in built.items():
-        record["mixers"][index] = str(specs[index])
-        record["dropped"][index] += _install(model, layers[index], mixer)
+        dropped = _install(model, layers[index], mixer)
+        record_layer(layers[index].module, str(specs[index]), dropped)
     freeze_unread_positions(model)
-    config._attn_implementation = SWAPPED
-    # Saved with the config, which the private name is not: transformers' own from_pretrained then
-    # refuses the folder, or its layers do, and never attends where a mixer should mix.
-    config.attn_implementation = SWAPPED
-    setattr(config, RECORD, record)
+    record_model(model)
     return model
 
 
@@ -127,6 +116,9 @@ def _install(model: nn.Module, layer: Layer, mixer: Mixer) -> int:
     if not hasattr(layer.module, "mixer"):
         layer.module.register_forward_pre_hook(_refuse_other_attention)
     layer.module.mixer = mixer
+    # Models initialise a layer by the names of its projections, which may be gone; the mixer's
+    # weights were made with it.
+    setattr(layer.module, "_is_hf_initialized", True)  # noqa: B010
     return dropped
 
 
