@@ -53,6 +53,8 @@ def read_config(path: str | PathLike[str], **options: Any) -> tuple[Any, dict[st
         raise ArgumentError(f"there is no folder {path}")
     hub, values = split_options(options)
     found, _ = package.PreTrainedConfig.get_config_dict(path, **hub)
+    if not found:
+        raise FileNotFoundError(f"there is no config.json in {path}")
     if not isinstance(found, dict):
         raise ArgumentError(f"the config of {path} is a {type(found).__name__}, expected a mapping")
     _check(path, found)

@@ -145,12 +145,12 @@ def classifier(
 def _published(auto: Any, model: str, classes: int, mixers: str, implementation: str) -> Any:
     """The model at a folder or hub id, swapped where its config says so."""
     from flashmix import hf
-    from flashmix.hf.swap import RECORD
+    from flashmix.hf.configs import read_config
+    from flashmix.hf.saving import RECORD
 
-    transformers = _transformers()
     try:
-        config = transformers.AutoConfig.from_pretrained(model, trust_remote_code=False)
-        if getattr(config, RECORD, None) is not None:
+        config, _ = read_config(model, num_labels=classes)
+        if hasattr(config, RECORD):
             if mixers in VANILLA:
                 raise ArgumentError(f"{model} was swapped; it is no vanilla model any more")
             return hf.from_pretrained(
@@ -161,7 +161,7 @@ def _published(auto: Any, model: str, classes: int, mixers: str, implementation:
             )
         return auto.from_pretrained(
             model,
-            num_labels=classes,
+            config=config,
             dtype=torch.float32,  # trained in full; autocast narrows where it may
             attn_implementation=implementation,
             use_safetensors=True,
@@ -178,7 +178,7 @@ def _published(auto: Any, model: str, classes: int, mixers: str, implementation:
 
 def _has_mixers(encoder: Any, mixers: str) -> bool:
     """Whether the encoder was swapped to this pattern already."""
-    from flashmix.hf.swap import RECORD
+    from flashmix.hf.saving import RECORD
 
     record = getattr(encoder.config, RECORD, None)
     if record is None:

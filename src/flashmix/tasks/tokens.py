@@ -95,7 +95,7 @@ def load_tokenizer(name: str) -> Any:
     except ImportError:
         raise missing_extra("transformers", "finetune", "reading text") from None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ArgumentError(
             f"no tokenizer at {name!r} ({str(error).splitlines()[0]}); pass --tokenizer a folder "

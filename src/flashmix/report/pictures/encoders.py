@@ -14,12 +14,14 @@ from torch import Tensor
 
 import flashmix
 from flashmix.errors import ArgumentError, FlashmixError, missing_extra
+from flashmix.hf.configs import read_config
+from flashmix.hf.saving import RECORD
 from flashmix.mixers import parse_pattern
 from flashmix.report.pictures.captions import Shown
 from flashmix.report.pictures.inputs import count_texts
 from flashmix.report.pictures.layers import Layer, mixer_layer
 from flashmix.report.pictures.subject import Subject
-from flashmix.report.pictures.watching import RECORD, watched_layers
+from flashmix.report.pictures.watching import watched_layers
 
 
 def encoder_subject(
@@ -100,14 +102,18 @@ def _load(path: Path) -> tuple[Any, Any]:
     transformers.utils.logging.disable_progress_bar()
     options: dict[str, Any] = {"local_files_only": True}
     try:
-        config = transformers.AutoConfig.from_pretrained(path, **options)
+        config, _ = read_config(path, **options)
         if not getattr(config, "vocab_size", None):
             raise ArgumentError(f"{path} holds a {config.model_type}, which takes no text")
-        tokenizer = transformers.AutoTokenizer.from_pretrained(path, **options)
-        if getattr(config, RECORD, None):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False, **options
+        )
+        if hasattr(config, RECORD):
             model = flashmix.from_pretrained(path, **options)
         else:
-            model = transformers.AutoModel.from_pretrained(path, use_safetensors=True, **options)
+            model = transformers.AutoModel.from_pretrained(
+                path, config=config, use_safetensors=True, **options
+            )
     except (OSError, ValueError) as error:
         if isinstance(error, FlashmixError):
             raise
