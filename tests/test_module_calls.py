@@ -89,6 +89,38 @@ def test_fsdp_gathers_the_mixers_of_a_swapped_model(ranks_pool):
     check(ranks_pool.run("module_cases.errors_of_fsdp_bert", SWAPPED))
 
 
+class TrainedCopy(nn.Module):
+    """A module, and the copy of it that is trained and called, as PEFT's ``modules_to_save``."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.original_module = module.requires_grad_(False)
+        self.copies = nn.ModuleDict({"default": copy.deepcopy(module).requires_grad_(True)})
+
+    def forward(self, *args, **kwargs):
+        return self.copies["default"](*args, **kwargs)
+
+
+@pytest.mark.parametrize("text", [*SWAPPED, "attention"])
+def test_mixers_of_a_swapped_model_may_be_wrapped(text):
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    from module_cases import bert, hidden_states
+
+    plain, wrapped = bert(text), bert(text)
+    for one, other in zip(plain.encoder.layer, wrapped.encoder.layer, strict=True):
+        other.attention.self.mixer = TrainedCopy(other.attention.self.mixer)
+        copied = other.attention.self.mixer.copies["default"]
+        for mine, theirs in zip(
+            one.attention.self.mixer.parameters(), copied.parameters(), strict=True
+        ):
+            mine.data += 0.1
+            theirs.data += 0.1
+    y = hidden_states(wrapped)
+    assert torch.equal(y, hidden_states(plain))
+    y.sum().backward()
+    assert all(p.grad is not None for p in copied.parameters())
+
+
 class LowRank(nn.Module):
     """A linear layer and a learned change of low rank, as LoRA has it."""
 

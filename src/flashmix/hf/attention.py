@@ -5,14 +5,24 @@ Shapes: B batch, H heads, N tokens, dh width of a head, D = H * dh.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from flashmix.errors import ModelError
 from flashmix.mixers import Attention, LocalAttention, Mixer
 from flashmix.ops import _dense
 from flashmix.ops._padding import zero_padding
+
+
+def mixer_of(module: nn.Module) -> Mixer | None:
+    """The mixer in an attention module, also within a wrapper, such as PEFT's; None without one."""
+    mixer: Any = getattr(module, "mixer", None)
+    if mixer is None or isinstance(mixer, Mixer):
+        return mixer
+    return next((one for one in mixer.modules() if isinstance(one, Mixer)), None)
 
 
 def takes_relative_positions(mixer: Mixer) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ModelError, missing_extra
-from flashmix.hf.attention import dropout_attention, relative_attention
+from flashmix.hf.attention import dropout_attention, mixer_of, relative_attention
 from flashmix.mixers import Attention, Mixer, parse_mixer
 from flashmix.mixers._base import Heads
 
@@ -68,7 +68,7 @@ def register_attention(mixer: str = "local", name: str | None = None) -> str:
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
     ) -> tuple[Tensor, None]:
         one = build(query.shape[1] * query.shape[3], query.shape[1])
-        return _attend(one, module, query, key, value, *args, **options)
+        return _attend(one, one, module, query, key, value, *args, **options)
 
     name = name or f"mixer_{spec.name}"
     if "flash" in name:
@@ -118,16 +118,18 @@ def padding_mask(
 def _attend_swapped(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any
 ) -> tuple[Tensor, None]:
-    mixer = getattr(module, "mixer", None)
-    if not isinstance(mixer, Mixer):
+    mixer = mixer_of(module)
+    if mixer is None:
         raise ModelError(
             f"{type(module).__name__}: the config is that of a swapped model, but this layer was "
             "not swapped; load swapped models with flashmix.from_pretrained"
         )
-    return _attend(mixer, module, query, key, value, *args, **options)
+    call: Any = module.mixer
+    return _attend(call, mixer, module, query, key, value, *args, **options)
 
 
 def _attend(
+    call: nn.Module,
     mixer: Mixer,
     module: nn.Module,
     query: Tensor,
@@ -138,7 +140,10 @@ def _attend(
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """Mix query, key and value [B, H, N, dh]; returns [B, N, H, dh] and no weights."""
+    """Mix query, key and value [B, H, N, dh]; returns [B, N, H, dh] and no weights.
+
+    ``call`` is the mixer, or what is wrapped around it.
+    """
     where = type(module).__name__
     if query.shape != key.shape or query.shape != value.shape:
         raise ModelError(
@@ -160,7 +165,7 @@ def _attend(
     elif dropout and isinstance(mixer, Attention):
         y = dropout_attention(mixer, query, key, value, mask, dropout)
     else:
-        y = mixer(Heads(query, key, value), mask)
+        y = call(Heads(query, key, value), mask)
     return y.unflatten(-1, (heads, width)), None
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from flashmix.hf.attention import mixer_of
 from flashmix.mixers import Mixer
 
 BIAS = "relative_attention_bias"
@@ -40,8 +41,8 @@ class RelativeSelfAttention(nn.Module):
             project(hidden_states).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for project in (self.q, self.k, self.v)
         )
-        mixer = getattr(self, "mixer", None)
-        if isinstance(mixer, Mixer) and "k" not in mixer.reads:
+        mixer = mixer_of(self)
+        if mixer is not None and "k" not in mixer.reads:
             position_bias = None  # no scores to add it to
         y, _weights = ALL_ATTENTION_FUNCTIONS[self.config._attn_implementation](
             self,
