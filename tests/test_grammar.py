@@ -42,6 +42,9 @@ HOSTILE = {
     "an unknown name": "a" * 999,
     "too long a name": "a" * 10_000_000,
     "hybrids in hybrids": "hybrid(mixers=(" * 60,
+    "modes without end": "spectral(modes=999999999999999999)",
+    "more modes than memory": "spectral(modes=99999999999)",
+    "a context without end": "spectral(causal=True, context=999999999999999999)",
     "a keyword": "local(window=lambda: 3)",
 }
 

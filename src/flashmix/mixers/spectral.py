@@ -9,6 +9,9 @@ from flashmix.errors import ArgumentError
 from flashmix.mixers._base import Heads, Mixer
 from flashmix.ops import _checks, spectral
 
+MOST = 1 << 25
+"""Modes, or taps, of a filter: more than any sequence has, and no text may ask for more memory."""
+
 
 class Spectral(Mixer):
     """A learnable complex filter per channel over the lowest modes along tokens, plus a bias.
@@ -55,6 +58,9 @@ class Spectral(Mixer):
                 raise ArgumentError(
                     "Spectral: context is the length of a causal filter; set causal=True"
                 )
+        for name, value in (("modes", self.modes), ("context", context)):
+            if value is not None and value > MOST:
+                raise ArgumentError(f"Spectral: {name} must be at most {MOST}, got {value}")
         self.unitary = unitary
         self.causal = causal
         self.context = context
