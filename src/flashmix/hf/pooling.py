@@ -9,6 +9,7 @@ Shapes: B batch, N tokens, D width.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,8 +21,6 @@ from flashmix.errors import ModelError
 Model = TypeVar("Model", bound=nn.Module)
 POOLING = "flashmix_pooling"
 """The entry of a model's config that records the pooling."""
-SUM = "_flashmix_sum"
-"""The attribute of a model that sums over the ranks that share its tokens."""
 STACKS = ("encoder", "transformer")
 
 
@@ -32,7 +31,7 @@ def pool_mean(model: Model) -> Model:
     ``model.config`` records it, and :func:`flashmix.from_pretrained` repeats it.
 
     Args:
-        model: a classifier of transformers, called with ``attention_mask`` by name.
+        model: a classifier of transformers.
 
     Raises:
         ModelError: the model's layers were not found.
@@ -43,35 +42,46 @@ def pool_mean(model: Model) -> Model:
         raise ModelError(
             f"{type(model).__name__} has no {' or '.join(STACKS)}, whose tokens could be averaged"
         )
-    config: Any = model.config
-    if getattr(model, POOLING, False):
+    if hasattr(model, POOLING):
         return model
-    masks: list[Tensor | None] = [None]
+    pooling = _Pooling(list(inspect.signature(model.forward).parameters))
+    model.register_forward_pre_hook(pooling.keep_mask, with_kwargs=True)
+    stack.register_forward_hook(pooling.average)
+    setattr(model, POOLING, pooling)
+    config: Any = model.config
+    setattr(config, POOLING, "mean")
+    return model
 
-    def keep_mask(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        masks[0] = kwargs.get("attention_mask")
 
-    def average(module: nn.Module, args: Any, output: Any) -> Any:
-        hidden, mask = output[0], masks[0]
-        over_ranks = getattr(model, SUM, None)
-        if mask is None and over_ranks is None:
+class _Pooling:
+    """The hooks of one model; an object, so that they are copied and pickled with it."""
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.arguments = arguments
+        self.mask: Tensor | None = None
+        self.over_ranks: Callable[[Tensor], Tensor] | None = None
+
+    def keep_mask(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep the mask of a call, for its last layer."""
+        given = {**dict(zip(self.arguments, args, strict=False)), **kwargs}
+        self.mask = given.get("attention_mask")
+
+    def average(self, module: nn.Module, args: Any, output: Any) -> Any:
+        """The last layer's output with the mean over real tokens in the first one's place."""
+        hidden, mask = output[0], self.mask
+        self.mask = None
+        if mask is None and self.over_ranks is None:
             mean = hidden.mean(1, keepdim=True)
         else:
             real = hidden.new_ones(hidden.shape[:2]) if mask is None else mask.to(hidden.dtype)
             sums = torch.cat([hidden * real[..., None], real[..., None]], 2).sum(1, keepdim=True)
-            sums = sums if over_ranks is None else over_ranks(sums)
+            sums = sums if self.over_ranks is None else self.over_ranks(sums)
             mean = sums[..., :-1] / sums[..., -1:].clamp(min=1)
         pooled = torch.cat([mean.to(hidden.dtype), hidden[:, 1:]], dim=1)
         if isinstance(output, tuple):
             return (pooled, *output[1:])
         output["last_hidden_state"] = pooled
         return output
-
-    model.register_forward_pre_hook(keep_mask, with_kwargs=True)
-    stack.register_forward_hook(average)
-    setattr(model, POOLING, True)
-    setattr(config, POOLING, "mean")
-    return model
 
 
 def sum_means_by(model: nn.Module, over_ranks: Callable[[Tensor], Tensor]) -> None:
@@ -82,9 +92,10 @@ def sum_means_by(model: nn.Module, over_ranks: Callable[[Tensor], Tensor]) -> No
     Raises:
         ModelError: the model does not pool by the mean.
     """
-    if not getattr(model, POOLING, False):
+    pooling: _Pooling | None = getattr(model, POOLING, None)
+    if pooling is None:
         raise ModelError(
             f"{type(model).__name__} reads its first token, which one rank alone holds; pool by "
             "the mean (pool_mean, --pooling mean)"
         )
-    setattr(model, SUM, over_ranks)
+    pooling.over_ranks = over_ranks
