@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from flashmix.errors import ArgumentError
-from flashmix.mixers import Mixer
+from flashmix.hf.attention import mixer_of
 
 
 def check_weights(
@@ -30,9 +30,7 @@ def check_weights(
         forgiving: weights of another shape are left out, as ``ignore_mismatched_sizes`` asks.
     """
     layers = tuple(
-        f"{path}."
-        for path, module in model.named_modules()
-        if isinstance(getattr(module, "mixer", None), Mixer)
+        f"{path}." for path, module in model.named_modules() if mixer_of(module) is not None
     )
     base = f"{model.base_model_prefix}."
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ModelError
+from flashmix.hf.attention import mixer_of
 from flashmix.hf.relative import RelativeSelfAttention, adapted
-from flashmix.mixers import Mixer
 
 PROBE = "mixers_probe"
 TOKENS = 2
@@ -160,9 +160,9 @@ def _probe(model: Any, path: str, module: nn.Module) -> Layer:
 
 def _width(module: nn.Module) -> int | None:
     """Width of the tokens that an attention module takes, by its mixer or a projection."""
+    if (mixer := mixer_of(module)) is not None:
+        return mixer.dim
     for child in module.children():
-        if isinstance(child, Mixer):
-            return child.dim
         if isinstance(child, nn.Linear):
             return child.in_features
     return None

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ImplementationError, ModelError
-from flashmix.hf.attention import takes_relative_positions
+from flashmix.hf.attention import mixer_of, takes_relative_positions
 from flashmix.hf.interface import SWAPPED, transformers
 from flashmix.hf.relative import freeze_unread_positions
 from flashmix.hf.saving import prepare, record_layer, record_model
@@ -71,7 +71,7 @@ def swap(model: Model, mixers: str | Mapping[int, str]) -> Model:
 
 def is_swapped(layers: Sequence[Layer]) -> bool:
     """Whether the layers mix with mixers; a config may say so of a model that was loaded plain."""
-    return all(isinstance(getattr(layer.module, "mixer", None), Mixer) for layer in layers)
+    return all(mixer_of(layer.module) is not None for layer in layers)
 
 
 def _specs(mixers: str | Mapping[int, str], depth: int) -> dict[int, MixerSpec]:
@@ -94,6 +94,11 @@ def _build(layer: Layer, spec: MixerSpec) -> Mixer:
         raise ModelError(
             f"swap: {layer.path} adds relative positions to its scores, which {spec} cannot take; "
             "attention and local can"
+        )
+    if hasattr(layer.module, "mixer") and not isinstance(layer.module.mixer, Mixer):
+        raise ArgumentError(
+            f"swap: the mixer of {layer.path} is wrapped in a {type(layer.module.mixer).__name__}, "
+            "which a swap would remove; swap first, then wrap"
         )
     gone = [part for part in mixer.reads if layer.projections[part] is None]
     if gone:
