@@ -13,7 +13,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from flashmix import create_mixer, parallel
 from flashmix.models import SequenceClassifier
 from helpers import make_mixer, randn, right_padding
-from parallel_cases import MESHES, _relative, encoder, seeded
+from parallel_cases import MESHES, _relative, encoder, errors_of_mixer, seeded
 
 WIDTH = 16
 
@@ -88,6 +88,18 @@ def hidden_states(model):
 def error_of_bert(sharded, text):
     want = hidden_states(bert(text))
     return _relative(hidden_states(sharded), want, want)
+
+
+# Nothing to mix
+
+
+def errors_of_nothing(texts, counts, batch, mask):
+    """As ``errors_of_mixer`` of several mixers, by their names."""
+    return {
+        f"{text}: {name}": error
+        for text in texts
+        for name, error in errors_of_mixer(text, counts, batch, 2, mask).items()
+    }
 
 
 # FSDP2

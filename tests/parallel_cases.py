@@ -81,15 +81,6 @@ def errors_of_mixer(text, counts, batch, heads, mask=None, dtype=torch.float64, 
     )
 
 
-def errors_of_nothing(texts, counts, batch, mask):
-    """As :func:`errors_of_mixer` of several mixers, by their names."""
-    return {
-        f"{text}: {name}": error
-        for text in texts
-        for name, error in errors_of_mixer(text, counts, batch, 2, mask).items()
-    }
-
-
 def _errors(whole, sharded, x, upstream, mask, own):
     x = x.requires_grad_()
     want = whole(x, mask)

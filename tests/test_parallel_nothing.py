@@ -19,7 +19,7 @@ NOTHING, SOME = [False] * 12, [True] * 9 + [False] * 3
     ids=["all padding", "one sequence of padding", "no sequence", "no sequence and a mask"],
 )
 def test_nothing_to_mix_gives_what_one_device_gives(batch, mask, ranks_pool):
-    answers = ranks_pool.run("errors_of_nothing", TEXTS, COUNTS, batch, mask)
+    answers = ranks_pool.run("module_cases.errors_of_nothing", TEXTS, COUNTS, batch, mask)
     assert len(answers[0]) > 2 * len(TEXTS)
     for errors in answers:
         assert all(error <= FLOAT64_BUDGET for error in errors.values()), errors
