@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -13,7 +14,9 @@ from typing import Any
 import torch
 
 from flashmix._version import __version__
+from flashmix.bench.process import package
 from flashmix.bench.timing import clock
+from flashmix.errors import ArgumentError
 from flashmix.ops._machine import cpu_name
 
 PACKAGES = ("torch", "numpy", "triton", "transformers", "scikit-learn")
@@ -52,6 +55,46 @@ def commit() -> str | None:
     return head + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
 
 
+def code() -> str:
+    """A digest of this package's sources, which decide what a run measures."""
+    root, digest = Path(package()), hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        if path.suffix in (".py", ".cpp", ".h", ".json"):
+            digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()[:12]
+
+
+DECIDES = ("cpu", "cpu_capability", "cores", "gpu", "gpu_memory_gb", "cuda", "python", "flashmix")
+"""What of a machine decides over its rows, beside packages and code."""
+
+
+def check_same(run: dict[str, Any], device: str, folder: Path, **others: Any) -> None:
+    """Raise ArgumentError where what is left of ``run`` would be done by another machine or code.
+
+    ``others`` are fields of the run itself as they are now.
+    """
+    then, now = run["machine"], describe(device)
+    pairs = {name: (then.get(name), now.get(name)) for name in DECIDES}
+    before, installed_now = then.get("packages", {}), now["packages"]
+    names = dict.fromkeys([*before, *installed_now])
+    pairs |= {name: (before.get(name), installed_now.get(name)) for name in names}
+    pairs |= {name: (run.get(name), value) for name, value in others.items()}
+    if "code" in then:
+        if then["code"] != now["code"]:
+            pairs["code of flashmix"] = (
+                f"{then['code']} (commit {then.get('commit') or 'unknown'})",
+                f"{now['code']} (commit {now['commit'] or 'unknown'})",
+            )
+    else:
+        pairs["commit"] = (then.get("commit"), now["commit"])
+    changed = [f"{name} {a}, here {b}" for name, (a, b) in pairs.items() if a != b]
+    if changed:
+        raise ArgumentError(
+            f"{folder} was begun with {'; '.join(changed)}: its rows would not compare with those "
+            "that are left. Resume it there, or start a new run"
+        )
+
+
 def describe(device: str) -> dict[str, Any]:
     """Machine and versions, as stored in run.json."""
     facts: dict[str, Any] = {
@@ -63,6 +106,7 @@ def describe(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "flashmix": __version__,
         "commit": commit(),
+        "code": code(),
         "packages": {name: version for name in PACKAGES if (version := installed(name))},
     }
     if device == "cuda":

@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from flashmix.errors import FlashmixError
@@ -29,6 +30,11 @@ class WorkerDiedError(Exception):
         super().__init__(reason)
         self.status = status
         self.reason = reason
+
+
+def package() -> str:
+    """The folder that flashmix is imported from."""
+    return str(Path(__file__).resolve().parents[1])
 
 
 class Worker:
@@ -65,6 +71,14 @@ class Worker:
         except BaseException:
             self.kill()
             raise
+        here, there = package(), self.ready.get("package")
+        if there not in (None, here):
+            self.kill()
+            raise FlashmixError(
+                f"the worker process imports flashmix from {there}, this process from {here}: it "
+                f"would measure other code. Set PYTHONPATH to {Path(here).parent}, or start in "
+                "another folder"
+            )
 
     def _read(self) -> None:
         assert self._process.stdout is not None

@@ -95,6 +95,8 @@ def run_suite(
             run = _describe(suite, grid, threads, time_limit)
             folder.write_run(run)
         todo = _unfinished(suite.cases, read_rows(out))
+        if resume and (todo or not run["finished"]):
+            machine.check_same(run, grid.device, out)
         done, total = len(suite.cases) - len(todo), len(suite.cases)
         settings = {
             "min_samples": suite.min_samples,

@@ -8,9 +8,11 @@ the case it was in. ``run.json`` is always written whole. One run at a time hold
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from io import FileIO
@@ -26,6 +28,11 @@ RUN_FILE = "run.json"
 RESULTS_FILE = "results.jsonl"
 REPEATS_FILE = "repeats.jsonl"
 SEARCH_FILE = "search.jsonl"
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Of an OSError: there is no room to write."""
+_PART = re.compile(r"\..+\.[a-z0-9_]{8}(\.tmp)?")
+"""The names that ``write_whole`` gives to what is not yet whole."""
 
 
 def read_rows(folder: Path, file: str = RESULTS_FILE) -> list[Row]:
@@ -89,7 +96,10 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
             results = FileIO(path / RESULTS_FILE, "a")
         except OSError as error:
-            raise FlashmixError(f"cannot write to {path}: {error.strerror}") from None
+            raise FlashmixError(
+                f"cannot write to {path}: {error.strerror}. Choose another --out, or, once there "
+                "is room, run the same command again"
+            ) from None
         with results:
             try:
                 # The results themselves are the lock: a lock file of its own that is removed at
@@ -99,15 +109,19 @@ class RunFolder:
                 raise FlashmixError(
                     f"another run is writing to {path}; wait for it, or choose another --out"
                 ) from None
+            _remove_parts(path)
             yield cls(path, results, command)
 
     def append(self, row: Row, file: str | None = None) -> None:
         """Add a row to the results, or to another ``file``; it is on disk when this returns.
 
         Raises:
-            FlashmixError: it cannot be written, for example because the disk is full.
+            FlashmixError: it cannot be written, for example because the disk is full; or the row
+                has the status "full", which says so of what its worker had to write.
         """
-        with self._writing():
+        if row.get("status") == "full":
+            raise self.not_written(row["error"])
+        with self.writing():
             if file is None:
                 _append_line(self._results, row)
                 return
@@ -120,18 +134,35 @@ class RunFolder:
         Raises:
             FlashmixError: it cannot be written, for example because the disk is full.
         """
-        with self._writing():
-            write_whole(self.path / RUN_FILE, json.dumps(run, indent=2) + "\n")
+        self.write(RUN_FILE, json.dumps(run, indent=2) + "\n")
+
+    def write(self, file: str, content: str) -> None:
+        """Replace a ``file`` of the run.
+
+        Raises:
+            FlashmixError: it cannot be written, for example because the disk is full.
+        """
+        with self.writing():
+            write_whole(self.path / file, content)
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def writing(self) -> Iterator[None]:
+        """Turn an OSError of the block into the error that says how to go on."""
         try:
             yield
         except OSError as error:
-            raise FlashmixError(
-                f"cannot write to {self.path}: {error.strerror}. Finished cases are kept; once "
-                f"there is room: flashmix {self._command} --resume {shlex.quote(str(self.path))}"
-            ) from None
+            raise self.not_written(error.strerror) from None
+
+    def not_written(self, reason: str | None) -> FlashmixError:
+        """The error that says how to go on after something could not be written."""
+        begun = (self.path / RUN_FILE).exists()
+        resume = f"flashmix {self._command} --resume {shlex.quote(str(self.path))}"
+        advice = (
+            f"Finished cases are kept; once there is room: {resume}"
+            if begun
+            else "Nothing was measured yet; once there is room, run the same command again"
+        )
+        return FlashmixError(f"cannot write to {self.path}: {reason}. {advice}")
 
 
 def _append_line(file: FileIO, row: Row) -> None:
@@ -139,6 +170,18 @@ def _append_line(file: FileIO, row: Row) -> None:
     while left:
         left = left[file.write(left) :]
     os.fsync(file.fileno())
+
+
+def _remove_parts(folder: Path) -> None:
+    """Remove what killed writers left: temporary files that no living one holds.
+
+    Those of other names than are written again would stay for ever.
+    """
+    for path in folder.rglob(".*"):
+        if _PART.fullmatch(path.name) and path.is_file():
+            with path.open("rb") as file, contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def _drop_half_line(path: Path) -> None:

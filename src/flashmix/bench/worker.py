@@ -25,7 +25,10 @@ from flashmix.bench import memory, stats
 from flashmix.bench.actions import prepare, ran_fields
 from flashmix.bench.case import COPY, Case
 from flashmix.bench.facts import measure_facts
+from flashmix.bench.process import package
+from flashmix.bench.store import FULL
 from flashmix.bench.timing import Clock, CpuClock, CudaClock, clock, interleave
+from flashmix.errors import FlashmixError
 from flashmix.ops._registry import recorded_choices
 from flashmix.tasks.digits import train_digits
 from flashmix.tasks.loop import DivergedError
@@ -44,7 +47,7 @@ def serve(run: Callable[[dict[str, Any], Emit], None], **ready: Any) -> None:
     emit = Events(os.dup(1))
     os.dup2(2, 1)  # whatever a library prints stays out of the events
     follow_parent()
-    emit("ready", **ready)
+    emit("ready", package=package(), **ready)
     for line in sys.stdin:
         run(json.loads(line), emit)
         emit("idle")
@@ -74,10 +77,19 @@ class Events:
 
 def _measure_job(job: dict[str, Any], emit: Emit) -> None:
     cases = [Case.from_dict(fields) for fields in job["cases"]]
-    torch.set_num_threads(job["threads"])
+    set_threads(job["threads"])
     if cases[0].device == "cpu":
         limit_memory()
     measure(cases, job["settings"], emit)
+
+
+def set_threads(count: int) -> None:
+    """Let PyTorch use so many threads, or raise: a row with others would say a false number."""
+    torch.set_num_threads(count)
+    if torch.get_num_threads() != count:
+        raise FlashmixError(
+            f"{count} threads were asked for, PyTorch uses {torch.get_num_threads()}"
+        )
 
 
 def follow_parent() -> None:
@@ -214,7 +226,9 @@ def _report(error: Exception, emit: Emit, index: int) -> None:
 
 
 def status_of(error: Exception) -> str:
-    """The status that an exception gives its case, "oom", "diverged" or "error"."""
+    """The status that an exception gives its case: "oom", "diverged", "full" or "error"."""
+    if (isinstance(error, OSError) and error.errno in FULL) or "No space left" in str(error):
+        return "full"
     if isinstance(error, DivergedError):
         return "diverged"
     out_of_memory = isinstance(error, torch.OutOfMemoryError | MemoryError) or (

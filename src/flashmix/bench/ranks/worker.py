@@ -32,6 +32,7 @@ from flashmix.bench.worker import (
     limit_memory,
     reporting,
     serve,
+    set_threads,
     status_of,
     time_in_turn,
 )
@@ -85,7 +86,7 @@ class Team:
         """Take a job's cases, and let go of those before."""
         self.cases = [Case.from_dict(fields) for fields in job["cases"]]
         self.subjects.clear()
-        torch.set_num_threads(max(1, job["threads"] // self.size))
+        set_threads(max(1, job["threads"] // self.size))
         if self.cases[0].device == "cpu":
             limit_memory(0.9 / self.size)
         else:

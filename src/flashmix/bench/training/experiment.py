@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 
-from flashmix._files import write_whole
 from flashmix.bench import machine
 from flashmix.bench.runner import Listener
 from flashmix.bench.store import RUN_FILE, Row, RunFolder, read_rows, read_run
@@ -145,6 +144,8 @@ def run_experiment(
             if not resume:
                 run = _describe(experiment, threads)
                 folder.write_run(run)
+            elif not run["finished"]:
+                machine.check_same(run, config.device, out, processes=distributed.world())
             complete = _lead(experiment, folder, threads, listener)
             run["finished"] = _now() if complete else None
             folder.write_run(run)
@@ -170,7 +171,7 @@ def _describe(experiment: Experiment, threads: int) -> dict[str, Any]:
 
 def _lead(experiment: Experiment, folder: RunFolder, threads: int, listener: Listener) -> bool:
     """Do what is left of an experiment; whether all its trainings have a result then."""
-    costs = _costs(experiment, folder.path, threads, listener)
+    costs = _costs(experiment, folder, threads, listener)
     jobs = _jobs(experiment, folder.path, threads, costs)
     finished = {
         job_key(row["mixers"], row["seed"])
@@ -184,6 +185,9 @@ def _lead(experiment: Experiment, folder: RunFolder, threads: int, listener: Lis
             return together(some, listener)
         return in_workers(some, listener, at_once=experiment.jobs)
 
+    for job in jobs:
+        if job_key(job["mixers"], job["seed"]) in finished:
+            clean(Path(job["folder"]))  # a killed run may have left it
     if len(experiment.rates) > 1 and todo:
         first = [job for job in jobs if job["seed"] == experiment.seeds[0]]
         rates = choose_rates(first, experiment.rates, folder, do)
@@ -202,7 +206,8 @@ def _lead(experiment: Experiment, folder: RunFolder, threads: int, listener: Lis
             clean(Path(job["folder"]))
     distributed.from_first(None)  # the others need wait for no more
     if isinstance(experiment.config, FinetuneConfig) and not distributed.launched():
-        write_examples(experiment.config, folder.path)
+        with folder.writing():
+            write_examples(experiment.config, folder.path)
     return len(finished) == len(jobs)
 
 
@@ -236,10 +241,10 @@ def _jobs(experiment: Experiment, out: Path, threads: int, costs: dict[str, Any]
 
 
 def _costs(
-    experiment: Experiment, out: Path, threads: int, listener: Listener
+    experiment: Experiment, folder: RunFolder, threads: int, listener: Listener
 ) -> dict[str, dict[str, Any]]:
     """What each model costs, by label: measured once, alone, before the trainings."""
-    path = out / COSTS_FILE
+    path = folder.path / COSTS_FILE
     if path.exists():
         held: dict[str, dict[str, Any]] = json.loads(path.read_text())
         return held
@@ -261,7 +266,7 @@ def _costs(
     _, result = next(in_workers([job], listener))
     if result.pop("status", "ok") != "ok":
         raise FlashmixError(f"measuring what the models cost failed: {result['error']}")
-    write_whole(path, json.dumps(result, indent=1) + "\n")
+    folder.write(COSTS_FILE, json.dumps(result, indent=1) + "\n")
     return result
 
 

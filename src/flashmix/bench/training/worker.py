@@ -10,10 +10,8 @@ import signal
 import sys
 from typing import Any
 
-import torch
-
 from flashmix.bench.training.jobs import execute
-from flashmix.bench.worker import Emit, limit_memory, reporting, serve
+from flashmix.bench.worker import Emit, limit_memory, reporting, serve, set_threads
 from flashmix.tasks.loop import Stopped
 
 _stopping = False
@@ -34,7 +32,7 @@ def _stop(number: int, frame: object) -> None:
 
 
 def _run(job: dict[str, Any], emit: Emit) -> None:
-    torch.set_num_threads(job["threads"])
+    set_threads(job["threads"])
     if job["config"]["device"] == "cpu":
         limit_memory()
     with reporting(emit, 0):
