@@ -24,12 +24,13 @@ from torch.utils.checkpoint import checkpoint
 from flashmix import create_mixer, parallel
 from flashmix.bench.memory import peak_mb
 from flashmix.bench.ranks.traffic import SentBytes
+from flashmix.errors import ImplementationError
 from flashmix.models import Encoder, SequenceClassifier, TextClassifier
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch as block_topk
 from flashmix.ops.local_attention import torch as local
 from flashmix.parallel import _channels, _fnet, _pieces, _ring, _sharded, _spectral
-from helpers import make_mixer, randn
+from helpers import by_reference, make_mixer, randn
 
 MESHES: dict[int, DeviceMesh] = {}
 
@@ -94,6 +95,49 @@ def _errors(whole, sharded, x, upstream, mask, own):
         want = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         pairs[name] = (theirs[name].grad, want, want)
     return {name: _relative(*pair) for name, pair in pairs.items()}
+
+
+def second_derivatives_or_refusal(text, counts):
+    """How far off they are where the gradient that comes in is constant, or the refusal."""
+    own, n = mine(counts), sum(counts)
+    if own is None:
+        return None
+    mixer = make_mixer(text, 8, num_heads=1)
+    x, upstream, probe = (randn(1, n, 8, seed=seed) for seed in (1, 2, 3))
+
+    def found(mixer, some):
+        leaf = x[:, some].clone().requires_grad_()
+        (first,) = torch.autograd.grad(mixer(leaf), leaf, upstream[:, some], create_graph=True)
+        total = (first * probe[:, some]).sum() + 0 * leaf.sum()
+        return torch.autograd.grad(total, leaf)[0]
+
+    want = found(by_reference(mixer), slice(None))
+    sharded = parallel.shard_sequence(make_mixer(text, 8, num_heads=1), MESHES[len(counts)])
+    try:
+        return _relative(found(sharded, own), want[:, own], want)
+    except ImplementationError as error:
+        return str(error)
+
+
+def refusals_of_transforms(text, counts):
+    """What a sharded mixer says in forward mode, and under ``torch.func``."""
+    own = mine(counts)
+    if own is None:
+        return []
+    sharded = parallel.shard_sequence(make_mixer(text, 8), MESHES[len(counts)])
+    x = randn(1, sum(counts), 8)[:, own]
+    said = []
+    for run in (
+        lambda: torch.func.jvp(sharded, (x,), (x,)),
+        lambda: torch.func.grad(lambda x: sharded(x).sum())(x),
+        lambda: torch.vmap(sharded)(x[None]),
+    ):
+        try:
+            run()
+            said.append("nothing")
+        except ImplementationError as error:
+            said.append(str(error))
+    return said
 
 
 def error_of_second_derivatives(text, counts):

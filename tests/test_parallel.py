@@ -139,3 +139,22 @@ def test_rows_near_the_ends_see_the_neighbours_tokens(ranks_pool, text, counts):
 )
 def test_gradients_have_gradients_over_ranks(ranks_pool, text):
     assert_equal(ranks_pool.run("error_of_second_derivatives", text, (8, 9)))
+
+
+# One head of one sequence is left for two ranks: attention goes round the ring.
+SINGLE_HEAD = [text for text in SHARDABLE if "naive" not in text and "heads" not in text]
+
+
+@pytest.mark.parametrize("text", SINGLE_HEAD)
+def test_second_derivatives_over_ranks_are_right_or_refused(ranks_pool, text):
+    for answer in ranks_pool.run("second_derivatives_or_refusal", text, (8, 9))[:2]:
+        if isinstance(answer, str):
+            assert "has no second derivative; take it on one device" in answer
+        else:
+            assert answer <= FLOAT64_BUDGET
+
+
+@pytest.mark.parametrize("text", ["attention", "local(window=5)", "fnet", "spectral(modes=3)"])
+def test_ranks_refuse_tangents_and_transforms(ranks_pool, text):
+    for answers in ranks_pool.run("refusals_of_transforms", text, (8, 9))[:2]:
+        assert all("impl='reference'" in answer for answer in answers), answers

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from flashmix.parallel._layout import Layout
+from flashmix.parallel._once import once
 from flashmix.parallel._pieces import Piece, cut, sizes, through
 from flashmix.parallel._ranks import even_split
 
@@ -40,7 +41,8 @@ def by_channels(
             share of the channels.
     """
     differentiate = torch.is_grad_enabled()
-    return _ByChannels.apply(x, weight, bias, run, layout, whole, differentiate)
+    origin = x[:0].clone()  # holds nothing of x, and says where gradients come from
+    return _ByChannels.apply(x, weight, bias, run, layout, whole, differentiate, origin)
 
 
 @dataclass(frozen=True)
@@ -63,10 +65,12 @@ class _ByChannels(torch.autograd.Function):
         layout: Layout,
         whole: bool,
         differentiate: bool,
+        origin: Tensor,
     ) -> Tensor:
         pieces, y = _pieces(x, layout), torch.empty_like(x, memory_format=torch.contiguous_format)
         rank, batch = layout.ranks.rank, x.shape[0]
-        ctx.layout, ctx.shapes, ctx.whole = layout, (weight, bias), whole
+        ctx.layout, ctx.whole = layout, whole
+        ctx.save_for_backward(weight, bias, origin)
         ctx.done = {}
         wanted = ctx.needs_input_grad[:3] if differentiate else (False,) * 3
 
@@ -88,42 +92,46 @@ class _ByChannels(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        layout: Layout = ctx.layout
-        weight, bias = ctx.shapes
-        pieces, batch = _pieces(grad, layout), grad.shape[0]
-        grad_x = torch.empty_like(grad, memory_format=torch.contiguous_format)
-        together, sums = _side_by_side((weight, bias))
+        found = once("a filter", lambda: _gradients(ctx, grad), grad, *ctx.saved_tensors)
+        return *found, None, None, None, None, None
 
-        def work(k: int, flat: Tensor) -> Tensor:
-            if not flat.numel():
-                return flat
-            one: _Filtered | None = ctx.done.get(k)
-            if one is None:
-                return torch.zeros_like(flat)
-            asked = [leaf for leaf in one.inputs if leaf.requires_grad]
-            # The graph is kept: this backward may be asked for again.
-            found = torch.autograd.grad(
-                [one.edge],
-                asked,
-                [_whole(flat, layout, batch)],
-                retain_graph=True,
-                materialize_grads=True,
-            )
-            grads = dict(zip(map(id, asked), found, strict=True))
-            for total, leaf, place in zip(
-                sums, one.inputs[1:], ((slice(None), one.channels), (one.channels,)), strict=False
-            ):
-                if total is not None:
-                    total[place] = grads[id(leaf)]
-            columns = grads.get(id(one.inputs[0]))
-            return torch.zeros_like(flat) if columns is None else _token_first(columns)
 
-        _go_through(grad, grad_x, pieces, layout, work)
-        if ctx.whole and together is not None:
-            layout.ranks.add_up(together)
-        return grad_x if ctx.needs_input_grad[0] else None, *sums, None, None, None, None
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    layout: Layout = ctx.layout
+    weight, bias, _ = ctx.saved_tensors
+    pieces, batch = _pieces(grad, layout), grad.shape[0]
+    grad_x = torch.empty_like(grad, memory_format=torch.contiguous_format)
+    together, sums = _side_by_side((weight, bias))
+
+    def work(k: int, flat: Tensor) -> Tensor:
+        if not flat.numel():
+            return flat
+        one: _Filtered | None = ctx.done.get(k)
+        if one is None:
+            return torch.zeros_like(flat)
+        asked = [leaf for leaf in one.inputs if leaf.requires_grad]
+        # The graph is kept: this backward may be asked for again.
+        found = torch.autograd.grad(
+            [one.edge],
+            asked,
+            [_whole(flat, layout, batch)],
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        grads = dict(zip(map(id, asked), found, strict=True))
+        for total, leaf, place in zip(
+            sums, one.inputs[1:], ((slice(None), one.channels), (one.channels,)), strict=False
+        ):
+            if total is not None:
+                total[place] = grads[id(leaf)]
+        columns = grads.get(id(one.inputs[0]))
+        return torch.zeros_like(flat) if columns is None else _token_first(columns)
+
+    _go_through(grad, grad_x, pieces, layout, work)
+    if ctx.whole and together is not None:
+        layout.ranks.add_up(together)
+    return grad_x if ctx.needs_input_grad[0] else None, *sums
 
 
 def _side_by_side(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, list[Tensor | None]]:

@@ -39,7 +39,7 @@ def by_heads(run: Callable[..., Tensor], heads: tuple[Tensor, ...], layout: Layo
     mask = layout.mask
     if mask is not None:
         mask = mask.repeat_interleave(count, 0)[own]
-    # A rank without pairs still takes part in every exchange, backward too.
-    y = run(*whole, mask) if shares[ranks.rank] else torch.stack(whole).sum(0)
+    # A rank without pairs still takes part in every exchange, those of second derivatives too.
+    y = run(*whole, mask) if shares[ranks.rank] else torch.stack(whole).sum(0).square()
     back = exchange(y.squeeze(1), ranks, layout.tokens(1), (0, shares))
     return back.unflatten(0, (batch, count))

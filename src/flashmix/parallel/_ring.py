@@ -18,6 +18,7 @@ from torch import Tensor
 from flashmix.ops._padding import zero_head_padding
 from flashmix.ops._precision import full_precision, transform_dtype
 from flashmix.parallel._layout import Layout
+from flashmix.parallel._once import once
 
 CHUNK = {"cpu": 1 << 21, "cuda": 1 << 26}
 """Scores held at a time."""
@@ -56,31 +57,35 @@ class _Ring(torch.autograd.Function):
         return y
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        q, k, v, y, log_total = ctx.saved_tensors
-        layout: Layout = ctx.layout
-        wide = log_total.dtype
-        scale = q.shape[-1] ** -0.5
-        own = (grad.to(wide) * y.to(wide)).sum(-1, keepdim=True)
-        grad_q = torch.zeros_like(q, dtype=wide)
-        totals: Tensor | int = 0
-        for source, block in _circulate(torch.stack((k, v)), layout):
-            keys, values = block.to(wide)
-            grads = torch.zeros_like(block, dtype=wide)
-            for rows, scores in _scores(q, keys, layout, source, ctx.causal):
-                upstream = grad[:, :, rows].to(wide)
-                weights = scores.sub_(log_total[:, :, rows]).exp_()
-                with full_precision(q.device):
-                    grads[1] += weights.transpose(2, 3) @ upstream
-                    change = upstream @ values.transpose(2, 3)
-                    change = weights * (change - own[:, :, rows]) * scale
-                    grads[0] += change.transpose(2, 3) @ q[:, :, rows].to(wide)
-                    grad_q[:, :, rows] += change @ keys
-            # What the ranks before added to this block's gradients arrives as the block did.
-            totals = _start(grads + totals, layout, (source - 1) % layout.ranks.size)()
-        grad_k, grad_v = cast(Tensor, totals)
-        return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype), None, None
+        found = once("attention", lambda: _gradients(ctx, grad), grad, *ctx.saved_tensors)
+        return *found, None, None
+
+
+def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v, y, log_total = ctx.saved_tensors
+    layout: Layout = ctx.layout
+    wide = log_total.dtype
+    scale = q.shape[-1] ** -0.5
+    own = (grad.to(wide) * y.to(wide)).sum(-1, keepdim=True)
+    grad_q = torch.zeros_like(q, dtype=wide)
+    totals: Tensor | int = 0
+    for source, block in _circulate(torch.stack((k, v)), layout):
+        keys, values = block.to(wide)
+        grads = torch.zeros_like(block, dtype=wide)
+        for rows, scores in _scores(q, keys, layout, source, ctx.causal):
+            upstream = grad[:, :, rows].to(wide)
+            weights = scores.sub_(log_total[:, :, rows]).exp_()
+            with full_precision(q.device):
+                grads[1] += weights.transpose(2, 3) @ upstream
+                change = upstream @ values.transpose(2, 3)
+                change = weights * (change - own[:, :, rows]) * scale
+                grads[0] += change.transpose(2, 3) @ q[:, :, rows].to(wide)
+                grad_q[:, :, rows] += change @ keys
+        # What the ranks before added to this block's gradients arrives as the block did.
+        totals = _start(grads + totals, layout, (source - 1) % layout.ranks.size)()
+    grad_k, grad_v = cast(Tensor, totals)
+    return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
 def _circulate(block: Tensor, layout: Layout) -> Iterator[tuple[int, Tensor]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import zlib
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from flashmix.errors import ArgumentError, ImplementationError
 from flashmix.mixers import Mixer
@@ -63,8 +65,14 @@ class OverRanks(nn.Module):
 
         Raises:
             ParallelError: on every rank, where they do not fit.
-            ImplementationError: a call that cannot be captured in a CUDA graph.
+            ImplementationError: a call that cannot be captured in a CUDA graph, or one in forward
+                mode or under a transform of ``torch.func``.
         """
+        if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+            raise ImplementationError(
+                f"{self.where}: a sequence over ranks has no tangents and no transforms of "
+                "torch.func; take them on one device, where impl='reference' has all of them"
+            )
         facts = facts_of(x, mask, tokens_dim, self.fingerprint)
         call = tuple(facts.values())
         if capturing():
