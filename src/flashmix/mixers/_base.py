@@ -166,8 +166,8 @@ class QKVMixer(Mixer):
             )
         if return_weights:
             raise ImplementationError(
-                f"{where}: under tensor parallelism a rank holds the weights of its own heads alone"
-                "; ask for them on one device"
+                f"{where}: under tensor parallelism a rank holds the weights of its own heads "
+                "alone; ask for them on one device"
             )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:

@@ -69,21 +69,11 @@ class FourierAttention(Mixer):
         self.check(x, mask)
         v = self.heads(x, mask)
         y = zero_padding(self.out(merge_heads(self.mix(v, mask))), mask)
-        if not return_weights:
-            return y
-        self._check_all_heads(v)
-        return y, fourier_weights(v, mask=mask)
+        return (y, fourier_weights(v, mask=mask)) if return_weights else y
 
     def mix(self, v: Tensor, mask: Tensor | None) -> Tensor:
         """Mix heads, [B, H, N, dh]."""
         return fourier(v, mask=mask, impl=self.impl)
-
-    def _check_all_heads(self, v: Tensor) -> None:
-        if v.shape[1] != self.num_heads:
-            raise ImplementationError(
-                "FourierAttention: under tensor parallelism a rank holds the weights of "
-                "its own heads alone; ask for them on one device"
-            )
 
     def drop_projections(self) -> Self:
         del self.value, self.out
@@ -93,5 +83,4 @@ class FourierAttention(Mixer):
         """abs(rfft(v over tokens)) of unpadded ``x`` [B, N, D], as [B, H, N // 2 + 1, dh]."""
         self.check(x, None)
         v = self.heads(x, None)
-        self._check_all_heads(v)
         return torch.fft.rfft(v.to(transform_dtype(v.dtype)), dim=2).abs()

@@ -5,10 +5,14 @@ Shapes: B batch, H heads, N tokens, dh width of a head.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from flashmix.ops._padding import real_rank, zero_head_padding
+from flashmix.ops._precision import full_precision, transform_dtype
 
 
 def scores(q: Tensor, k: Tensor) -> Tensor:
@@ -50,6 +54,14 @@ def attend(
     weights = scores.masked_fill(~allowed, float("-inf")).masked_fill(empty, 0).softmax(-1)
     weights = weights.masked_fill(~allowed, 0).to(v.dtype)
     return zero_head_padding(weights @ v, mask), weights
+
+
+def widened(run: Callable[..., Tensor], q: Tensor, k: Tensor, v: Tensor, *options: Any) -> Tensor:
+    """``run(q, k, v, *options)`` in float32 at least, as kernels compute; heads may be shared."""
+    wide = transform_dtype(q.dtype)
+    k, v = repeat_heads(q, k, v)
+    with full_precision(q.device):
+        return run(q.to(wide), k.to(wide), v.to(wide), *options).to(q.dtype)
 
 
 def zero_qkv(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

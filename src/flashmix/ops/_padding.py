@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashmix.errors import ImplementationError
+
 
 def real_rank(mask: Tensor) -> Tensor:
     """Position of each token among the real tokens of its sequence, int64 [B, N]."""
@@ -65,7 +67,15 @@ def each_sequence(run: Callable[[Tensor], Tensor], x: Tensor, mask: Tensor | Non
         return _unpadded(run, x)
     out = zero_padding(x, torch.zeros_like(mask))
     for row in range(x.shape[0]):
-        (real,) = mask[row].nonzero(as_tuple=True)
+        try:
+            (real,) = mask[row].nonzero(as_tuple=True)
+        except RuntimeError as error:
+            if not torch._C._are_functorch_transforms_active():
+                raise
+            raise ImplementationError(
+                "torch.vmap: the formula finds real tokens on the host, which cannot read a mask "
+                "that is mapped; loop over the samples, or map tokens of one mask"
+            ) from error
         if real.numel():
             y = run(x[row : row + 1, real])[0]
             out = out.index_put((torch.tensor(row, device=x.device), real), y)

@@ -9,9 +9,13 @@ from torch import Tensor
 from flashmix.ops import _dense
 from flashmix.ops._library import composite_op
 from flashmix.ops._padding import zero_head_padding
+from flashmix.ops.attention import reference
 
 
-@composite_op("attention_torch(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal) -> Tensor")
+@composite_op(
+    "attention_torch(Tensor q, Tensor k, Tensor v, Tensor? mask, bool causal) -> Tensor",
+    reference.attention,
+)
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """softmax(q k^T / sqrt(dh)) v, [B, H, N, dh]."""
     if mask is None:

@@ -17,7 +17,7 @@ from flashmix.ops._cpu.heads import strides, widen, with_real_first
 from flashmix.ops._cpu.library import DATA, FLAG, INT, SHAPE, STRIDES, Kernel, Shape
 from flashmix.ops._library import kernel_op
 from flashmix.ops._precision import transform_dtype
-from flashmix.ops.block_topk_attention import blocks
+from flashmix.ops.block_topk_attention import blocks, reference
 
 _QKV = (DATA, DATA, DATA)
 _forward = Kernel("block_forward", SHAPE, INT, FLAG, DATA, *_QKV, STRIDES, DATA, DATA)
@@ -67,6 +67,9 @@ def _(
     )
 
 
+_op.register_formula(reference.widened)
+
+
 @kernel_op("block_topk_attention_cpu_backward", key="CPU")
 def _backward_op(
     grad: Tensor,
@@ -95,6 +98,15 @@ def _backward_op(
 @_backward_op.register_fake
 def _(grad: Tensor, q: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
+def _backward_formula(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, logarithm: Tensor, *rest: Any
+) -> Any:
+    return reference.gradients(grad, q, k, v, *rest)
+
+
+_backward_op.register_formula(_backward_formula, inputs=4)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashmix.ops._library import composite_op
+from flashmix.ops.block_topk_attention import reference
 from flashmix.ops.block_topk_attention.blocks import (
     BLOCK,
     blocks_needed,
@@ -23,7 +24,8 @@ from flashmix.ops.block_topk_attention.blocks import (
 
 @composite_op(
     "block_topk_attention_torch(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt topk,"
-    " bool causal) -> Tensor"
+    " bool causal) -> Tensor",
+    reference.block_topk_attention,
 )
 def block_topk_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool

@@ -1,6 +1,6 @@
-"""What the registered implementations of FNet mixing share: fake kernel and autograd.
+"""What the registered implementations of FNet mixing share: fake kernel, formula and autograd.
 
-FNet is its own adjoint: its backward is itself, and saves no activation.
+FNet is its own adjoint: its backward is itself, and saves the mask alone.
 """
 
 from __future__ import annotations
@@ -10,15 +10,18 @@ from typing import Any
 from torch import Tensor
 
 from flashmix.ops._library import KernelOp
+from flashmix.ops.fnet import reference
 
 
 def register(op: KernelOp) -> None:
-    """Give ``op`` (x, mask, norm) its fake kernel, and itself as gradient."""
+    """Give ``op`` (x, mask, norm) its fake kernel, its formula, and itself as gradient."""
 
     def gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return op(grad, ctx.mask, ctx.norm), None, None
+        (mask,) = ctx.saved_tensors
+        return op(grad, mask, ctx.norm), None, None
 
     op.register_fake(_fake)
+    op.register_formula(reference.fnet)
     op.register_autograd(gradient, setup_context=_setup)
 
 
@@ -27,4 +30,5 @@ def _fake(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, Tensor | None, str], output: Tensor) -> None:
-    _, ctx.mask, ctx.norm = inputs
+    _, mask, ctx.norm = inputs
+    ctx.save_for_backward(mask)

@@ -8,8 +8,6 @@ Tokens stand on axis 1 in here: v [B, N, H, dh].
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -20,6 +18,7 @@ from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops.fourier import torch as fft_road
 from flashmix.ops.fourier.reference import EPS
+from flashmix.ops.fourier.registration import register
 
 _forward = Kernel("fourier_forward", SHAPE, REAL, DATA, STRIDES, DATA)
 _backward = Kernel("fourier_backward", SHAPE, REAL, DATA, DATA, STRIDES, DATA)
@@ -46,30 +45,12 @@ def _op(v: Tensor, mask: Tensor | None) -> Tensor:
     return each_length(_mix, mask, *widen(v)).to(v.dtype)
 
 
-@_op.register_fake
-def _(v: Tensor, mask: Tensor | None) -> Tensor:
-    return v.new_empty(v.shape)
-
-
 @kernel_op("fourier_cpu_backward", key="CPU")
 def _backward_op(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return each_length(_grad, mask, *widen(grad, v)).to(v.dtype)
 
 
-@_backward_op.register_fake
-def _(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    return v.new_empty(v.shape)
-
-
-def _setup(ctx: Any, inputs: tuple[Tensor, Tensor | None], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return _backward_op(grad, *ctx.saved_tensors), None
-
-
-_op.register_autograd(_gradients, setup_context=_setup)
+register(_op, _backward_op)
 
 
 def fourier(v: Tensor, mask: Tensor | None) -> Tensor:

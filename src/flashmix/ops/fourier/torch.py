@@ -5,8 +5,6 @@ Tokens stand on axis 1 in here: v [B, N, H, dh], spectrum [B, F, H, dh], F = n /
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -14,6 +12,7 @@ from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.fourier.reference import padded_power, shares
+from flashmix.ops.fourier.registration import register
 
 
 def mix(v: Tensor) -> Tensor:
@@ -51,31 +50,13 @@ def _op(v: Tensor, mask: Tensor | None) -> Tensor:
     return each_length(mix, mask, v.to(transform_dtype(v.dtype))).to(v.dtype)
 
 
-@_op.register_fake
-def _(v: Tensor, mask: Tensor | None) -> Tensor:
-    return v.new_empty(v.shape)
-
-
 @kernel_op("fourier_torch_backward")
 def _backward_op(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     compute = transform_dtype(v.dtype)
     return each_length(gradient, mask, grad.to(compute), v.to(compute)).to(v.dtype)
 
 
-@_backward_op.register_fake
-def _(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    return v.new_empty(v.shape)
-
-
-def _setup(ctx: Any, inputs: tuple[Tensor, Tensor | None], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-    return _backward_op(grad, *ctx.saved_tensors), None
-
-
-_op.register_autograd(_backward, setup_context=_setup)
+register(_op, _backward_op)
 
 
 def fourier(v: Tensor, mask: Tensor | None) -> Tensor:

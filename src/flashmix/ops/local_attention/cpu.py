@@ -15,9 +15,11 @@ from torch import Tensor
 
 from flashmix.ops._cpu.heads import strides, widen, with_real_first
 from flashmix.ops._cpu.library import DATA, INT, SHAPE, STRIDES, Kernel, Shape
+from flashmix.ops._derivatives import vjp
 from flashmix.ops._library import kernel_op
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.attention.torch import attention
+from flashmix.ops.local_attention.reference import widened
 
 _QKV = (DATA, DATA, DATA)
 _forward = Kernel("local_forward", SHAPE, INT, INT, *_QKV, STRIDES, DATA, DATA)
@@ -61,6 +63,9 @@ def _(
     return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=transform_dtype(q.dtype))
 
 
+_op.register_formula(widened)
+
+
 @kernel_op("local_attention_cpu_backward", key="CPU")
 def _backward_op(
     grad: Tensor,
@@ -89,6 +94,15 @@ def _backward_op(
 @_backward_op.register_fake
 def _(grad: Tensor, q: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
+def _backward_formula(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, logarithm: Tensor, *options: Any
+) -> Any:
+    return vjp(lambda *qkv: widened(*qkv, *options), (q, k, v), grad)
+
+
+_backward_op.register_formula(_backward_formula, inputs=4)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -17,6 +17,13 @@ def local_attention(
     return local_attention_and_weights(q, k, v, mask, window, causal)[0]
 
 
+def widened(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+) -> Tensor:
+    """As :func:`local_attention`, computed as kernels do; see :func:`_dense.widened`."""
+    return _dense.widened(local_attention, q, k, v, mask, window, causal)
+
+
 def local_attention_and_weights(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
 ) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from flashmix.ops._library import composite_op
 from flashmix.ops._padding import real_first
 from flashmix.ops.attention.torch import attention
+from flashmix.ops.local_attention import reference
 
 MIN_BLOCK = 64
 
@@ -32,7 +33,8 @@ def at_once(n: int, reach: int, causal: bool) -> bool:
 
 @composite_op(
     "local_attention_torch(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt window, bool causal)"
-    " -> Tensor"
+    " -> Tensor",
+    reference.local_attention,
 )
 def local_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool

@@ -38,7 +38,7 @@ def _direct(x: Tensor, h: Tensor) -> Tensor:
         return torch.einsum("tsd,bsd->btd", taps.masked_fill((lag < 0)[..., None], 0), x)
 
 
-@kernel_op("causal_conv")
+@kernel_op("causal_conv", unbatched=("h",))
 def causal_conv(x: Tensor, h: Tensor) -> Tensor:
     """y[t] = sum over s of h[s] x[t - s], x taken as zero before its start.
 
@@ -72,19 +72,19 @@ def _(x: Tensor, h: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@kernel_op("causal_conv_taps_grad")
+@kernel_op("causal_conv_taps_grad", sums=True)
 def _taps_grad(grad: Tensor, x: Tensor, taps: int) -> Tensor:
     """Sum over batch and t of grad[t] x[t - s] for s < taps, [taps, D]."""
     n = x.shape[1]
     if not len(x):
         return x.new_zeros(taps, x.shape[2])
-    size = n + min(taps, n)
+    kept = min(taps, n)
+    size = n + kept
     # A compiled graph calls this op without PyTorch's handling of lazy conj(), which drops it.
     spectrum = torch.conj_physical(torch.fft.rfft(x, n=size, dim=1))
     product = torch.fft.rfft(grad, n=size, dim=1) * spectrum
-    grad_taps = x.new_zeros(taps, x.shape[2])
-    grad_taps[:n] = torch.fft.irfft(product.sum(0), n=size, dim=0)[: min(taps, n)]
-    return grad_taps
+    found = torch.fft.irfft(product.sum(0), n=size, dim=0)[:kept]
+    return F.pad(found, (0, 0, 0, taps - kept)).contiguous()
 
 
 @_taps_grad.register_fake
@@ -92,13 +92,28 @@ def _(grad: Tensor, x: Tensor, taps: int) -> Tensor:
     return x.new_empty((taps, x.shape[2]))
 
 
-def _setup(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs)
+def _setup(ctx: Any, inputs: tuple[Tensor, Any], output: Tensor) -> None:
+    ctx.save_for_backward(*(one for one in inputs if isinstance(one, Tensor)))
+
+
+def _anticausal(grad: Tensor, h: Tensor) -> Tensor:
+    """The adjoint of the convolution with ``h``: sum over s of h[s] grad[t + s]."""
+    flipped: Tensor = causal_conv(grad.flip(1), h)
+    return flipped.flip(1)
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
     x, h = ctx.saved_tensors
-    return causal_conv(grad.flip(1), h).flip(1), _taps_grad(grad, x, len(h))
+    return _anticausal(grad, h), _taps_grad(grad, x, len(h))
 
 
+def _taps_grad_backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+    grad, x = ctx.saved_tensors
+    return causal_conv(x, upstream), _anticausal(grad, upstream), None
+
+
+# Each is linear in either argument, so that every derivative is made of these two.
+causal_conv.register_formula(causal_conv.kernel)
 causal_conv.register_autograd(_backward, setup_context=_setup)
+_taps_grad.register_formula(_taps_grad.kernel)
+_taps_grad.register_autograd(_taps_grad_backward, setup_context=_setup)

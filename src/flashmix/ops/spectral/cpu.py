@@ -26,7 +26,7 @@ def _modes(n: int, weight: Tensor) -> int:
     return min(weight.shape[0], n // 2 + 1)
 
 
-@kernel_op("spectral_cpu", key="CPU")
+@kernel_op("spectral_cpu", key="CPU", unbatched=("weight", "bias"))
 def spectral(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
 ) -> Tensor:
@@ -52,7 +52,7 @@ def spectral(
     return each_length(run, mask, x.to(weight.dtype)).to(x.dtype)
 
 
-@kernel_op("spectral_cpu_backward", key="CPU")
+@kernel_op("spectral_cpu_backward", key="CPU", sums=True)
 def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What filters with a bias of their own register alike: fake kernels and autograd.
+"""What filters with a bias of their own register alike: fake kernels, formulas and autograd.
 
 Shapes: B batch, N tokens, D channels, M learned modes.
 """
@@ -9,13 +9,16 @@ from typing import Any
 
 from torch import Tensor
 
+from flashmix.ops._derivatives import vjp
 from flashmix.ops._library import KernelOp
+from flashmix.ops._padding import zero_padding
+from flashmix.ops.spectral import reference
 
 Gradients = tuple[Tensor, Tensor, Tensor | None, None, None]
 
 
 def register(op: KernelOp, backward: KernelOp) -> None:
-    """Give ``op`` (x, weight, bias, mask, unitary) its fake kernel, and ``backward`` as gradient.
+    """Give ``op`` (x, weight, bias, mask, unitary) its fake, formula, and ``backward`` as gradient.
 
     ``backward`` (grad, x, weight, mask, unitary) returns the gradients of x, of weight, and of a
     bias [D] in the dtype of weight. Only x, weight and mask are saved.
@@ -28,7 +31,9 @@ def register(op: KernelOp, backward: KernelOp) -> None:
         return grad_x, grad_weight, bias, None, None
 
     op.register_fake(_fake)
+    op.register_formula(_formula)
     backward.register_fake(_fake_backward)
+    backward.register_formula(_backward_formula, inputs=3)
     op.register_autograd(gradients, setup_context=_setup)
 
 
@@ -43,6 +48,22 @@ def _fake_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     bias = weight.new_empty(x.shape[2])
     return x.new_empty(x.shape), weight.new_empty(weight.shape), bias
+
+
+def _formula(
+    x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
+) -> Tensor:
+    y = reference.filter_tokens(x, weight, mask, unitary, None)
+    return (y if bias is None else zero_padding(y + bias, mask)).to(x.dtype)
+
+
+def _backward_formula(
+    grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
+) -> Any:
+    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return _formula(x, weight, bias, mask, unitary)
+
+    return vjp(run, (x, weight, weight.new_zeros(x.shape[2])), grad)
 
 
 def _setup(

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashmix.ops._derivatives import vjp
 from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length, pack, real_first, unpack, zero_padding
+from flashmix.ops.spectral import reference
 from flashmix.ops.spectral.causal_conv import causal_conv
 from flashmix.ops.spectral.filter import filter_for_length, impulse_response
 
@@ -34,7 +36,7 @@ def _filter(x: Tensor, factors: Tensor, unitary: bool) -> Tensor:
     return torch.fft.irfft(spectrum, n=x.shape[1], dim=1)
 
 
-@kernel_op("spectral_torch")
+@kernel_op("spectral_torch", unbatched=("weight",))
 def spectral(x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool) -> Tensor:
     """irfft(W * rfft(x)) of each sequence over its own true length, [B, N, D] in W's dtype.
 
@@ -50,6 +52,13 @@ def spectral(x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool) -> T
 @spectral.register_fake
 def _(x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool) -> Tensor:
     return x.new_empty(x.shape, dtype=weight.dtype)
+
+
+def _formula(x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool) -> Tensor:
+    return reference.filter_tokens(x, weight, mask, unitary, None)
+
+
+spectral.register_formula(_formula)
 
 
 def _grads(grad: Tensor, x: Tensor, weight: Tensor, unitary: bool) -> tuple[Tensor, Tensor]:
@@ -75,7 +84,7 @@ def _grads(grad: Tensor, x: Tensor, weight: Tensor, unitary: bool) -> tuple[Tens
     return torch.fft.irfft(upstream, n=n, dim=1), grad_weight
 
 
-@kernel_op("spectral_torch_backward")
+@kernel_op("spectral_torch_backward", sums=True)
 def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor]:
@@ -95,6 +104,15 @@ def _(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor]:
     return x.new_empty(x.shape), weight.new_empty(weight.shape)
+
+
+def _backward_formula(
+    grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
+) -> Any:
+    return vjp(lambda x, weight: _formula(x, weight, mask, unitary), (x, weight), grad)
+
+
+spectral_backward.register_formula(_backward_formula, inputs=3)
 
 
 def _setup(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, bool], output: Tensor) -> None:

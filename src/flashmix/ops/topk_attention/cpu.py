@@ -16,6 +16,8 @@ from flashmix.ops._cpu.library import DATA, FLAG, INT, SHAPE, STRIDES, Kernel
 from flashmix.ops._library import kernel_op, needs_gradient
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.attention.torch import attention
+from flashmix.ops.topk_attention import reference
+from flashmix.ops.topk_attention.kept import gradients
 
 MOST_PAIRS = 1 << 31
 """Kernels count the pairs of a query and a kept key of one head in 32 bits."""
@@ -70,6 +72,9 @@ def _(
     )
 
 
+_op.register_formula(lambda *arguments: reference.topk_attention(*arguments[:-1]))
+
+
 @kernel_op("topk_attention_cpu_backward", key="CPU")
 def _backward_op(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, index: Tensor, weights: Tensor
@@ -88,6 +93,9 @@ def _backward_op(
 @_backward_op.register_fake
 def _(grad: Tensor, q: Tensor, *_: object) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
+_backward_op.register_formula(gradients, inputs=4)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -20,6 +20,8 @@ from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import zero_head_padding
 from flashmix.ops._precision import full_precision, transform_dtype
 from flashmix.ops.attention.torch import attention
+from flashmix.ops.topk_attention import reference
+from flashmix.ops.topk_attention.kept import gradients
 
 # Elements of a chunk's scores: 8 MB of float32 on CPU stay near the cache, a GPU wants more work.
 CHUNK = {"cpu": 1 << 21, "cuda": 1 << 26}
@@ -119,6 +121,9 @@ def _(
     )
 
 
+_op.register_formula(reference.topk_attention)
+
+
 def _scatter_add(total: Tensor, index: Tensor, weights: Tensor, rows: Tensor) -> None:
     """Add weights * rows to ``total`` [P, N, dh] at ``index``; the same bits every time.
 
@@ -168,6 +173,9 @@ def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, index: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape), q.new_empty(q.shape)
+
+
+_backward_op.register_formula(gradients, inputs=4)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flashmix.ops._library import kernel_op
 from flashmix.ops._triton.heads import token_major
-from flashmix.ops.block_topk_attention import blocks
+from flashmix.ops.block_topk_attention import blocks, reference
 from flashmix.ops.block_topk_attention.triton import launch
 
 
@@ -47,6 +47,9 @@ def _(
     )
 
 
+_op.register_formula(reference.widened)
+
+
 @kernel_op("block_topk_attention_triton_backward")
 def _backward_op(
     grad: Tensor,
@@ -76,6 +79,25 @@ def _(
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return token_major(q), token_major(k), token_major(v)
+
+
+def _backward_formula(
+    grad: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    y: Tensor,
+    logarithm: Tensor,
+    chosen: Tensor,
+    mask: Tensor | None,
+    causal: bool,
+) -> Any:
+    groups = torch.arange(chosen.shape[2], device=q.device)
+    kept = (chosen[..., None] == groups).any(-2)
+    return reference.gradients(grad, q, k, v, kept, mask, causal)
+
+
+_backward_op.register_formula(_backward_formula, inputs=4)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -12,8 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashmix.ops._derivatives import vjp
 from flashmix.ops._library import kernel_op
 from flashmix.ops._triton.heads import token_major
+from flashmix.ops.local_attention.reference import widened
 from flashmix.ops.local_attention.triton import launch
 
 
@@ -38,6 +40,9 @@ def _(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
 ) -> tuple[Tensor, Tensor]:
     return token_major(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+
+
+_op.register_formula(widened)
 
 
 @kernel_op("local_attention_triton_backward")
@@ -69,6 +74,15 @@ def _(
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return token_major(q), token_major(k), token_major(v)
+
+
+def _backward_formula(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, logarithm: Tensor, *options: Any
+) -> Any:
+    return vjp(lambda *qkv: widened(*qkv, *options), (q, k, v), grad)
+
+
+_backward_op.register_formula(_backward_formula, inputs=4)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

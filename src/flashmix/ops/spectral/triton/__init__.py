@@ -26,7 +26,7 @@ def _plan(seq_len: int, modes: int) -> Plan:
     return found
 
 
-@kernel_op("spectral_triton")
+@kernel_op("spectral_triton", unbatched=("weight", "bias"))
 def spectral(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
 ) -> Tensor:
@@ -51,7 +51,7 @@ def spectral(
     return each_length(partial(by_batches, run), mask, x)
 
 
-@kernel_op("spectral_triton_backward")
+@kernel_op("spectral_triton_backward", sums=True)
 def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -30,7 +30,7 @@ def _cut(seq_len: int, dim: int, dtype: torch.dtype) -> tuple[Digits, launch.Con
     return found, how
 
 
-@kernel_op("spectral_triton_columns")
+@kernel_op("spectral_triton_columns", unbatched=("weight", "bias"))
 def spectral(
     x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
 ) -> Tensor:
@@ -56,7 +56,7 @@ def spectral(
     return each_length(partial(by_batches, run), mask, x)
 
 
-@kernel_op("spectral_triton_columns_backward")
+@kernel_op("spectral_triton_columns_backward", sums=True)
 def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,8 @@ from flashmix.ops._dense import repeat_heads
 from flashmix.ops._library import kernel_op
 from flashmix.ops._triton.heads import token_major
 from flashmix.ops.attention.torch import attention
+from flashmix.ops.topk_attention import reference
+from flashmix.ops.topk_attention.kept import gradients
 from flashmix.ops.topk_attention.triton import launch
 
 
@@ -49,6 +51,15 @@ def _(
     )
 
 
+def _formula(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
+) -> Tensor:
+    return reference.topk_attention(q, *repeat_heads(q, k, v), mask, topk, causal)
+
+
+_op.register_formula(_formula)
+
+
 @kernel_op("topk_attention_triton_backward")
 def _backward_op(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, index: Tensor, weights: Tensor
@@ -62,6 +73,15 @@ def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, index: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     return token_major(q), token_major(k), token_major(v)
+
+
+def _backward_formula(
+    grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, index: Tensor, weights: Tensor
+) -> Any:
+    return gradients(grad, q, k, v, index, weights)
+
+
+_backward_op.register_formula(_backward_formula, inputs=4)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
