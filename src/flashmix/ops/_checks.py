@@ -15,10 +15,33 @@ from flashmix.errors import ArgumentError
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
+def check_dense(where: str, name: str, tensor: Tensor) -> None:
+    """``tensor`` has an element at every index: it is neither nested nor sparse."""
+    if tensor.is_nested:
+        raise ArgumentError(
+            f"{where}: {name} must be one padded tensor, got a nested tensor; pass "
+            f"torch.nested.to_padded_tensor({name}, 0.0), and its real tokens as a mask [B, N]"
+        )
+    if tensor.layout is not torch.strided:
+        raise ArgumentError(
+            f"{where}: {name} must be a dense tensor, got layout {tensor.layout}; "
+            f"pass {name}.to_dense()"
+        )
+
+
+def check_device(where: str, name: str, tensor: Tensor, like: Tensor) -> None:
+    """``tensor`` is on the device of the input ``like``."""
+    if tensor.device != like.device:
+        raise ArgumentError(
+            f"{where}: {name} must be on {like.device} like the input, got {tensor.device}"
+        )
+
+
 def check_floating(where: str, name: str, tensor: Tensor, legend: str) -> None:
     """``tensor`` is a floating tensor whose axes are those of ``legend``, for example "B, N, D"."""
     if not isinstance(tensor, Tensor):
         raise ArgumentError(f"{where}: {name} must be a tensor, got {type(tensor).__name__}")
+    check_dense(where, name, tensor)
     if tensor.dim() != legend.count(",") + 1:
         raise ArgumentError(
             f"{where}: {name} must have {legend.count(',') + 1} axes [{legend}], "
@@ -43,6 +66,7 @@ def check_mask(where: str, mask: Tensor | None, tensor: Tensor, seq_len: int) ->
         return
     if not isinstance(mask, Tensor):
         raise ArgumentError(f"{where}: mask must be a tensor or None, got {type(mask).__name__}")
+    check_dense(where, "mask", mask)
     if mask.dtype != torch.bool:
         raise ArgumentError(
             f"{where}: mask must be bool with True at real tokens, got {mask.dtype}; "
@@ -51,10 +75,7 @@ def check_mask(where: str, mask: Tensor | None, tensor: Tensor, seq_len: int) ->
     want = [tensor.shape[0], seq_len]
     if list(mask.shape) != want:
         raise ArgumentError(f"{where}: mask must be [B, N] = {want}, got {list(mask.shape)}")
-    if mask.device != tensor.device:
-        raise ArgumentError(
-            f"{where}: mask must be on {tensor.device} like the input, got {mask.device}"
-        )
+    check_device(where, "mask", mask, tensor)
 
 
 def check_tokens(where: str, x: Tensor, mask: Tensor | None, dim: int | None = None) -> None:

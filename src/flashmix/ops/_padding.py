@@ -21,8 +21,9 @@ def real_rank(mask: Tensor) -> Tensor:
 
 
 def real_first(mask: Tensor) -> Tensor:
-    """Token positions, real ones first and each part in order, int64 [B, N]."""
-    return torch.argsort(~mask, dim=1, stable=True)
+    """Token positions, real ones first and each part in order, contiguous int64 [B, N]."""
+    # A sort keeps the strides of what it sorts, and kernels take the result by its address.
+    return torch.argsort(~mask.contiguous(), dim=1, stable=True)
 
 
 def _index(order: Tensor, x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashmix.ops._cpu.library import Shape
+from flashmix.ops._cpu.library import Shape, address
 from flashmix.ops._padding import real_first
 from flashmix.ops._precision import transform_dtype
 
@@ -23,6 +23,8 @@ def widen(*xs: Tensor) -> list[Tensor]:
 
 def strides(*xs: Tensor) -> Any:
     """Those of batch, head and token of each tensor, one after the other."""
+    if any(x.stride(3) != 1 and x.size(3) != 1 for x in xs):
+        raise AssertionError("a kernel would misread rows whose elements do not stand side by side")
     flat = [stride for x in xs for stride in x.stride()[:3]]
     return (ctypes.c_int64 * len(flat))(*flat)
 
@@ -32,7 +34,7 @@ def shape_of(x: Tensor, mask: Tensor | None) -> tuple[Shape, tuple[Tensor, ...]]
     if mask is None:
         return Shape(*x.shape, None, None), ()
     order, lengths = real_first(mask), mask.sum(1)
-    return Shape(*x.shape, order.data_ptr(), lengths.data_ptr()), (order, lengths)
+    return Shape(*x.shape, address(order), address(lengths)), (order, lengths)
 
 
 def _along(order: Tensor, x: Tensor) -> Tensor:
@@ -46,7 +48,8 @@ def with_real_first(
 ) -> tuple[Tensor, ...]:
     """``run(make, shape, *xs)`` with the real tokens of ``xs`` first, so that distances count them.
 
-    ``make(*shape)`` makes its results [B, H, N, ...], which are zero at padding.
+    ``make(*shape)`` makes its results [B, H, N, ...], which are zero at padding. Without a mask
+    ``xs`` are passed as they are.
     """
     sizes = xs[0].shape
     if mask is None:
@@ -55,5 +58,5 @@ def with_real_first(
     order, lengths = real_first(mask), mask.sum(1)
     make = partial(torch.zeros, dtype=xs[0].dtype)
     packed = [x.gather(2, _along(order, x)) for x in xs]
-    results = run(make, Shape(*sizes, None, lengths.data_ptr()), *packed)
+    results = run(make, Shape(*sizes, None, address(lengths)), *packed)
     return tuple(torch.zeros_like(y).scatter_(2, _along(order, y), y) for y in results)

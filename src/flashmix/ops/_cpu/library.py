@@ -17,7 +17,18 @@ from flashmix.ops._compile import constant_in_graphs
 DEVICES = ("cpu",)
 
 INT, FLAG, REAL, DATA = ctypes.c_int64, ctypes.c_bool, ctypes.c_double, ctypes.c_void_p
-"""What kernels take: a number, a yes or no, a factor, and a tensor or None."""
+"""What kernels take: a number, a yes or no, a factor, and a contiguous tensor or None."""
+
+
+class ROWS(ctypes.c_void_p):
+    """A tensor in any layout whose last axis is contiguous; the other strides are passed too."""
+
+
+def address(x: Tensor) -> int:
+    """Where the elements of a contiguous tensor begin."""
+    if not x.is_contiguous():
+        raise AssertionError(f"a kernel would misread strides {x.stride()} of {list(x.shape)}")
+    return x.data_ptr()
 
 
 class Shape(ctypes.Structure):
@@ -64,7 +75,8 @@ class Kernel:
 
     Args:
         name: as in csrc, less its ``_f32`` or ``_f64``.
-        takes: the types of its arguments; pointers to its dtype among them are DATA.
+        takes: the types of its arguments; tensors among them are DATA, or ROWS where their
+            strides are passed too.
     """
 
     def __init__(self, name: str, *takes: Any) -> None:
@@ -72,14 +84,18 @@ class Kernel:
         self._functions: dict[torch.dtype, Any] = {}
 
     def __call__(self, dtype: torch.dtype, *arguments: Any) -> None:
-        """Run it for ``dtype``; tensors are passed by address.
+        """Run it for ``dtype``; tensors are passed by address, contiguous but for ROWS.
 
         Raises:
             ImplementationError: the library is not there.
             MemoryError: the kernel's own memory could not be had.
         """
         function = self._functions.get(dtype) or self._bind(dtype)
-        if function(*[x.data_ptr() if isinstance(x, Tensor) else x for x in arguments]):
+        passed = [
+            x if not isinstance(x, Tensor) else x.data_ptr() if kind is ROWS else address(x)
+            for x, kind in zip(arguments, self._takes, strict=True)
+        ]
+        if function(*passed):
             raise MemoryError(f"flashmix: {self._name} ran out of memory")
 
     def _bind(self, dtype: torch.dtype) -> Any:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._cpu.heads import strides, widen, with_real_first
-from flashmix.ops._cpu.library import DATA, FLAG, INT, SHAPE, STRIDES, Kernel, Shape
+from flashmix.ops._cpu.library import DATA, FLAG, INT, ROWS, SHAPE, STRIDES, Kernel, Shape
 from flashmix.ops._library import kernel_op
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.block_topk_attention import blocks, reference
 
-_QKV = (DATA, DATA, DATA)
+_QKV, _OUT = (ROWS, ROWS, ROWS), (DATA, DATA, DATA)
 _forward = Kernel("block_forward", SHAPE, INT, FLAG, DATA, *_QKV, STRIDES, DATA, DATA)
-_backward = Kernel("block_backward", SHAPE, INT, FLAG, DATA, DATA, *_QKV, STRIDES, DATA, *_QKV)
+_backward = Kernel("block_backward", SHAPE, INT, FLAG, DATA, ROWS, *_QKV, STRIDES, DATA, *_OUT)
 
 
 def block_topk_attention(
@@ -86,11 +86,11 @@ def _backward_op(
     def run(make: Callable[..., Tensor], shape: Shape, *saved: Tensor) -> list[Tensor]:
         *wide, logarithm = saved
         grads = [make(q.shape) for _ in range(3)]
-        how = (blocks.BLOCK, causal, kept)
+        how = (blocks.BLOCK, causal, kept.contiguous())
         _backward(logarithm.dtype, shape, *how, *wide, strides(*wide), logarithm, *grads)
         return grads
 
-    grads = with_real_first(run, mask, *widen(grad, q, k, v), logarithm)
+    grads = with_real_first(run, mask, *widen(grad, q, k, v), logarithm.contiguous())
     grad_q, grad_k, grad_v = (x.to(q.dtype) for x in grads)
     return grad_q, grad_k, grad_v
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._cpu.heads import strides, widen
-from flashmix.ops._cpu.library import DATA, REAL, SHAPE, STRIDES, Kernel, Shape
+from flashmix.ops._cpu.library import DATA, REAL, ROWS, SHAPE, STRIDES, Kernel, Shape
 from flashmix.ops._cpu.smooth import smooth
 from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
@@ -20,8 +20,8 @@ from flashmix.ops.fourier import torch as fft_road
 from flashmix.ops.fourier.reference import EPS
 from flashmix.ops.fourier.registration import register
 
-_forward = Kernel("fourier_forward", SHAPE, REAL, DATA, STRIDES, DATA)
-_backward = Kernel("fourier_backward", SHAPE, REAL, DATA, DATA, STRIDES, DATA)
+_forward = Kernel("fourier_forward", SHAPE, REAL, ROWS, STRIDES, DATA)
+_backward = Kernel("fourier_backward", SHAPE, REAL, ROWS, ROWS, STRIDES, DATA)
 
 
 def _run(kernel: Kernel, *xs: Tensor) -> Tensor:

@@ -14,16 +14,16 @@ from typing import Any
 from torch import Tensor
 
 from flashmix.ops._cpu.heads import strides, widen, with_real_first
-from flashmix.ops._cpu.library import DATA, INT, SHAPE, STRIDES, Kernel, Shape
+from flashmix.ops._cpu.library import DATA, INT, ROWS, SHAPE, STRIDES, Kernel, Shape
 from flashmix.ops._derivatives import vjp
 from flashmix.ops._library import kernel_op
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.attention.torch import attention
 from flashmix.ops.local_attention.reference import widened
 
-_QKV = (DATA, DATA, DATA)
+_QKV, _OUT = (ROWS, ROWS, ROWS), (DATA, DATA, DATA)
 _forward = Kernel("local_forward", SHAPE, INT, INT, *_QKV, STRIDES, DATA, DATA)
-_backward = Kernel("local_backward", SHAPE, INT, INT, DATA, *_QKV, STRIDES, DATA, *_QKV)
+_backward = Kernel("local_backward", SHAPE, INT, INT, ROWS, *_QKV, STRIDES, DATA, *_OUT)
 
 
 def local_attention(
@@ -86,7 +86,7 @@ def _backward_op(
         _backward(logarithm.dtype, shape, *reach, *wide, at, logarithm, *grads)
         return grads
 
-    grads = with_real_first(run, mask, *widen(grad, q, k, v), logarithm)
+    grads = with_real_first(run, mask, *widen(grad, q, k, v), logarithm.contiguous())
     grad_q, grad_k, grad_v = (x.to(q.dtype) for x in grads)
     return grad_q, grad_k, grad_v
 

@@ -215,24 +215,27 @@ def spectral(
     for name, flag in (("causal", causal), ("unitary", unitary)):
         _checks.check_flag("spectral", name, flag)
     if isinstance(weight, Tensor) and weight.is_complex():
+        _checks.check_dense("spectral", "weight", weight)
         if weight.dim() != 2:
             raise ArgumentError(
                 f"spectral: a complex weight must be [M, D], got {list(weight.shape)}; the real "
                 "and imaginary parts of W are a real [M, D, 2]"
             )
-        weight = _torch.view_as_real(weight)
+        weight = _torch.view_as_real(weight.resolve_conj())
     _checks.check_floating("spectral", "weight", weight, "M, D, 2")
     if weight.shape[1:] != (x.shape[2], 2) or weight.shape[0] < 1:
         raise ArgumentError(
             f"spectral: weight must be [M, D, 2] = [M, {x.shape[2]}, 2] (or complex [M, D]) with "
             f"M >= 1, got {list(weight.shape)}"
         )
+    _checks.check_device("spectral", "weight", weight, x)
     if bias is not None:
         _checks.check_floating("spectral", "bias", bias, "D")
         if bias.shape != x.shape[2:]:
             raise ArgumentError(
                 f"spectral: bias must be [D] = [{x.shape[2]}], got {list(bias.shape)}"
             )
+        _checks.check_device("spectral", "bias", bias, x)
     if context is not None:
         _checks.check_count("spectral", "context", context)
         if not causal:

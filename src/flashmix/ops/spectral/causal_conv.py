@@ -48,7 +48,7 @@ def causal_conv(x: Tensor, h: Tensor) -> Tensor:
     """
     batch, n, dim = x.shape
     if not batch:
-        return torch.empty_like(x)
+        return x.new_empty(x.shape)
     h = h[:n]
     span = max(min(BASE, 1 << (n - 1).bit_length()), 1 << (len(h) - 1).bit_length())
     base = min(BASE, span)

@@ -73,7 +73,7 @@ def _grads(grad: Tensor, x: Tensor, weight: Tensor, unitary: bool) -> tuple[Tens
     own = (mode == 0) | (2 * mode == n)
     # Every mode but the self-conjugate ones stands for itself and its mirror image.
     product *= (2 - own.to(weight.dtype))[:, None] / n
-    grad_weight = torch.zeros_like(weight)
+    grad_weight = weight.new_zeros(weight.shape)
     grad_weight[:kept] = torch.view_as_real(product)
     grad_weight[:kept, :, 1].masked_fill_(own[:, None], 0)
     if unitary:
@@ -89,7 +89,7 @@ def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor]:
     """Gradients with respect to ``x`` and ``weight``."""
-    grad_weight = torch.zeros_like(weight)
+    grad_weight = weight.new_zeros(weight.shape)
 
     def run(grad: Tensor, x: Tensor) -> Tensor:
         grad_x, part = _grads(grad, x, weight, unitary)

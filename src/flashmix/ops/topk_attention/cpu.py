@@ -12,7 +12,7 @@ from torch import Tensor
 
 from flashmix.errors import ImplementationError
 from flashmix.ops._cpu.heads import shape_of, strides, widen
-from flashmix.ops._cpu.library import DATA, FLAG, INT, SHAPE, STRIDES, Kernel
+from flashmix.ops._cpu.library import DATA, FLAG, INT, ROWS, SHAPE, STRIDES, Kernel
 from flashmix.ops._library import kernel_op, needs_gradient
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.attention.torch import attention
@@ -22,9 +22,9 @@ from flashmix.ops.topk_attention.kept import gradients
 MOST_PAIRS = 1 << 31
 """Kernels count the pairs of a query and a kept key of one head in 32 bits."""
 
-_QKV = (DATA, DATA, DATA)
+_QKV, _OUT = (ROWS, ROWS, ROWS), (DATA, DATA, DATA)
 _forward = Kernel("topk_forward", SHAPE, INT, FLAG, *_QKV, STRIDES, DATA, DATA, DATA)
-_backward = Kernel("topk_backward", SHAPE, INT, DATA, *_QKV, STRIDES, DATA, DATA, *_QKV)
+_backward = Kernel("topk_backward", SHAPE, INT, ROWS, *_QKV, STRIDES, DATA, DATA, *_OUT)
 
 
 def topk_attention(
@@ -85,7 +85,8 @@ def _backward_op(
     grads = [torch.empty(q.shape, dtype=q.dtype) for _ in range(3)]
     shape, _alive = shape_of(q, None)
     topk = index.shape[-1]
-    _backward(q.dtype, shape, topk, *wide, strides(*wide), index, weights, *grads)
+    saved = index.contiguous(), weights.contiguous()
+    _backward(q.dtype, shape, topk, *wide, strides(*wide), *saved, *grads)
     grad_q, grad_k, grad_v = (x.to(dtype) for x in grads)
     return grad_q, grad_k, grad_v
 

@@ -87,7 +87,7 @@ def _op(
     batch, heads, n, dh = q.shape
     wide = transform_dtype(q.dtype)
     qs, ks, vs = (x.reshape(-1, n, dh).to(wide) for x in (q, k, v))
-    y = torch.empty_like(qs)
+    y = torch.empty(qs.shape, dtype=wide, device=q.device)
     index = torch.zeros(batch * heads, n, topk, dtype=torch.int32, device=q.device)
     weights = torch.zeros(batch * heads, n, topk, dtype=wide, device=q.device)
     hidden = None if mask is None else ~mask.repeat_interleave(heads, 0)
@@ -150,7 +150,7 @@ def _backward_op(
     topk = index.shape[-1]
     wide = weights.dtype
     gs, qs, ks, vs = (x.reshape(-1, n, dh).to(wide) for x in (grad, q, k, v))
-    kept_all, share_all = index.view(-1, n, topk), weights.view(-1, n, topk)
+    kept_all, share_all = index.reshape(-1, n, topk), weights.reshape(-1, n, topk)
     grad_q, grad_k, grad_v = (
         torch.zeros(x.shape, dtype=wide, device=x.device) for x in (qs, ks, vs)
     )

@@ -132,7 +132,7 @@ def _choose(q: Tensor, k: Tensor, real: Packing, topk: int, causal: bool) -> Ten
     filled = blocks.filled_slots(lengths, pooled_q.shape[2], blocks.BLOCK)
     pooled_k, _ = repeat_heads(pooled_q, pooled_k, pooled_k)
     chosen, possible = blocks.choose_blocks(pooled_q, pooled_k, filled, n, topk, causal)
-    return chosen.masked_fill(~possible, -1).int()
+    return chosen.masked_fill(~possible, -1).int().contiguous()
 
 
 def backward(
@@ -149,6 +149,7 @@ def backward(
     """Gradients with respect to q, k and v, token-major."""
     batch, heads, n, width = q.shape
     q, k, v, grad = side_by_side(q, k, v, grad)
+    logarithm, chosen = logarithm.contiguous(), chosen.contiguous()
     grads = grad_q, grad_k, grad_v = token_major(q), token_major(k), token_major(v)
     if not y.numel():
         return grads

@@ -123,6 +123,7 @@ def backward(
     """Gradients with respect to q, k and v, token-major."""
     batch, heads, n, width = q.shape
     q, k, v, grad = side_by_side(q, k, v, grad)
+    logarithm = logarithm.contiguous()
     grads = token_major(q), token_major(k), token_major(v)
     how = how or config(width, window, q.dtype)
     real = packing(mask)

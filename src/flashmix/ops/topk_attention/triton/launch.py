@@ -207,6 +207,7 @@ def backward(
     batch, heads, n, width = q.shape
     topk = index.shape[-1]
     grad, q, k, v, y = side_by_side(grad, q, k, v, y)
+    index, weights = index.contiguous(), weights.contiguous()
     grads = grad_q, grad_k, grad_v = token_major(q), token_major(k), token_major(v)
     if not y.numel():
         return grads
