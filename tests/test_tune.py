@@ -5,6 +5,8 @@ import warnings
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import flashmix
 from flashmix.bench.dispatch import choosable, measured_ops, tunable
@@ -107,6 +109,61 @@ def test_a_stale_or_damaged_table_is_left_aside_with_one_warning(table, damage, 
         warnings.simplefilter("error")
         write(entry(128, torch=2.0, dense=1.25))
         assert chosen(128) == "dense"
+
+
+HOSTILE = [
+    *(None, True, False, 0, -1, 1.5, 10**400, float("inf"), float("nan"), "", "9", [], {}, [[]]),
+    *([1], {"a": 1}, {"batch": {}}, {"sizes": {}, "ms": {}}, [None], {"float32": [None]}),
+]
+
+
+def places(value, at=()):
+    """Every place of a table, from the outermost in."""
+    yield at
+    lists = enumerate(value) if isinstance(value, list) else ()
+    for name, child in value.items() if isinstance(value, dict) else lists:
+        yield from places(child, (*at, name))
+
+
+def put(table, at, value):
+    """``table`` with ``value`` at a place."""
+    if not at:
+        return value
+    held = table
+    for name in at[:-1]:
+        held = held[name]
+    held[at[-1]] = value
+    return table
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from(HOSTILE),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(), inner, max_size=2),
+    max_leaves=4,
+)
+
+
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data(), value=json_values)
+def test_whatever_stands_in_a_table_no_call_raises(table, data, value):
+    write(entry(128, torch=2.0, dense=1.25))
+    whole = json.loads(table.read_text())
+    at = data.draw(st.sampled_from(list(places(whole))))
+    table.write_text(json.dumps(put(whole, at, value)))
+    forget()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert chosen(128) in {one.name for one in OPERATORS["fnet"].implementations}
+        flashmix.ops.fnet(torch.zeros(1, 128, 128))
+        assert "fnet" in str(flashmix.explain("fnet", (8, 500, 128)))
+        write(entry(128, torch=2.0, dense=1.25))
+
+
+def test_a_table_nested_without_end_is_left_aside(table):
+    table.parent.mkdir(parents=True)
+    table.write_text("[" * 100_000)
+    with pytest.warns(UserWarning, match="cannot be read"):
+        assert chosen(128)
 
 
 def test_a_table_bends_no_compiled_graph():

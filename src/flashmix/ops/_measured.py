@@ -62,7 +62,7 @@ def _tables(op: str) -> tuple[tuple[dict[str, Any], str], ...]:
     """The machines of each table and where its times of an op are from, the user's first."""
     user, committed = _user_table.read(), _table()
     return (
-        (user.get("machines", {}), str(_user_table.path())),
+        (user.get("machines", {}), str(_user_table.path()) if user else ""),
         (committed.get("gpus", {}), committed.get("runs", {}).get(op, {}).get("folder", "")),
     )
 

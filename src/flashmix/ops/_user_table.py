@@ -17,6 +17,7 @@ import torch
 
 from flashmix._files import write_whole
 from flashmix._version import __version__
+from flashmix.errors import ImplementationError
 from flashmix.ops._cpu.build import cache_folder
 
 VARIABLE = "FLASHMIX_DISPATCH"
@@ -34,15 +35,37 @@ def conditions() -> dict[str, Any]:
     return {"format": FORMAT, "flashmix": __version__, "torch": torch.__version__}
 
 
+_SIZES = ("batch", "seq_len", "dim", "num_heads", "modes", "window", "topk")
+_NEEDED = {"batch", "seq_len", "dim"}
+
+
+def _positive(number: Any, kind: type[int] | type[float]) -> bool:
+    """Whether it is a number of that kind, above zero, that arithmetic can take."""
+    kinds = int if kind is int else (int, float)
+    return isinstance(number, kinds) and not isinstance(number, bool) and 0 < number <= 1 << 62
+
+
 def _check(table: Any) -> None:
-    """Raise ValueError, KeyError, TypeError or AttributeError unless all of it can be read."""
+    """Raise ValueError, KeyError, TypeError or AttributeError unless all of it can be used."""
     for ops in table["machines"].values():
         for dtypes in ops.values():
             for entries in dtypes.values():
+                if not isinstance(entries, list):
+                    raise TypeError(f"not a list: {entries!r:.99}")
                 for one in entries:
-                    numbers = (*one["sizes"].values(), *one["ms"].values())
-                    if not one["ms"] or not all(float(number) > 0 for number in numbers):
-                        raise ValueError(f"not positive: {one}")
+                    _check_entry(one)
+
+
+def _check_entry(one: Any) -> None:
+    sizes, times = one["sizes"], one["ms"]
+    if not times or not set(_SIZES) >= sizes.keys() >= _NEEDED:
+        raise ValueError(f"not a measurement: {one!r:.99}")
+    if not all(_positive(size, int) for size in sizes.values()):
+        raise ValueError(f"sizes that are not positive integers: {sizes!r:.99}")
+    if sizes["dim"] % sizes.get("num_heads", 1):
+        raise ValueError(f"heads that do not divide the width: {sizes!r:.99}")
+    if not all(_positive(ms, float) for ms in times.values()):
+        raise ValueError(f"times that are not positive: {times!r:.99}")
 
 
 def problem(table: Any) -> str | None:
@@ -51,10 +74,10 @@ def problem(table: Any) -> str | None:
         now = conditions()
         changed = [name for name, value in now.items() if table[name] != value]
         if changed:
-            told = ", ".join(f"{name} {table[name]} (here {now[name]})" for name in changed)
+            told = ", ".join(f"{name} {table[name]!s:.99} (here {now[name]})" for name in changed)
             return f"was measured with {told}"
         _check(table)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
         return f"is damaged: {type(error).__name__}: {error}"
     return None
 
@@ -62,12 +85,15 @@ def problem(table: Any) -> str | None:
 @functools.cache
 def read() -> dict[str, Any]:
     """The user's table, or an empty one; what is wrong with it is said once."""
-    place = path()
+    try:
+        place = path()
+    except ImplementationError:  # no home, no table
+        return {}
     try:
         table: dict[str, Any] = json.loads(place.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         wrong: str | None = f"cannot be read: {error}"
     else:
         wrong = problem(table)
@@ -88,7 +114,7 @@ def write(machine: str, ops: dict[str, Any]) -> Path:
     try:
         old = json.loads(place.read_bytes())
         machines = {} if problem(old) else old["machines"]
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         machines = {}
     known = machines.setdefault(machine, {})
     for op, dtypes in ops.items():

@@ -45,18 +45,22 @@ SHAPE, STRIDES = ctypes.POINTER(Shape), ctypes.POINTER(ctypes.c_int64)
 
 @functools.cache
 def _loaded() -> ctypes.CDLL | ImplementationError:
+    path: Path | None = None
     try:
-        from flashmix.ops._cpu.build import build
+        from flashmix.ops._cpu.build import build, discard
 
-        library = ctypes.CDLL(str(build()))
+        path = build()
+        library = ctypes.CDLL(str(path))
         suffix = "dylib" if sys.platform == "darwin" else "so"
         torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / f"libtorch_cpu.{suffix}"))
         parallel_for = ctypes.cast(torch_cpu.torch_parallel_for, ctypes.c_void_p)
+        library.flashmix_initialise(parallel_for)
     except ImplementationError as error:
         return error
     except (ImportError, OSError, AttributeError) as error:
+        if path is not None:
+            discard(path)
         return ImplementationError(f"cannot be loaded: {error}")
-    library.flashmix_initialise(parallel_for)
     return library
 
 
