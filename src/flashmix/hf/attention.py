@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from flashmix.errors import ModelError
 from flashmix.mixers import Attention, LocalAttention, Mixer
 from flashmix.ops import _dense
-from flashmix.ops._padding import zero_padding
+from flashmix.ops._padding import zero_head_padding, zero_padding
+
+LARGEST_QUERY = 1e4
+"""At padding alone: what is larger there, or NaN, asks nothing."""
 
 
 def mixer_of(module: nn.Module) -> Mixer | None:
@@ -30,13 +33,37 @@ def takes_relative_positions(mixer: Mixer) -> bool:
     return isinstance(mixer, Attention | LocalAttention)
 
 
-def dropout_attention(
+def full_attention(
     mixer: Attention, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, dropout: float
 ) -> Tensor:
-    """Attention with dropout of its weights, of q, k, v [B, H, N, dh], as [B, N, D]."""
-    # A sequence of padding alone sees everything rather than nothing, which would be NaN.
-    seen = None if mask is None else (mask | ~mask.any(1, keepdim=True))[:, None, None, :]
-    return zero_padding(_attend(q, k, v, seen, dropout, mixer.impl), mask)
+    """Attention of q, k, v [B, H, N, dh] as models have it, [B, N, D].
+
+    Padding asks too, and gets what it sees of the real tokens, since later code of a model may
+    read it: convolutions, or a head that pools the last token. Nothing that stands in the padding
+    reaches a real token.
+    """
+    tame, q, k, v = _shield(q, k, v, mask)
+    return zero_padding(_attend(q, k, v, _real_keys(mask), dropout, mixer.impl), tame)
+
+
+def _real_keys(mask: Tensor | None) -> Tensor | None:
+    """The keys in view, bool [B, 1, 1, N]; a sequence of padding alone sees its zeros, not NaN."""
+    return None if mask is None else (mask | ~mask.any(1, keepdim=True))[:, None, None, :]
+
+
+def _shield(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> tuple[Tensor | None, Tensor, Tensor, Tensor]:
+    """Zeros for k and v at padding, and for q there where its scores would overflow.
+
+    The first of the four is False at such queries, whose outputs are to be zero as well: what is
+    not finite would reach the gradients of real tokens as 0 * NaN.
+    """
+    if mask is None:
+        return None, q, k, v
+    tame = mask | (q.detach().abs() < LARGEST_QUERY).all(3).all(1)
+    k, v = zero_head_padding(k, mask), zero_head_padding(v, mask)
+    return tame, zero_head_padding(q, tame), k, v
 
 
 def relative_attention(
@@ -66,14 +93,19 @@ def relative_attention(
             f"{type(mixer).__name__} has not"
         )
     n = q.shape[2]
+    tame, q, k, v = _shield(q, k, v, mask)
+    if not isinstance(mixer, LocalAttention):
+        keys = _real_keys(mask)
+        added = bias.to(q.dtype)
+        added = added if keys is None else added.masked_fill(~keys, float("-inf"))
+        impl = mixer.impl if isinstance(mixer, Attention) else "auto"
+        return zero_padding(_attend(q, k, v, added, dropout, impl), tame)
     seen = _dense.real_pairs(n, mask, False, q.device)
-    if isinstance(mixer, LocalAttention):
-        seen = seen & (_dense.distance(n, mask, q.device).abs() <= mixer.window // 2)
+    seen = seen & (_dense.distance(n, mask, q.device).abs() <= mixer.window // 2)
     # Padding sees itself rather than nothing, which would be NaN.
     seen = seen | torch.eye(n, dtype=torch.bool, device=q.device)
     added = bias.to(q.dtype).masked_fill(~seen, float("-inf"))
-    impl = mixer.impl if isinstance(mixer, Attention) else "auto"
-    return zero_padding(_attend(q, k, v, added, dropout, impl), mask)
+    return zero_padding(_attend(q, k, v, added, dropout, "auto"), mask)
 
 
 def _attend(

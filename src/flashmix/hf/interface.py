@@ -8,19 +8,30 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ModelError, missing_extra
-from flashmix.hf.attention import dropout_attention, mixer_of, relative_attention
+from flashmix.hf.attention import full_attention, mixer_of, relative_attention
+from flashmix.hf.masks import padding_mask, tokens_mask
 from flashmix.mixers import Attention, Mixer, parse_mixer
-from flashmix.mixers._base import Heads
+from flashmix.mixers._base import AttentionHeads, Heads
 
 SWAPPED = "mixers"
 """The ``attn_implementation`` of swapped models: each layer mixes with its own ``mixer``.
 
 Not "flashmix": transformers takes any name with "flash" in it for FlashAttention.
 """
+
+TAKEN = {
+    *("is_causal", "position_bias", "output_attentions"),
+    *("num_items_in_batch", "output_hidden_states", "output_router_logits", "return_dict"),
+    *("use_cache", "position_ids", "cache_position", "position_embeddings", "layer_idx"),
+    *("target_dtype", "deterministic", "max_length_q", "max_length_k"),
+}
+"""Options of an attention that a mixer honours, or that say nothing of what attends to what."""
+
+_registered: dict[str, str] = {}
+"""Mixers by the names that :func:`register_attention` gave them."""
 
 
 def transformers() -> Any:
@@ -39,7 +50,7 @@ def transformers() -> Any:
 def register_attention(mixer: str = "local", name: str | None = None) -> str:
     """Register a mixer of q, k and v with transformers, and return its name there.
 
-        >>> name = flashmix.register_attention("local(window=64)")  # "mixer_local"
+        >>> name = flashmix.register_attention("local(window=64)")  # "mixer_local(window=64)"
         >>> model = AutoModel.from_pretrained(path, attn_implementation=name)
 
     Every layer of such a model mixes alike and all weights stay; nothing is written to its config.
@@ -47,10 +58,11 @@ def register_attention(mixer: str = "local", name: str | None = None) -> str:
 
     Args:
         mixer: "attention", "local", "topk", or these with options.
-        name: the name to register; "mixer_" and the mixer's name when None.
+        name: the name to register; "mixer_" and the mixer with its options when None.
 
     Raises:
-        ArgumentError: the mixer does not mix q, k and v, or has parameters of its own.
+        ArgumentError: the mixer does not mix q, k and v, or has parameters of its own; or another
+            mixer has the name, and models that run may use it.
     """
     spec = parse_mixer(mixer)
     probe = spec.build(2, num_heads=1).drop_projections()
@@ -70,11 +82,16 @@ def register_attention(mixer: str = "local", name: str | None = None) -> str:
         one = build(query.shape[1] * query.shape[3], query.shape[1])
         return _attend(one, one, module, query, key, value, *args, **options)
 
-    name = name or f"mixer_{spec.name}"
+    name = name or f"mixer_{spec}"
     if "flash" in name:
         raise ArgumentError(
             f"register_attention: name must not contain 'flash', which transformers takes for "
             f"FlashAttention, got {name!r}"
+        )
+    if name == SWAPPED or _registered.setdefault(name, str(spec)) != str(spec):
+        raise ArgumentError(
+            f"register_attention: {name!r} is {_registered.get(name, 'taken by the swap')} already "
+            f"and models may run with it; give {str(spec)!r} another name"
         )
     _register(name, attend)
     return name
@@ -91,28 +108,6 @@ def _register(name: str, attend: Any) -> None:
 
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, padding_mask)
-
-
-def padding_mask(
-    attention_mask: Tensor | None = None, mask_function: Any = None, **_: Any
-) -> Tensor | None:
-    """The mask that a model's layers get: bool [B, N], or None where nothing is padded.
-
-    Raises:
-        ModelError: the model wants another pattern than padding, for example a causal one.
-    """
-    from transformers.masking_utils import bidirectional_mask_function
-
-    if mask_function is not bidirectional_mask_function:
-        raise ModelError(
-            "flashmix mixes encoders, whose tokens all see each other; this model asks for "
-            f"another mask ({getattr(mask_function, '__qualname__', mask_function)})"
-        )
-    if attention_mask is None:
-        return None
-    mask = attention_mask.bool()
-    # Looking at the values breaks a compiled graph; there the mask is passed on as it is.
-    return None if not torch.compiler.is_compiling() and bool(mask.all()) else mask
 
 
 def _attend_swapped(
@@ -145,39 +140,36 @@ def _attend(
     ``call`` is the mixer, or what is wrapped around it.
     """
     where = type(module).__name__
+    if "cross" in where.lower() or getattr(module, "is_cross_attention", False):
+        raise ModelError(f"{where}: this is cross-attention, and mixers mix the tokens themselves")
     if query.shape != key.shape or query.shape != value.shape:
         raise ModelError(
             f"{where}: flashmix needs query, key and value alike in shape, got "
             f"{list(query.shape)}, {list(key.shape)}, {list(value.shape)}; "
             "cross-attention, caches and grouped heads are not supported"
         )
-    if options.get("is_causal") or getattr(module, "is_causal", False):
+    causal = options.get("is_causal")
+    if getattr(module, "is_causal", False) if causal is None else causal:
         raise ModelError(f"{where}: flashmix mixes encoders; this layer is causal")
     if options.get("output_attentions"):
         raise ModelError(f"{where}: mixers hold no attention weights to return")
+    for name, option in options.items():
+        if name not in TAKEN and option is not None and option is not False:
+            raise ModelError(
+                f"{where} gives its attention {name}, which mixers do not take; use one of "
+                "transformers' own attn_implementation for this model, such as 'sdpa' or 'eager'"
+            )
     heads, width = query.shape[1], query.shape[3]
-    mask = _tokens_mask(where, attention_mask)
+    mask = tokens_mask(where, attention_mask)
     if scaling is not None and scaling != width**-0.5:
         query = query * (scaling * width**0.5)
     bias = options.get("position_bias")
     if bias is not None:
         y = relative_attention(mixer, query, key, value, mask, bias, dropout)
-    elif dropout and isinstance(mixer, Attention):
-        y = dropout_attention(mixer, query, key, value, mask, dropout)
+    elif type(mixer) is Attention and (dropout or mask is not None):
+        # Not its sharded form, which is a subclass.
+        attend = functools.partial(full_attention, dropout=dropout)
+        y = call(AttentionHeads(query, key, value, attend), mask)
     else:
         y = call(Heads(query, key, value), mask)
     return y.unflatten(-1, (heads, width)), None
-
-
-def _tokens_mask(where: str, mask: Tensor | None) -> Tensor | None:
-    """``mask`` as bool [B, N]; [B, 1, 1, N], bool or added to scores, says no more than that."""
-    if mask is None or (mask.dim() == 2 and mask.dtype == torch.bool):
-        return mask
-    if mask.dim() == 4 and mask.shape[1:3] == (1, 1):
-        row = mask[:, 0, 0]
-        return row if row.dtype == torch.bool else row >= 0
-    raise ModelError(
-        f"{where}: flashmix needs attention_mask [B, N] with 1 or True at real tokens; "
-        f"the layer got {list(mask.shape)} {mask.dtype}, which may also hold what is added to "
-        "scores, such as relative positions"
-    )

@@ -44,8 +44,9 @@ def pool_mean(model: Model) -> Model:
         )
     if hasattr(model, POOLING):
         return model
-    pooling = _Pooling(list(inspect.signature(model.forward).parameters))
-    model.register_forward_pre_hook(pooling.keep_mask, with_kwargs=True)
+    # On the base: heads call it with their mask, and it may be called without a head.
+    pooling = _Pooling(list(inspect.signature(base.forward).parameters))
+    base.register_forward_pre_hook(pooling.keep_mask, with_kwargs=True)
     stack.register_forward_hook(pooling.average)
     setattr(model, POOLING, pooling)
     config: Any = model.config
@@ -64,7 +65,13 @@ class _Pooling:
     def keep_mask(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the mask of a call, for its last layer."""
         given = {**dict(zip(self.arguments, args, strict=False)), **kwargs}
-        self.mask = given.get("attention_mask")
+        mask = given.get("attention_mask")
+        if mask is not None and (not isinstance(mask, Tensor) or mask.dim() != 2):
+            raise ModelError(
+                "pool_mean: the mean needs attention_mask [B, N] with 1 or True at real tokens, "
+                f"got {list(mask.shape)}"
+            )
+        self.mask = mask
 
     def average(self, module: nn.Module, args: Any, output: Any) -> Any:
         """The last layer's output with the mean over real tokens in the first one's place."""

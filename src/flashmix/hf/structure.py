@@ -77,7 +77,11 @@ def find_layers(model: Any) -> list[Layer]:
     if getattr(model.config, "is_encoder_decoder", False) or getattr(
         model.config, "is_decoder", False
     ):
-        raise ModelError(f"{name} is a decoder; flashmix swaps the mixing of encoders")
+        raise ModelError(
+            f"{name} cannot be swapped: its config is that of a decoder or an encoder-decoder "
+            "(is_decoder, is_encoder_decoder), and the swap takes encoders with a config of their "
+            "own, such as T5EncoderModel"
+        )
     layers = [
         _probe(model, path, one)
         for path, module in model.named_modules()
@@ -112,11 +116,11 @@ def _refuse_unknown(model: nn.Module) -> NoReturn:
 
 def _probe(model: Any, path: str, module: nn.Module) -> Layer:
     where = f"{type(model).__name__} cannot be swapped: {path} ({type(module).__name__})"
-    if getattr(module, "is_causal", False):
-        raise ModelError(f"{where} is causal; flashmix swaps the mixing of encoders")
     config = getattr(module, "config", None)
+    if getattr(module, "is_causal", False) and getattr(config, "is_causal", True) is not False:
+        raise ModelError(f"{where} is causal; flashmix swaps the mixing of encoders")
     if config is not model.config:
-        raise ModelError(f"{where} has a config of its own; swap the submodel that it belongs to")
+        raise ModelError(f"{where} has a config of its own; {_owner(model, path, config)}")
     dim = _width(module)
     if dim is None:
         raise ModelError(f"{where} has no linear projections")
@@ -135,6 +139,11 @@ def _probe(model: Any, path: str, module: nn.Module) -> Layer:
     except _ReachedError as reached:
         qkv, options = reached.qkv, reached.options
     except Exception as error:
+        if "position_embeddings" in inspect.signature(module.forward).parameters:
+            raise ModelError(
+                f"{where} rotates q and k by its positions, which the swap does not support yet; "
+                "flashmix.register_attention mixes what was rotated, with all weights kept"
+            ) from error
         raise ModelError(f"{where} needs more than hidden states: {error}") from error
     else:
         raise ModelError(f"{where} does not reach transformers' attention interface")
@@ -156,6 +165,19 @@ def _probe(model: Any, path: str, module: nn.Module) -> Layer:
         relative="position_bias" in options or isinstance(module, RelativeSelfAttention),
         absolute=isinstance(module, RelativeSelfAttention),
     )
+
+
+def _owner(model: nn.Module, path: str, config: Any) -> str:
+    """What to do with an attention at ``path`` whose ``config`` is not the model's."""
+    from transformers import PreTrainedModel
+
+    parts = path.split(".")
+    for end in range(1, len(parts)):
+        owner = ".".join(parts[:end])
+        part = model.get_submodule(owner)
+        if isinstance(part, PreTrainedModel) and part.config is config:
+            return f"swap the submodel that it belongs to, {owner} ({type(part).__name__})"
+    return "no submodel of transformers has that config, so nothing of this model can be swapped"
 
 
 def _width(module: nn.Module) -> int | None:

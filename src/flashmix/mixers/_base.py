@@ -6,6 +6,7 @@ Shapes: B batch, N tokens, D width, H heads, dh = D / H width of a head.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
@@ -27,6 +28,16 @@ class Heads(NamedTuple):
     q: Tensor
     k: Tensor
     v: Tensor
+
+
+class AttentionHeads(NamedTuple):
+    """q, k and v by head, and how they attend, for models that add to attention's own formula."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    attend: Callable[[Any, Tensor, Tensor, Tensor, Tensor | None], Tensor]
+    """From the mixer, q, k, v and the mask to [B, N, D]."""
 
 
 class Mixer(nn.Module, ABC):
@@ -120,7 +131,11 @@ class QKVMixer(Mixer):
         self.out = nn.Linear(dim, dim, bias=bias)
 
     def forward(
-        self, x: Tensor | Heads, mask: Tensor | None = None, *, return_weights: bool = False
+        self,
+        x: Tensor | Heads | AttentionHeads,
+        mask: Tensor | None = None,
+        *,
+        return_weights: bool = False,
     ) -> Any:
         """Mix the tokens of ``x``.
 
@@ -139,6 +154,8 @@ class QKVMixer(Mixer):
         """
         if isinstance(x, Heads):
             return merge_heads(self.mix(*x, mask))
+        if isinstance(x, AttentionHeads):
+            return x.attend(self, x.q, x.k, x.v, mask)
         self.check(x, mask)
         # NaN at padding would reach the projections' gradients through 0 * NaN.
         qkv = self.qkv(zero_padding(x, mask))

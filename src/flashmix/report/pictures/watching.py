@@ -146,7 +146,7 @@ def _mixers(model: nn.Module, noted: Noted) -> Iterator[None]:
     """Notes what each mixer of a swapped model is given, between projections that it has not."""
 
     def note(mixer: nn.Module, args: tuple[Heads, Tensor | None], y: Tensor) -> None:
-        q, k, v = args[0]
+        q, k, v = args[0][:3]
         weights = None
         if isinstance(mixer, QKVMixer):
             weights = mixer.mix_with_weights(q[:1], k[:1], v[:1], None)[1][0]
