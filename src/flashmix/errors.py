@@ -5,12 +5,20 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from flashmix._text import visible
+
 SHOWN = 120
 """Characters of a value in a message."""
 
 
 class FlashmixError(Exception):
-    """Base class of every error that flashmix raises on purpose."""
+    """Base class of every error that flashmix raises on purpose.
+
+    Its text never holds a control character: names and paths in it are whatever somebody wrote.
+    """
+
+    def __str__(self) -> str:
+        return visible(super().__str__())
 
 
 class ArgumentError(FlashmixError, ValueError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,15 @@ def drift(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
     return {"cases": len(times), "time": stats.drift(times), "ratio": stats.drift(pairs)}
 
 
-def measured_rows(folder: Path) -> list[Row]:
-    """The rows of a run; each timed one has the run's drift in its field ``drift``."""
-    rows = read_rows(folder)
-    repeats = read_rows(folder, REPEATS_FILE)
+def measured_rows(
+    folder: Path, *, run: Mapping[str, Any] | None = None, root: Path | None = None
+) -> list[Row]:
+    """The rows of a run; each timed one has the run's drift in its field ``drift``.
+
+    Args and errors as those of :func:`flashmix.bench.reading.read_rows`.
+    """
+    rows = read_rows(folder, run=run, root=root)
+    repeats = read_rows(folder, REPEATS_FILE, run=run, root=root)
     if not repeats:
         return rows
     found = drift(rows, repeats)

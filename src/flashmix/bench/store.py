@@ -20,56 +20,19 @@ from pathlib import Path
 from typing import Any
 
 from flashmix._files import write_whole as write_whole
-from flashmix.errors import ArgumentError, FlashmixError
-
-Row = dict[str, Any]
-
-RUN_FILE = "run.json"
-RESULTS_FILE = "results.jsonl"
-REPEATS_FILE = "repeats.jsonl"
-SEARCH_FILE = "search.jsonl"
+from flashmix.bench.reading import REPEATS_FILE as REPEATS_FILE
+from flashmix.bench.reading import RESULTS_FILE as RESULTS_FILE
+from flashmix.bench.reading import RUN_FILE as RUN_FILE
+from flashmix.bench.reading import SEARCH_FILE as SEARCH_FILE
+from flashmix.bench.reading import Row as Row
+from flashmix.bench.reading import read_rows as read_rows
+from flashmix.bench.reading import read_run as read_run
+from flashmix.errors import FlashmixError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Of an OSError: there is no room to write."""
 _PART = re.compile(r"\..+\.[a-z0-9_]{8}(\.tmp)?")
 """The names that ``write_whole`` gives to what is not yet whole."""
-
-
-def read_rows(folder: Path, file: str = RESULTS_FILE) -> list[Row]:
-    """The rows of a run; a half-written last line, left by a kill, is not a row.
-
-    Raises:
-        FlashmixError: another line is not JSON.
-    """
-    path = folder / file
-    rows = []
-    lines = path.read_text().split("\n") if path.exists() else []
-    for number, line in enumerate(lines, 1):
-        if not line:
-            continue
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise FlashmixError(f"{path}, line {number} is not JSON: {error}") from None
-    return rows
-
-
-def read_run(folder: Path) -> dict[str, Any]:
-    """``run.json`` of a run.
-
-    Raises:
-        ArgumentError: the folder holds no run.
-    """
-    path = folder / RUN_FILE
-    try:
-        run: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ArgumentError(f"{folder} holds no run: {path} is missing") from None
-    except json.JSONDecodeError as error:
-        raise FlashmixError(f"{path} is not JSON: {error}") from None
-    return run
 
 
 class RunFolder:

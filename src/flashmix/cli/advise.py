@@ -35,25 +35,23 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from rich.console import Console
-
-    from flashmix.bench import read_rows, read_run
-    from flashmix.cli.tables import print_section
+    from flashmix.cli.terminal import Terminal
     from flashmix.errors import ArgumentError
+    from flashmix.report import load
+    from flashmix.report.about import place
     from flashmix.report.advise import advice_section, advise
 
     for name in ("dim", "seq_len"):
         if getattr(arguments, name) < 1:
             raise ArgumentError(f"--{name.replace('_', '-')} must be at least 1")
     folder = arguments.folder or _newest()
-    run = read_run(folder)
-    rows = read_rows(folder)
-    found = advise(rows, arguments.dim, arguments.seq_len, DIRECTIONS[arguments.direction])
-    console = Console(highlight=False)
-    machine = run["machine"]
-    console.print(f"from {folder}, measured on {machine.get('gpu', machine['cpu'])}")
-    batch = next(row["batch"] for row in rows if row["direction"] != "train")
-    print_section(console, advice_section(found, batch))
+    run, rows = load(folder)
+    direction = DIRECTIONS[arguments.direction]
+    found = advise(rows, arguments.dim, arguments.seq_len, direction)
+    terminal = Terminal()
+    terminal.print(f"from {folder}, measured on {place(run)}")
+    batch = next(row["batch"] for row in rows if row["direction"] == direction)
+    terminal.section(advice_section(found, batch))
     return 0
 
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from flashmix.bench import Grid, Progress
+    from flashmix.cli.terminal import Terminal
 
 EPILOG = """\
 A run's folder holds run.json (machine, versions, command), results.jsonl (a row a line, written as
@@ -161,16 +160,15 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from rich.console import Console
-
     from flashmix.bench import SUITES
     from flashmix.bench.ranks.launch import dismiss_ranks, keep_rank
+    from flashmix.cli.terminal import Terminal
     from flashmix.errors import ArgumentError
     from flashmix.tasks.distributed import launched
 
-    console = Console(highlight=False)
+    terminal = Terminal()
     if arguments.list:
-        _list(console, arguments)
+        _list(terminal, arguments)
         return 0
     if arguments.resume is not None and arguments.out is not None:
         raise ArgumentError("--resume already names the folder; leave --out away")
@@ -183,11 +181,11 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if arguments.suite == "all":
             for name in SUITES:
-                _run_one(console, arguments, name, out / name)
+                _run_one(terminal, arguments, name, out / name)
         else:
-            _run_one(console, arguments, arguments.suite, out)
+            _run_one(terminal, arguments, arguments.suite, out)
     except KeyboardInterrupt:
-        console.print(_interrupted(arguments.suite, out), soft_wrap=True, markup=False)
+        terminal.say(_interrupted(arguments.suite, out))
         return 130
     finally:
         if launched():
@@ -236,30 +234,31 @@ def _begun_grid(folder: Path) -> Grid | None:
     return Grid.from_dict(read_run(begun[0].parent)["grid"]) if begun else None
 
 
-def _list(console: Console, arguments: argparse.Namespace) -> None:
+def _list(terminal: Terminal, arguments: argparse.Namespace) -> None:
     from flashmix.bench import SUITES, build_suite
     from flashmix.bench.estimate import suite_minutes
+    from flashmix.cli.terminal import named
 
     grid = _grid(arguments)
     for name in SUITES:
         suite = build_suite(name, grid)
         minutes = max(1, round(suite_minutes(suite)))
-        console.print(
-            f"[bold]{name}[/bold]: {suite.about}\n"
-            f"    {len(suite.cases)} cases on {grid.device}, roughly {minutes} min"
-        )
+        terminal.print(named(name, f": {suite.about}"))
+        terminal.print(f"    {len(suite.cases)} cases on {grid.device}, roughly {minutes} min")
         for note in suite.notes:
-            console.print(f"    {note}")
+            terminal.print(f"    {note}")
 
 
-def _run_one(console: Console, arguments: argparse.Namespace, name: str | None, out: Path) -> None:
+def _run_one(
+    terminal: Terminal, arguments: argparse.Namespace, name: str | None, out: Path
+) -> None:
     """Run or resume one suite into ``out``, print its summary and write its report."""
     from flashmix.bench import run_suite
     from flashmix.bench.store import RUN_FILE
     from flashmix.cli.report import print_summary, write_all
 
     begun = (out / RUN_FILE).exists()
-    with progress_listener(console) as listener:
+    with progress_listener(terminal) as listener:
         run_suite(
             name,
             (_begun_grid(out.parent) if arguments.suite == "all" else None) or _grid(arguments),
@@ -269,8 +268,8 @@ def _run_one(console: Console, arguments: argparse.Namespace, name: str | None, 
             resume=arguments.resume is not None and (begun or arguments.suite != "all"),
             listener=listener,
         )
-    print_summary(console, out)
-    write_all(console, out)
+    print_summary(terminal, out)
+    write_all(terminal, out)
 
 
 def device_name(choice: str) -> str:
@@ -291,7 +290,7 @@ def default_folder(suite: str) -> Path:
 class progress_listener:  # noqa: N801  (used like a function)
     """A progress bar with the time left; a line per finished case where there is no terminal."""
 
-    def __init__(self, console: Any) -> None:
+    def __init__(self, terminal: Terminal) -> None:
         from rich.progress import (
             BarColumn,
             MofNCompleteColumn,
@@ -299,23 +298,22 @@ class progress_listener:  # noqa: N801  (used like a function)
             TimeElapsedColumn,
             TimeRemainingColumn,
         )
-        from rich.progress import Progress as Bar
 
-        self._console = console
-        self._bar = Bar(
-            TextColumn("{task.description}"),
+        from flashmix.cli.terminal import progress_bar
+
+        self._terminal = terminal
+        self._bar = progress_bar(
+            terminal,
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console,
-            transient=True,
         )
         self._task = self._bar.add_task("starting", total=None)
 
     def __enter__(self) -> Callable[[Progress], None]:
-        if self._console.is_terminal:
+        if self._terminal.is_terminal:
             self._bar.start()
         return self._hear
 
@@ -326,10 +324,5 @@ class progress_listener:  # noqa: N801  (used like a function)
         self._bar.update(
             self._task, completed=progress.done, total=progress.total, description=progress.now
         )
-        if not self._console.is_terminal and progress.row is not None:
-            self._console.print(
-                f"[{progress.done}/{progress.total}] {progress.now}",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
+        if not self._terminal.is_terminal and progress.row is not None:
+            self._terminal.say(f"[{progress.done}/{progress.total}] {progress.now}")

@@ -44,19 +44,15 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from rich.console import Console
-
-    from flashmix.bench import read_rows, read_run
-    from flashmix.cli.tables import print_section
+    from flashmix.cli.terminal import Terminal
     from flashmix.errors import ArgumentError
+    from flashmix.report import load
     from flashmix.report.compare import compare, comparison_section
 
-    for folder in (arguments.before, arguments.after):
-        read_run(folder)
-    comparison = compare(read_rows(arguments.before), read_rows(arguments.after))
+    comparison = compare(load(arguments.before)[1], load(arguments.after)[1])
     if not comparison.changes and not comparison.broken:
         raise ArgumentError("the two runs have no measured case in common")
-    print_section(Console(highlight=False), comparison_section(comparison))
+    Terminal().section(comparison_section(comparison))
     if arguments.fail_above is None:
         return 0
     slower = comparison.slower_than(arguments.fail_above)

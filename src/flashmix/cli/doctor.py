@@ -39,48 +39,44 @@ def add_command(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     import torch
-    from rich.console import Console
 
     from flashmix.bench import machine
+    from flashmix.cli.terminal import Terminal
     from flashmix.ops import OPERATORS, _user_table, explain
     from flashmix.ops._cpu import build, library
 
-    console = Console(highlight=False, soft_wrap=True)
+    terminal = Terminal()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     facts = machine.describe(device)
-    console.print(f"flashmix  {facts['flashmix']}, Python {facts['python']}, {facts['system']}")
-    console.print(
+    terminal.say(f"flashmix  {facts['flashmix']}, Python {facts['python']}, {facts['system']}")
+    terminal.say(
         f"processor {facts['cpu']} ({facts['cpu_capability']}), {facts['cores']} cores, "
         f"{facts['threads']} threads"
     )
     if device == "cuda":
-        console.print(
-            f"GPU       {facts['gpu']}, {facts['gpu_memory_gb']} GB, CUDA {facts['cuda']}"
-        )
+        terminal.say(f"GPU       {facts['gpu']}, {facts['gpu_memory_gb']} GB, CUDA {facts['cuda']}")
     else:
-        console.print("GPU       none that PyTorch sees")
+        terminal.say("GPU       none that PyTorch sees")
     for name in ("torch", "numpy", "rich"):
-        console.print(f"  {name:<18}{machine.installed(name)}")
+        terminal.say(f"  {name:<18}{machine.installed(name)}")
     for name, (extra, purpose) in EXTRAS.items():
         version = machine.installed(name)
-        missing = f"missing; for {purpose}: pip install 'flashmix\\[{extra}]'"
-        console.print(f"  {name:<18}{version or missing}")
+        missing = f"missing; for {purpose}: pip install 'flashmix[{extra}]'"
+        terminal.say(f"  {name:<18}{version or missing}")
     absent = library.missing()
-    console.print(
-        f"native    {f'none; {absent}' if absent else build.library_path()}", markup=False
-    )
+    terminal.say(f"native    {f'none; {absent}' if absent else build.library_path()}")
     place = _user_table.path()
     tuned = str(place) if _user_table.read() else "none; flashmix tune measures what auto runs"
-    console.print(f"tuned     {tuned}", markup=False)
-    console.print("what impl='auto' runs here (float32):")
+    terminal.say(f"tuned     {tuned}")
+    terminal.say("what impl='auto' runs here (float32):")
     for name, operator in OPERATORS.items():
         shape = (2, 512, 256) if operator.axes == "B, N, D" else (2, 4, 512, 64)
         told = explain(name, shape, torch.float32, device)
-        console.print(f"  {name:<22}{told.impl}: {told.reason}")
+        terminal.say(f"  {name:<22}{told.impl}: {told.reason}")
     if not arguments.no_measure:
         limits = machine.ceilings(device, "float32" if device == "cpu" else "bfloat16")
-        console.print(f"copy      {limits['copy_gb_per_s']:.1f} GB/s, bytes read and written")
-        console.print(
+        terminal.say(f"copy      {limits['copy_gb_per_s']:.1f} GB/s, bytes read and written")
+        terminal.say(
             f"matmul    {limits['matmul_gflop_per_s']:,.0f} GFLOP/s, {limits['matmul_dtype']}"
         )
     return 0

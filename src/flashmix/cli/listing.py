@@ -29,21 +29,19 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from rich.console import Console
-    from rich.markup import escape
-
+    from flashmix.cli.terminal import Terminal, named
     from flashmix.errors import unknown_choice
     from flashmix.mixers import MIXERS, create_mixer, list_mixers, mixer_options
 
     names = list_mixers(arguments.pattern)
     if not names:
         raise unknown_choice("mixer", arguments.pattern, MIXERS)
-    console = Console(highlight=False)
+    terminal = Terminal()
     for name in names:
         params = sum(p.numel() for p in create_mixer(name, WIDTH).parameters())
         options = ", ".join(f"{key}={value!r}" for key, value in mixer_options(name).items())
         kind = MIXERS[name]
-        console.print(f"[bold]{name}[/bold]: {escape(kind.summary)}")
-        console.print(f"    cost {kind.cost}; {params:,} parameters at width {WIDTH}")
-        console.print(f"    {escape(options)}")
+        terminal.print(named(name, f": {kind.summary}"))
+        terminal.print(f"    cost {kind.cost}; {params:,} parameters at width {WIDTH}")
+        terminal.print(f"    {options}")
     return 0

@@ -6,8 +6,10 @@ import argparse
 import contextlib
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 
+from flashmix._text import one_line, visible
 from flashmix._version import __version__
 from flashmix.cli import (
     advise,
@@ -72,19 +74,33 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Lines(logging.Formatter):
+    """A record as a line that holds nothing which a terminal obeys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return visible(super().format(record))
+
+
 @contextlib.contextmanager
 def _log_shown() -> Iterator[None]:
-    """What the library logs at level INFO, a line each on stderr."""
+    """What the library logs at level INFO, a line each on stderr, and its warnings, as text."""
     log, handler = logging.getLogger("flashmix"), logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("flashmix: %(message)s"))
-    level = log.level
+    handler.setFormatter(_Lines("flashmix: %(message)s"))
+    level, formatted = log.level, warnings.formatwarning
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    warnings.formatwarning = lambda *given, **rest: visible(formatted(*given, **rest))
     try:
         yield
     finally:
+        warnings.formatwarning = formatted
         log.removeHandler(handler)
         log.setLevel(level)
+
+
+def _complain(message: object, before: str = "") -> None:
+    """Say what went wrong, in one line."""
+    print(f"{before}flashmix: {one_line(str(message))}", file=sys.stderr)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -98,12 +114,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _log_shown():
             code: int = arguments.run(arguments)
     except ArgumentError as error:
-        print(f"flashmix: {error}", file=sys.stderr)
+        _complain(error)
         return EXIT_USAGE
     except (FlashmixError, OSError) as error:
-        print(f"flashmix: {error}", file=sys.stderr)
+        _complain(error)
         return EXIT_FAILED
     except KeyboardInterrupt:
-        print("\nflashmix: interrupted", file=sys.stderr)
+        _complain("interrupted", before="\n")
         return EXIT_INTERRUPTED
     return code

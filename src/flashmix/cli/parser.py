@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from flashmix._text import visible
 from flashmix.errors import unknown_choice
 
 
@@ -21,6 +22,10 @@ class Parser(argparse.ArgumentParser):
         if options := [word for word in extra if word.startswith("--")]:
             self._refuse(options[0])
         return found, extra
+
+    def error(self, message: str) -> NoReturn:
+        """As argparse's; what was typed is shown as text."""
+        super().error(visible(message))
 
     def _refuse(self, option: str) -> NoReturn:
         name = option.split("=")[0]

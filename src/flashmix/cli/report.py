@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from flashmix.cli.terminal import Terminal
 
 EPILOG = """\
 In each run's folder: report.md; report.html, one page that needs no network; figures/, each chart
@@ -42,67 +42,60 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from rich.console import Console
-
-    from flashmix.bench import read_run
+    from flashmix.cli.terminal import Terminal
     from flashmix.errors import ArgumentError
+    from flashmix.report import load
 
-    console = Console()
+    terminal = Terminal()
     if arguments.out is not None and len(arguments.runs) == 1:
         raise ArgumentError("--out is for several runs; the page of one is its own report.html")
     for folder in arguments.runs:
-        read_run(folder)
+        load(folder)
     for folder in arguments.runs:
-        print_summary(console, folder)
-        write_all(console, folder, figures=not arguments.no_figures)
+        print_summary(terminal, folder)
+        write_all(terminal, folder, figures=not arguments.no_figures)
     if len(arguments.runs) > 1:
-        _write_beside(console, arguments.runs, arguments.out)
+        _write_beside(terminal, arguments.runs, arguments.out)
     return 0
 
 
-def write_all(console: Console, folder: Path, *, figures: bool = True) -> None:
+def write_all(terminal: Terminal, folder: Path, *, figures: bool = True) -> None:
     """Write everything that the installed packages allow, and say where it is."""
     from flashmix.report import write_figures, write_page, write_report
 
-    _say(console, f"\nreport: {write_report(folder)}")
+    terminal.say(f"\nreport: {write_report(folder)}")
 
     def page() -> None:
-        _say(console, f"page: {write_page([folder])}")
+        terminal.say(f"page: {write_page([folder])}")
         if figures and (pictures := write_figures(folder)):
-            _say(console, f"figures: {len(pictures)} in {pictures[0].parent}")
+            terminal.say(f"figures: {len(pictures)} in {pictures[0].parent}")
 
-    _if_installed(console, page)
+    _if_installed(terminal, page)
 
 
-def _write_beside(console: Console, folders: Sequence[Path], out: Path | None) -> None:
+def _write_beside(terminal: Terminal, folders: Sequence[Path], out: Path | None) -> None:
     from flashmix.report import write_page
 
-    _if_installed(console, lambda: _say(console, f"\nside by side: {write_page(folders, out)}"))
+    _if_installed(terminal, lambda: terminal.say(f"\nside by side: {write_page(folders, out)}"))
 
 
-def _if_installed(console: Console, write: Callable[[], None]) -> None:
+def _if_installed(terminal: Terminal, write: Callable[[], None]) -> None:
     """Do what needs optional packages, or say in one sentence how to get them."""
     from flashmix.errors import MissingDependencyError
 
     try:
         write()
     except MissingDependencyError as error:
-        _say(console, f"no page: {error}")
+        terminal.say(f"no page: {error}")
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, soft_wrap=True, markup=False)
-
-
-def print_summary(console: Console, folder: Path) -> None:
+def print_summary(terminal: Terminal, folder: Path) -> None:
     """Print the summary table, and what the rows support."""
-    from rich.markup import escape
-
-    from flashmix.cli.tables import print_section
+    from flashmix._text import one_line
     from flashmix.report import load, statements, summary
 
     run, rows = load(folder)
-    print_section(console, summary(run, rows))
-    console.print()
+    terminal.section(summary(run, rows))
+    terminal.print()
     for sentence in statements(rows):
-        console.print(f"- {escape(sentence)}", highlight=False)
+        terminal.print(f"- {one_line(sentence)}")

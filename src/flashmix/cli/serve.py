@@ -43,20 +43,22 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command until Ctrl-C."""
     import webbrowser
 
+    from flashmix.cli.terminal import Terminal
     from flashmix.report.charts.base import altair
     from flashmix.report.page.document import vega_bundle
     from flashmix.report.server import Server, find_runs
 
     altair()
     vega_bundle()
+    terminal = Terminal()
     with Server(arguments.folder, arguments.port) as server:
         count = len(find_runs(arguments.folder))
         runs = "1 run" if count == 1 else f"{count} runs"
-        print(f"{runs} of {arguments.folder} at {server.url} (Ctrl-C ends)", flush=True)
+        terminal.say(f"{runs} of {arguments.folder} at {server.url} (Ctrl-C ends)")
         if arguments.open:
             webbrowser.open(server.url)
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            print()
+            terminal.print()
     return 0

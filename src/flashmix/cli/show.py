@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flashmix.cli.bench import _number
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
+    from flashmix.cli.terminal import Terminal
     from flashmix.report.pictures import Input, Picture, Subject
 
 EPILOG = """\
@@ -103,30 +102,29 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from rich.console import Console
-
+    from flashmix.cli.terminal import Terminal
     from flashmix.errors import unknown_choice
     from flashmix.report.pictures import FORMATS, make_folder, write_captions, write_picture
 
     for one in arguments.format:
         if one not in FORMATS:
             raise unknown_choice("format", one, FORMATS)
-    console = Console(highlight=False)
-    subject = _subject(console, arguments)
+    terminal = Terminal()
+    subject = _subject(terminal, arguments)
     out = arguments.out or Path("pictures") / _folder(arguments)
     make_folder(out)
     written: list[Picture] = []
     for picture in subject.pictures():
         paths = write_picture(picture, out, arguments.format, arguments.theme)
         written.append(picture)
-        console.print(", ".join(map(str, paths)), style="bold", soft_wrap=True, markup=False)
-        console.print(picture.caption + "\n", markup=False)
+        terminal.print(", ".join(map(str, paths)), style="bold", soft_wrap=True)
+        terminal.print(picture.caption + "\n")
     write_captions(written, out, arguments.format)
-    console.print(f"captions: {out / 'pictures.md'}", soft_wrap=True, markup=False)
+    terminal.say(f"captions: {out / 'pictures.md'}")
     return 0
 
 
-def _subject(console: Console, arguments: argparse.Namespace) -> Subject:
+def _subject(terminal: Terminal, arguments: argparse.Namespace) -> Subject:
     """What the arguments ask to see.
 
     Raises:
@@ -155,7 +153,7 @@ def _subject(console: Console, arguments: argparse.Namespace) -> Subject:
         )
     if path is not None:
         raise ArgumentError("--train and --checkpoint exclude each other; choose one")
-    with _steps(console, f"training {mixer} on the digits", arguments.train) as beat:
+    with _steps(terminal, f"training {mixer} on the digits", arguments.train) as beat:
         return trained_subject(
             mixer,
             given,
@@ -209,14 +207,14 @@ def _folder(arguments: argparse.Namespace) -> str:
 
 
 @contextmanager
-def _steps(console: Console, what: str, total: int) -> Iterator[Callable[[], None]]:
+def _steps(terminal: Terminal, what: str, total: int) -> Iterator[Callable[[], None]]:
     """A progress bar with the time left where there is a terminal; yields what to call a step."""
-    from rich.progress import Progress
+    from flashmix.cli.terminal import progress_bar
 
-    if not console.is_terminal:
-        console.print(f"{what} for {total:,} steps")
+    if not terminal.is_terminal:
+        terminal.print(f"{what} for {total:,} steps")
         yield lambda: None
         return
-    with Progress(console=console, transient=True) as bar:
+    with progress_bar(terminal) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)

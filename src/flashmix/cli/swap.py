@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flashmix.cli.terminal import Terminal
 
 EPILOG = """\
 examples:
@@ -40,6 +43,7 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    from flashmix.cli.terminal import Terminal
     from flashmix.errors import ArgumentError
     from flashmix.hf import load, swap, swap_report
 
@@ -47,24 +51,25 @@ def run(arguments: argparse.Namespace) -> int:
     if out.exists():
         raise ArgumentError(f"--out {out} exists; name a folder that is not there yet")
     model = swap(load(arguments.model), arguments.mixers)
-    print(swap_report(model))
+    terminal = Terminal()
+    terminal.say(str(swap_report(model)))
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as scratch:
         folder = Path(scratch) / out.name
         model.save_pretrained(folder)
-        _copy_tokenizer(arguments.model, folder)
+        _copy_tokenizer(terminal, arguments.model, folder)
         folder.rename(out)
-    print(f"saved in {out}; load it with flashmix.from_pretrained({str(out)!r})")
+    terminal.say(f"saved in {out}; load it with flashmix.from_pretrained({str(out)!r})")
     return 0
 
 
-def _copy_tokenizer(model: str, folder: Path) -> None:
+def _copy_tokenizer(terminal: Terminal, model: str, folder: Path) -> None:
     """Save what turns text or images into the model's input beside it, where there is one."""
     from transformers import AutoProcessor
 
     try:
         processor = AutoProcessor.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError):
-        print(f"no tokenizer or image processor in {model}; none saved")
+        terminal.say(f"no tokenizer or image processor in {model}; none saved")
         return
     processor.save_pretrained(folder)

@@ -155,24 +155,23 @@ def run_command(
     arguments: argparse.Namespace, make: Callable[[argparse.Namespace], Experiment]
 ) -> int:
     """Run the experiment that ``make`` makes of the options, or resume one, and report on it."""
-    from rich.console import Console
-
-    from flashmix.bench import read_rows
     from flashmix.bench.store import RUN_FILE
     from flashmix.bench.training import run_experiment
     from flashmix.cli.report import print_summary, write_all
+    from flashmix.cli.terminal import Terminal
     from flashmix.errors import ArgumentError
+    from flashmix.report import load
 
     if arguments.resume is not None and arguments.out is not None:
         raise ArgumentError("--resume already names the folder; leave --out away")
     kind = arguments.command
     asked = make(arguments) if arguments.resume is None else None
     lead = os.environ.get("RANK", "0") == "0"
-    console = Console(highlight=False, quiet=not lead)
+    terminal = Terminal(quiet=not lead)
     out = arguments.resume or arguments.out or _default_folder(kind)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
-        with progress_listener(console) as listener:
+        with progress_listener(terminal) as listener:
             run_experiment(
                 asked,
                 out,
@@ -184,25 +183,18 @@ def run_command(
     except KeyboardInterrupt:
         begun = (out / RUN_FILE).exists()
         text = f"go on with:\n  flashmix {kind} --resume {shlex.quote(str(out))}"
-        console.print(
-            f"\ninterrupted; {text}" if begun else "\ninterrupted before anything began",
-            soft_wrap=True,
-            markup=False,
-        )
+        terminal.say(f"\ninterrupted; {text}" if begun else "\ninterrupted before anything began")
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
     if not lead:
         return 0
-    print_summary(console, out)
-    write_all(console, out)
-    latest = {(row["mixers"], row["seed"]): row for row in read_rows(out)}
-    failed = [row for row in latest.values() if row["status"] != "ok"]
+    print_summary(terminal, out)
+    write_all(terminal, out)
+    failed = [row for row in load(out)[1] if row["status"] != "ok"]
     for row in failed:
-        console.print(
-            f"{row['mixers']}, seed {row['seed']}: {row['status']}: {row.get('error', '')}",
-            soft_wrap=True,
-            markup=False,
+        terminal.say(
+            f"{row['mixers']}, seed {row['seed']}: {row['status']}: {row.get('error', '')}"
         )
     for sentence in (left := _undecided(kind, out)):
         console.print(sentence, soft_wrap=True, markup=False)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flashmix.cli.bench import default_folder, device_name, numbers, progress_listener, words
+
+if TYPE_CHECKING:
+    from flashmix.cli.terminal import Terminal
 
 EPILOG = """\
 Every op has several implementations. Which is the fastest depends on the machine, the dtype and the
@@ -73,25 +76,24 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from rich.console import Console
-
-    from flashmix.bench import read_rows, read_run
     from flashmix.bench.dispatch import machine_of, measured_ops
+    from flashmix.cli.terminal import Terminal
     from flashmix.errors import ArgumentError, FlashmixError
     from flashmix.ops import _user_table
+    from flashmix.report import load
 
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    terminal = Terminal()
     if sum(one is not None for one in (arguments.out, arguments.resume, arguments.folder)) > 1:
         raise ArgumentError("--out, --resume and --run each name the folder; give one of them")
     folder = arguments.folder
     if folder is None:
-        folder = _measure(console, arguments)
+        folder = _measure(terminal, arguments)
         if folder is None:
             return 130
-    measured = read_run(folder)
+    measured, rows = load(folder)
     if measured["suite"] != "kernels":
         raise ArgumentError(f"{folder} is a run of suite {measured['suite']!r}, not 'kernels'")
-    ops = measured_ops(read_rows(folder))
+    ops = measured_ops(rows)
     if not ops:
         raise FlashmixError(
             f"{folder} holds no shape that two implementations ran, so there is nothing to choose"
@@ -99,10 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
     place = _user_table.write(machine_of(measured), ops)
     for op, dtypes in ops.items():
         for dtype, entries in dtypes.items():
-            console.print(f"{op}, {dtype}, on {machine_of(measured)}:")
+            terminal.say(f"{op}, {dtype}, on {machine_of(measured)}:")
             for entry in entries:
-                console.print(f"  {_told(entry)}")
-    console.print(f"wrote {place}; impl='auto' and flashmix.explain go by it from now on")
+                terminal.say(f"  {_told(entry)}")
+    terminal.say(f"wrote {place}; impl='auto' and flashmix.explain go by it from now on")
     return 0
 
 
@@ -113,7 +115,7 @@ def _told(entry: dict[str, Any]) -> str:
     return f"{sizes}: " + ", ".join(f"{name} {ms:.3g} ms" for name, ms in times)
 
 
-def _measure(console: Any, arguments: argparse.Namespace) -> Path | None:
+def _measure(terminal: Terminal, arguments: argparse.Namespace) -> Path | None:
     """Measure into a folder and return it; None after Ctrl-C."""
     from flashmix.bench import Grid, run_suite
     from flashmix.bench.dispatch import tunable
@@ -133,12 +135,12 @@ def _measure(console: Any, arguments: argparse.Namespace) -> Path | None:
         contenders=False,
     )
     try:
-        with progress_listener(console) as listener:
+        with progress_listener(terminal) as listener:
             run_suite(
                 "kernels", grid, folder, resume=arguments.resume is not None, listener=listener
             )
     except KeyboardInterrupt:
-        console.print(
+        terminal.say(
             "\ninterrupted; finished cases are kept and no table was written. Go on with:\n"
             f"  flashmix tune --resume {shlex.quote(str(folder))}"
         )

@@ -6,13 +6,14 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from flashmix.bench.schema import TRAININGS
 from flashmix.bench.store import Row
 from flashmix.report import training_tables as tables
 from flashmix.report.rates import rate_section
 from flashmix.report.tables import Section, number
 from flashmix.report.trained import against_base, mean, points
 
-SUITES = ("finetune", "pretrain")
+SUITES = TRAININGS
 
 
 def summary(run: dict[str, Any], rows: Sequence[Row]) -> Section:

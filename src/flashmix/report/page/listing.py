@@ -2,19 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlencode
 
-from flashmix.errors import FlashmixError
+from flashmix._text import one_line
 from flashmix.report.page.document import document, theme_button
 from flashmix.report.page.markup import Markup, tag
 from flashmix.report.page.runs import PageRun
 
 
-def listing(folder: str, runs: Mapping[str, Path]) -> str:
-    """A table of ``runs``, given by name, each with a box to choose it."""
-    lines = [_line(name, path) for name, path in runs.items()]
+@dataclass(frozen=True)
+class Line:
+    """A run in the list: its name, then what is said of it, or why it cannot be read."""
+
+    name: str
+    facts: tuple[str, ...]
+
+
+def read_line(name: str, path: Path, root: Path) -> Line:
+    """The line of the run in ``path``, which lies below ``root``."""
+    try:
+        one = PageRun.read(path, name, root)
+        bad = sum(row["status"] != "ok" for row in one.rows)
+        started = str(one.run.get("started") or "")[:16]
+        return Line(name, (one.title, started, str(len(one.rows)), str(bad)))
+    except Exception as error:  # one run, whatever is in it, never takes the others from the list
+        return Line(name, (f"cannot be read: {one_line(str(error))}", "", "", ""))
+
+
+def listing(folder: str, runs: Sequence[Line]) -> str:
+    """A table of ``runs``, each with a box to choose it."""
+    lines = [_shown(one) for one in runs]
     columns = ("compare", "run", "suite and device", "started (UTC)", "rows", "not ok")
     head = tag("tr", *(tag("th", column, scope="col") for column in columns))
     table = tag("table", tag("thead", head), tag("tbody", *lines), aria_label="Runs")
@@ -31,18 +51,13 @@ def listing(folder: str, runs: Mapping[str, Path]) -> str:
     return document("flashmix: runs", tag("header", *top, class_="top"), body)
 
 
-def _line(name: str, path: Path) -> Markup:
-    address = "/runs?" + urlencode({"run": name})
-    box = tag("input", type="checkbox", name="run", value=name, aria_label=f"Compare {name}")
-    try:
-        one = PageRun.read(path)
-        bad = sum(row.get("status", "ok") != "ok" for row in one.rows)
-        facts = [one.title, str(one.run.get("started", ""))[:16], str(len(one.rows)), str(bad)]
-    except (FlashmixError, OSError, AttributeError) as error:
-        facts = [f"cannot be read: {error}", "", "", ""]
+def _shown(one: Line) -> Markup:
+    address = "/runs?" + urlencode({"run": one.name})
+    label = f"Compare {one.name}"
+    box = tag("input", type="checkbox", name="run", value=one.name, aria_label=label)
     return tag(
         "tr",
         tag("td", box),
-        tag("th", tag("a", name, href=address), scope="row"),
-        *(tag("td", fact) for fact in facts),
+        tag("th", tag("a", one.name, href=address), scope="row"),
+        *(tag("td", fact) for fact in one.facts),
     )

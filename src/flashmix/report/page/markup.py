@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from flashmix._text import visible
+
 
 class Markup(str):
     """Text that is HTML already."""
@@ -18,8 +20,10 @@ VOID = frozenset({"meta", "input", "link", "br"})
 
 
 def text(value: object) -> Markup:
-    """``value`` as text of a page, escaped unless it is markup."""
-    return value if isinstance(value, Markup) else Markup(html.escape(str(value), quote=False))
+    """``value`` as text of a page, visible and escaped unless it is markup."""
+    if isinstance(value, Markup):
+        return value
+    return Markup(html.escape(visible(str(value)), quote=False))
 
 
 def words(sentence: str) -> Markup:

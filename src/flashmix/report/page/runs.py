@@ -22,13 +22,13 @@ class PageRun:
     rows: Sequence[Row]
 
     @classmethod
-    def read(cls, folder: Path, name: str | None = None) -> PageRun:
-        """The run in ``folder``.
+    def read(cls, folder: Path, name: str | None = None, root: Path | None = None) -> PageRun:
+        """The run in ``folder``; below ``root``, where one is named, no link is followed.
 
         Raises:
-            ArgumentError: the folder holds no run.
+            ArgumentError: the folder holds no run, or one that cannot be read.
         """
-        return cls(name or str(folder), *load(folder))
+        return cls(name or str(folder), *load(folder, root))
 
     @property
     def title(self) -> str:
