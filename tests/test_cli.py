@@ -171,7 +171,7 @@ def test_a_corrupt_run_is_a_failure_that_names_the_line(cli, folder):
     with (folder / RESULTS_FILE).open("a") as results:
         results.write("not a row\n")
     code, _, err = cli("report", folder)
-    assert code == 1
+    assert code == 2
     assert f"{RESULTS_FILE}, line 7" in one_line(err)
 
 

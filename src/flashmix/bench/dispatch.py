@@ -7,6 +7,7 @@ from typing import Any
 
 from flashmix.bench.case import COPY
 from flashmix.bench.store import Row
+from flashmix.errors import ArgumentError
 from flashmix.ops import OPERATORS
 from flashmix.ops._case import KNOBS
 
@@ -68,6 +69,7 @@ def measured_ops(rows: Sequence[Row]) -> dict[str, Any]:
 
 def machine_of(run: dict[str, Any]) -> str:
     """The name that a run's times are kept under."""
-    machine = run["machine"]
-    name: str = machine.get("gpu") or machine["cpu"]
-    return name
+    machine = run.get("machine", {})
+    if not (name := machine.get("gpu") or machine.get("cpu")):
+        raise ArgumentError("the run does not name its machine, whose times they would be")
+    return str(name)

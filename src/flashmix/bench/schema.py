@@ -103,6 +103,8 @@ AMOUNT = kind(
     "0 or a number from 1e-9 to 1e15", lambda x: _number(x) and (x == 0 or 1e-9 <= x <= 1e15)
 )
 
+RAN = maybe(named(many(TEXT)))
+
 CASE = record(
     {
         **dict.fromkeys(("suite", "mixer", "impl", "dtype", "device", "label"), TEXT),
@@ -117,7 +119,7 @@ CASE = record(
         "seconds": maybe(POSITIVE),
         "status": choice(*STATUSES),
     },
-    {"ranks": maybe(COUNT), "weak": FLAG, "graph": FLAG, "error": TEXT, "impl_ran": maybe(TEXT)},
+    {"ranks": maybe(COUNT), "weak": FLAG, "graph": FLAG, "error": TEXT, "impl_ran": RAN},
 )
 TIMED = record(
     {
@@ -163,7 +165,7 @@ SELECTION_FACTS = record({"facts": record({"kept_share": NUMBER, "inputs": INPUT
 
 TRAINING = record(
     {"task": TEXT, "model": TEXT, "mixers": TEXT, "seed": ANY_WHOLE, "status": choice(*STATUSES)},
-    {"suite": TEXT, "error": TEXT, "device": TEXT},
+    {"suite": TEXT, "error": TEXT, "device": TEXT, "seq_len": COUNT, "impl_ran": RAN},
 )
 EPOCHS = record({"epoch": NUMBER, "train_loss": NUMBER, "val_loss": NUMBER, "val_accuracy": SHARE})
 INFERENCE = record({"seq_len": COUNT, "sequences_per_s": POSITIVE, "peak_memory_mb": AMOUNT})
@@ -182,8 +184,8 @@ TRAINED = {
     "pretrain": record({**LEARNT, "val_loss": NUMBER, "steps": WHOLE}, COSTS),
 }
 TRIAL = record(
-    {"mixers": TEXT, "seed": ANY_WHOLE, "lr": POSITIVE, "status": choice(*STATUSES)},
-    {"error": TEXT},
+    {"mixers": TEXT, "lr": POSITIVE, "status": choice(*STATUSES)},
+    {"error": TEXT, "seed": ANY_WHOLE},
 )
 SCORED = record({"score": NUMBER})
 TRIED: dict[str | None, Check] = {

@@ -197,7 +197,7 @@ def run_command(
             f"{row['mixers']}, seed {row['seed']}: {row['status']}: {row.get('error', '')}"
         )
     for sentence in (left := _undecided(kind, out)):
-        console.print(sentence, soft_wrap=True, markup=False)
+        terminal.say(sentence)
     return 1 if failed or left else 0
 
 

@@ -13,6 +13,7 @@ from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
 from flashmix.errors import ArgumentError
 from flashmix.report.analysis import Sweep, log_medians
+from flashmix.report.finetuning import is_finetuning
 from flashmix.report.tables import Section, Table, interval, number
 
 Basis = Literal["measured", "interpolated", "extrapolated"]
@@ -41,10 +42,13 @@ def advise(rows: Sequence[Row], dim: int, seq_len: int, direction: str) -> list[
     mixers = [
         row
         for row in rows
-        if row.get("subject", "mixer") == "mixer"
+        if not is_finetuning(row)
+        and row.get("subject", "mixer") == "mixer"
         and row.get("autocast") is None
         and row["direction"] == direction
     ]
+    if any(map(is_finetuning, rows)):
+        raise ArgumentError("the run holds trainings; advice needs a run that measured mixers")
     if not mixers:
         raise ArgumentError(f"the run has no mixers measured in direction {direction!r}")
     nearest = min({row["dim"] for row in mixers}, key=lambda d: abs(math.log(d / dim)))
@@ -76,6 +80,11 @@ def _advice(
     def between(a: float, b: float) -> float:
         return width_ratio * math.exp((1 - part) * math.log(a) + part * math.log(b))
 
+    try:
+        between(rows[left]["median_ms"], rows[right]["median_ms"])
+        between(max(rows[left]["peak_mb"], 1e-6), max(rows[right]["peak_mb"], 1e-6))
+    except OverflowError:
+        raise ArgumentError(f"N = {seq_len:.3g} is too far from the lengths measured") from None
     draws = [log_medians(rows[i], i) for i in (left, right)]
     low, high = np.percentile((1 - part) * draws[0] + part * draws[1], [2.5, 97.5])
     return Advice(

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from flashmix.bench.case import Case
 from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
+from flashmix.errors import ArgumentError
 from flashmix.report.analysis import time_ratio
+from flashmix.report.finetuning import is_finetuning
 from flashmix.report.tables import Section, Table, interval, number
 
 SMALLEST_CHANGE = 0.02
@@ -57,6 +59,12 @@ def _key(row: Row) -> str:
 
 def compare(before: Iterable[Row], after: Iterable[Row]) -> Comparison:
     """Compare the timed rows of two runs."""
+    before, after = list(before), list(after)
+    if any(is_finetuning(row) for row in (*before, *after)):
+        raise ArgumentError(
+            "a run holds trainings, which are not compared case by case; flashmix report RUN_A "
+            "RUN_B shows them side by side"
+        )
     first = {_key(row): row for row in before if row["direction"] not in ("train", "facts")}
     second = {_key(row): row for row in after if row["direction"] not in ("train", "facts")}
     both = [(first[key], second[key]) for key in first if key in second]

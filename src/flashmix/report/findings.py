@@ -223,6 +223,8 @@ def _finetuned(found: Sequence[Outcome]) -> list[Finding]:
         times = (base.mean(name) or 0.0) / (fastest.mean(name) or math.inf)
         if abs(times - 1) < LEAST_LEAD:
             continue
+        if not score[id(base)]:
+            continue
         kept = 100 * score[id(fastest)] / score[id(base)]
         text = f"as fast in {what} as attention on {task}: {fastest.mixers}, with "
         text += f"{kept:.1f} % of its accuracy."

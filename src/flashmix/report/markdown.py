@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from flashmix._text import one_line
 from flashmix.bench.store import Row
 from flashmix.report import training
 from flashmix.report.about import headline
@@ -14,7 +15,7 @@ from flashmix.report.tables import Table
 
 def _plain(text: str) -> str:
     """``text`` as one line that holds no HTML: mixers and errors are whatever somebody wrote."""
-    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return one_line(text).replace("&", "&amp;").replace("<", "&lt;")
 
 
 def markdown_table(table: Table) -> str:
@@ -31,11 +32,11 @@ def markdown_table(table: Table) -> str:
 def markdown(run: dict[str, Any], rows: Sequence[Row]) -> str:
     """The report in Markdown."""
     suite = run.get("suite", "")
-    parts = [f"# flashmix {suite if suite in training.SUITES else f'bench {suite}'}"]
+    parts = [_plain(f"# flashmix {suite if suite in training.SUITES else f'bench {suite}'}")]
     if not rows:
         parts.append("No case has finished yet.")
     else:
-        parts.append(headline(run, rows))
+        parts.append(_plain(headline(run, rows)))
         for section in sections(run, rows):
             parts.append(f"## {section.title}")
             parts += ["\n".join(map(_plain, section.text))] if section.text else []

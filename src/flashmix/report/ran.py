@@ -59,4 +59,5 @@ def _told(by_names: dict[str, list[Row]]) -> str:
 
 
 def _lengths(rows: Iterable[Row]) -> str:
-    return "N = " + ", ".join(f"{n:,}" for n in sorted({row["seq_len"] for row in rows}))
+    lengths = sorted({row["seq_len"] for row in rows if "seq_len" in row})
+    return "N = " + ", ".join(f"{n:,}" for n in lengths)

@@ -230,7 +230,7 @@ def _bytes(rows: Sequence[Row], direction: str) -> Section:
                 f"{row['ranks']}",
                 Cell(number(sent / 1e6), row),
                 "-" if derived is None else Cell(number(derived / 1e6), row),
-                "-" if derived is None else Cell(number(sent / derived), row),
+                Cell(number(sent / derived), row) if derived else "-",
             ]
         )
     columns = ["mixer", "N", "ranks", "sent (MB)", "derived (MB)", "sent / derived"]

@@ -78,6 +78,12 @@ def against_base(rows: Sequence[Row]) -> list[tuple[Model, Model, Interval]]:
     return [(one, base, gap) for one in others if (gap := paired(one, base))]
 
 
+def kept(one: Model, base: Model) -> str:
+    """The share of the base's test accuracy that a pattern keeps."""
+    whole = mean(base, "test_accuracy")
+    return f"{100 * mean(one, 'test_accuracy') / whole:.1f} %" if whole else "-"
+
+
 def mean(one: Model, name: str) -> float:
     """Mean of a field over the seeds."""
     return statistics.fmean(one.values(name))

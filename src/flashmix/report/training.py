@@ -11,7 +11,7 @@ from flashmix.bench.store import Row
 from flashmix.report import training_tables as tables
 from flashmix.report.rates import rate_section
 from flashmix.report.tables import Section, number
-from flashmix.report.trained import against_base, mean, points
+from flashmix.report.trained import against_base, kept, mean, points
 
 SUITES = TRAININGS
 
@@ -54,11 +54,9 @@ def statements(rows: Sequence[Row]) -> list[str]:
         for name, what in (("train_seconds", "trains"), ("infer_ms", "infers")):
             if one.values(name) and base.values(name):
                 cost.append(f"{what} {number(mean(base, name) / mean(one, name))}x as fast")
-        kept = mean(one, "test_accuracy") / mean(base, "test_accuracy")
         found.append(
             f"{one.mixers} against attention: it {verdict} {points(gap, ' points')}, keeps "
-            f"{100 * kept:.1f} % of the accuracy"
-            + (f", and {' and '.join(cost)}." if cost else ".")
+            f"{kept(one, base)} of the accuracy" + (f", and {' and '.join(cost)}." if cost else ".")
         )
     return found
 
@@ -98,7 +96,7 @@ def method_section(run: dict[str, Any], rows: Sequence[Row]) -> Section:
 
 def headline(run: dict[str, Any], rows: Sequence[Row]) -> str:
     """What was trained, on what."""
-    config, machine = run["experiment"]["config"], run["machine"]
+    config, machine = run["experiment"]["config"], run.get("machine", {})
     what = (
         f"{config['model']} on {config['task']}"
         if run["suite"] == "finetune"
@@ -106,6 +104,6 @@ def headline(run: dict[str, Any], rows: Sequence[Row]) -> str:
     )
     done = sum(row["status"] == "ok" for row in rows)
     return (
-        f"{what}, on {machine.get('gpu', machine['cpu'])}. "
+        f"{what}, on {machine.get('gpu') or machine.get('cpu') or 'an unnamed machine'}. "
         f"{done} trainings of {len(run['experiment']['mixers'])} patterns."
     )

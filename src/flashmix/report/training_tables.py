@@ -10,7 +10,7 @@ from typing import Any
 from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
 from flashmix.report.tables import Section, Table, number
-from flashmix.report.trained import BASE, against_base, mean, models, points
+from flashmix.report.trained import BASE, against_base, kept, models, points
 
 VANILLA = ("vanilla eager", "vanilla fused")
 
@@ -149,7 +149,7 @@ def difference_section(rows: Sequence[Row]) -> Section:
                 [
                     one.mixers,
                     points(gap, ""),
-                    f"{100 * mean(one, 'test_accuracy') / mean(base, 'test_accuracy'):.1f} %",
+                    kept(one, base),
                 ]
                 for one, base, gap in against_base(rows)
             ],
@@ -203,10 +203,14 @@ def curve_section(rows: Sequence[Row]) -> Section:
     )
 
 
+def _two_classes(row: Row) -> bool:
+    return [len(line) for line in row["confusion"]] == [2, 2]
+
+
 def confusion_section(rows: Sequence[Row]) -> Section:
     """Right and wrong by class, of a task with two classes."""
     found = models(rows)
-    if not found or len(found[0].rows[0]["confusion"]) != 2:
+    if not found or not all(_two_classes(row) for one in found for row in one.rows):
         return Section("")
     cells = ["true negative", "false positive", "false negative", "true positive"]
     body = []

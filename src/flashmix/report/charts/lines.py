@@ -257,6 +257,7 @@ def _aligned(drawings: Sequence[Lines]) -> list[Lines]:
 def guides(lengths: Sequence[int], start: float, names: Sequence[str]) -> list[Point]:
     """Points of n, n log n and n^2 over ``lengths``, all through ``start`` at the first."""
     first = lengths[0]
+    names = [name for name in names if first > 1 or name != "n log n"]  # log 1 is nothing
     growth = {
         "n": lambda n: n / first,
         "n log n": lambda n: n * math.log(n) / (first * math.log(first)),
