@@ -243,6 +243,7 @@ PAIRS = many(
         }
     )
 )
+MEASURED_COSTS = named(record({"step_ms": POSITIVE, "train_peak_memory_mb": AMOUNT}))
 EXAMPLES = record({"classes": many(TEXT), "pairs": PAIRS})
 
 
@@ -320,3 +321,8 @@ def examples_fault(content: Any) -> str | None:
             if example["label"] >= len(content["classes"]):
                 return f"{at}.examples[{j}].label must be the number of a class"
     return None
+
+
+def costs_fault(content: Any) -> str | None:
+    """What is wrong with the content of costs.json."""
+    return MEASURED_COSTS(content, "costs")

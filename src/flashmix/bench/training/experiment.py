@@ -19,7 +19,9 @@ from typing import Any
 import torch
 
 from flashmix.bench import machine
+from flashmix.bench.reading import read_json
 from flashmix.bench.runner import Listener
+from flashmix.bench.schema import costs_fault
 from flashmix.bench.store import RUN_FILE, Row, RunFolder, read_rows, read_run
 from flashmix.bench.training.costs import cost_fields
 from flashmix.bench.training.examples import write_examples
@@ -245,8 +247,8 @@ def _costs(
 ) -> dict[str, dict[str, Any]]:
     """What each model costs, by label: measured once, alone, before the trainings."""
     path = folder.path / COSTS_FILE
-    if path.exists():
-        held: dict[str, dict[str, Any]] = json.loads(path.read_text())
+    held: dict[str, dict[str, Any]] | None = read_json(path, costs_fault)
+    if held is not None:
         return held
     needed = experiment.seconds is not None
     if not needed and (not experiment.lengths or distributed.launched()):
