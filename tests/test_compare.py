@@ -136,7 +136,10 @@ def test_advise_command_names_the_machine(tmp_path, capsys):
 
 def test_sql_sees_the_rows_of_every_run(tmp_path, capsys):
     pytest.importorskip("duckdb")
-    folders = [write(tmp_path / "one", [row(1)]), write(tmp_path / "two", [row(2), row(3)])]
+    folders = [
+        write(tmp_path / "one", [row(1)]),
+        write(tmp_path / "two", [row(2), row(3, seq_len=512)]),
+    ]
     assert (
         main(["query", "select run, count(*) as n from rows group by 1 order by 1", *folders]) == 0
     )

@@ -16,7 +16,7 @@ Check = Callable[[Any, str], str | None]
 
 TRAININGS = ("finetune", "pretrain")
 """The suites whose rows are trainings; those of all others are measured cases."""
-STATUSES = ("ok", "oom", "timeout", "crashed", "error")
+STATUSES = ("ok", "oom", "timeout", "crashed", "error", "diverged")
 MOST = 2**53
 
 
