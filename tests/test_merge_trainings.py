@@ -32,7 +32,8 @@ def part(folder, mixers, **config):
     (folder / "run.json").write_text(json.dumps(run))
     rows = [row for row in read_rows(RUN) if row["mixers"] == mixers]
     (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / SEARCH_FILE).write_text(json.dumps({"mixers": mixers, "lr": 1.0}) + "\n")
+    trial = {"mixers": mixers, "lr": 1.0, "status": "oom"}
+    (folder / SEARCH_FILE).write_text(json.dumps(trial) + "\n")
     costs = json.loads((RUN / "costs.json").read_text())
     (folder / "costs.json").write_text(json.dumps({mixers: costs[mixers]}))
     return folder
