@@ -93,13 +93,15 @@ class _ByChannels(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        found = once("a filter", lambda: _gradients(ctx, grad), grad, *ctx.saved_tensors)
+        saved = ctx.saved_tensors  # once: a checkpoint computes them anew for one reader
+        found = once("a filter", lambda: _gradients(ctx, grad, *saved[:2]), grad, *saved)
         return *found, None, None, None, None, None
 
 
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+def _gradients(
+    ctx: Any, grad: Tensor, weight: Tensor, bias: Tensor | None
+) -> tuple[Tensor | None, ...]:
     layout: Layout = ctx.layout
-    weight, bias, _ = ctx.saved_tensors
     pieces, batch = _pieces(grad, layout), grad.shape[0]
     grad_x = torch.empty_like(grad, memory_format=torch.contiguous_format)
     together, sums = _side_by_side((weight, bias))

@@ -58,12 +58,13 @@ class _Ring(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        found = once("attention", lambda: _gradients(ctx, grad), grad, *ctx.saved_tensors)
+        saved = ctx.saved_tensors  # once: a checkpoint computes them anew for one reader
+        found = once("attention", lambda: _gradients(ctx, grad, saved), grad, *saved)
         return *found, None, None
 
 
-def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v, y, log_total = ctx.saved_tensors
+def _gradients(ctx: Any, grad: Tensor, saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v, y, log_total = saved
     layout: Layout = ctx.layout
     wide = log_total.dtype
     scale = q.shape[-1] ** -0.5
