@@ -68,6 +68,10 @@ def make_training(mixer: str, accuracy: float, *, seed: int = 0, **fields: Any) 
     return {**case.as_dict(), "label": case.label, "status": "ok", **outcome, **fields}
 
 
+CEILINGS = {"copy_gb_per_s": 10.0, "matmul_gflop_per_s": 100.0, "matmul_dtype": "float32"}
+"""Limits of a machine, which take seconds to measure."""
+
+
 def make_run(**fields: Any) -> dict[str, Any]:
     """What run.json holds."""
     machine = {
@@ -81,7 +85,6 @@ def make_run(**fields: Any) -> dict[str, Any]:
         "commit": None,
         "packages": {"torch": "2.11.0"},
     }
-    ceilings = {"copy_gb_per_s": 10.0, "matmul_gflop_per_s": 100.0, "matmul_dtype": "float32"}
     return {
         "suite": "quick",
         "command": "flashmix bench quick",
@@ -93,7 +96,7 @@ def make_run(**fields: Any) -> dict[str, Any]:
         "started": "2026-01-01T00:00:00+00:00",
         "finished": None,
         "machine": machine,
-        "ceilings": ceilings,
+        "ceilings": CEILINGS,
         **fields,
     }
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_helpers import alive, make_run, run_cli, start_cli, wait_until, workers_of
+from bench_helpers import CEILINGS, alive, make_run, run_cli, start_cli, wait_until, workers_of
 from flashmix.bench import SUITES, Case, Grid, Suite, machine, read_rows, read_run, run_suite
 from flashmix.bench.process import Worker, WorkerDiedError
 from flashmix.bench.store import RESULTS_FILE, RUN_FILE, RunFolder
@@ -34,7 +34,7 @@ def run(monkeypatch, tmp_path):
     def measure(*cases, listener=lambda progress: None, time_limit=120.0, **settings):
         suite = Suite(name="faulty", about="what goes wrong", cases=cases, **settings)
         monkeypatch.setitem(SUITES, "faulty", lambda grid: suite)
-        monkeypatch.setattr(machine, "ceilings", lambda *_: {})
+        monkeypatch.setattr(machine, "ceilings", lambda *_: CEILINGS)
         out = tmp_path / "run"
         run_suite("faulty", Grid(), out, threads=1, time_limit=time_limit, listener=listener)
         assert read_run(out)["finished"]

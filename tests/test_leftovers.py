@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench_helpers import make_row
+from bench_helpers import CEILINGS, make_row
 from flashmix._files import write_whole
 from flashmix.bench import Grid, machine, process, read_run, run_suite
 from flashmix.bench import runner as runner_module
@@ -38,8 +38,10 @@ def train(job, emit, stop):
         write_whole(folder / f"best-{step}.safetensors", "weights")
         write_whole(state, str(step + 1))
         (folder / f"best-{step - 1}.safetensors").unlink(missing_ok=True)
-    score = job["config"]["lr"] / (1 + job["seed"])
-    result = {"status": "ok", "val_accuracy": score, "wall_seconds": 0.0, "history": []}
+    score = job["config"]["lr"] / (2 + 2 * job["seed"])
+    epoch = {"epoch": 1, "train_loss": 1.0, "val_loss": 1.0, "val_accuracy": score}
+    result = {"status": "ok", "val_accuracy": score, "wall_seconds": 1.0, "history": [epoch]}
+    result |= {"params": 1, "test_accuracy": score, "f1": score, "confusion": [[1]]}
     if not job.get("trial"):
         write_whole(folder / LOGITS_FILE, "logits")
         (folder / "model").mkdir(exist_ok=True)
@@ -70,7 +72,7 @@ def light(monkeypatch):
     """Trainings and measurements that take no time, on a machine that stays the same."""
     here = {"cpu": "a processor", "python": "3", "commit": None, "code": "c", "packages": {}}
     monkeypatch.setattr(machine, "describe", lambda device: here)
-    monkeypatch.setattr(machine, "ceilings", lambda *_: {})
+    monkeypatch.setattr(machine, "ceilings", lambda *_: CEILINGS)
     monkeypatch.setattr(running, "Worker", Worker)
     monkeypatch.setitem(jobs_module.KINDS, "finetune", train)
     monkeypatch.setattr(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench_helpers import workers_of
+from bench_helpers import CEILINGS, workers_of
 from flashmix import __version__
 from flashmix.bench import SUITES, Case, Grid, Suite, build_suite, read_rows, read_run, run_suite
 from flashmix.bench import runner as runner_module
@@ -178,7 +178,7 @@ def test_resume_goes_on_with_the_settings_of_the_run(finished, tmp_path, monkeyp
 
 
 def test_a_listener_that_fails_leaves_rows_and_no_worker(tmp_path, monkeypatch):
-    monkeypatch.setattr(runner_module.machine, "ceilings", lambda *_: {})
+    monkeypatch.setattr(runner_module.machine, "ceilings", lambda *_: CEILINGS)
 
     def stop_after_the_second_row(progress):
         if progress.done == 2:
@@ -202,7 +202,7 @@ def test_a_run_stopped_before_anything_was_measured_can_be_started_again(tmp_pat
         patch.setattr(runner_module.machine, "ceilings", stop)
         with pytest.raises(KeyboardInterrupt):
             run_suite("quick", GRID, tmp_path / "run", threads=1)
-    monkeypatch.setattr(runner_module.machine, "ceilings", lambda *_: {})
+    monkeypatch.setattr(runner_module.machine, "ceilings", lambda *_: CEILINGS)
     monkeypatch.setattr(runner_module, "_measure", lambda *_: iter(()))
     run_suite("quick", GRID, tmp_path / "run", threads=1)
     assert read_run(tmp_path / "run")["finished"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import mmap
 import time
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -95,7 +94,7 @@ class Machine:
     def __init__(self, monkeypatch):
         self.now = 0.0
         self.log: list[str] = []
-        monkeypatch.setattr(timing, "time", SimpleNamespace(perf_counter=lambda: self.now))
+        monkeypatch.setattr(timing, "running_seconds", lambda: self.now)
 
     def clock(self, name, seconds):
         """``seconds``: of one call, or a function that gives them."""
