@@ -38,13 +38,18 @@ def browser():
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("pages")
-    hostile = [make_row(name, n, float(i + n)) for i, name in enumerate(HOSTILE) for n in LENGTHS]
+    suite = HOSTILE[0]
+    hostile = [
+        make_row(name, n, float(i + n), suite=suite)
+        for i, name in enumerate(HOSTILE)
+        for n in LENGTHS
+    ]
     folders = {
         "bench": write_run(root / "bench", whole_run()),
         "finetune": write_run(
             root / "finetune", finetuned_run(), suite="finetune", experiment=EXPERIMENT
         ),
-        "hostile": write_run(root / "hostile", hostile, suite=HOSTILE[0]),
+        "hostile": write_run(root / "hostile", hostile, suite=suite),
     }
     made = {name: write_page([folder]) for name, folder in folders.items()}
     both = [folders["bench"], folders["hostile"]]
