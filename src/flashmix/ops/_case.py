@@ -8,17 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 
+from flashmix.ops._compile import all_known
+
 KNOBS = ("modes", "window", "topk")
 """Options that decide how much there is to do."""
-
-
-def _all_known(sizes: tuple[int, ...]) -> bool:
-    """Whether no size is left open by a graph that is being compiled for any."""
-    if not torch.compiler.is_compiling():
-        return True
-    from torch.fx.experimental.symbolic_shapes import has_static_value
-
-    return all(has_static_value(size) for size in sizes)
 
 
 @dataclass(frozen=True)
@@ -44,7 +37,7 @@ class Case:
         self,
     ) -> tuple[tuple[tuple[str, int], ...], torch.dtype, torch.device, str | None] | None:
         """What measured times are looked up by; None while a graph is compiled for any size."""
-        if not _all_known(self.shape):
+        if not all_known(self.shape):
             return None
         if len(self.shape) == 4:
             batch, heads, seq_len, width = self.shape

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashmix.errors import ImplementationError
+from flashmix.ops._compile import exported_for_any, traced
 
 
 def real_rank(mask: Tensor) -> Tensor:
@@ -59,11 +60,32 @@ def _unpadded(run: Callable[..., Tensor], *xs: Tensor) -> Tensor:
     return run(*(F.pad(x, (0, 0) * (x.dim() - 1) + (0, 1)) for x in xs))[:0]
 
 
+def refuse_graphs(x: Tensor, mask: Tensor | None) -> None:
+    """Raise where a graph would keep, for all calls, the batch and the lengths of this one."""
+    refuse_trace()
+    if torch.compiler.is_exporting() and (mask is not None or exported_for_any(*x.shape)):
+        raise _kept_by("torch.export")
+
+
+def refuse_trace() -> None:
+    """Raise where ``torch.jit.trace`` would keep lengths that Python reads."""
+    if traced():
+        raise _kept_by("torch.jit.trace")
+
+
+def _kept_by(where: str) -> ImplementationError:
+    return ImplementationError(
+        f"{where}: the formula reads batch and lengths in Python, and the graph would keep them "
+        "for every call; use impl='auto', or any but 'reference'"
+    )
+
+
 def each_sequence(run: Callable[[Tensor], Tensor], x: Tensor, mask: Tensor | None) -> Tensor:
     """Apply ``run`` to every sequence of ``x`` [B, N, ...] with its padding removed.
 
     The law itself, written as a loop; references use it.
     """
+    refuse_graphs(x, mask)
     if mask is None:
         return _unpadded(run, x)
     out = zero_padding(x, torch.zeros_like(mask))

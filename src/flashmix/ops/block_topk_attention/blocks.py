@@ -3,7 +3,9 @@
 Tokens are taken in blocks of BLOCK, padding removed. Keys are pooled by the mean of their block;
 queries by their mean too, or when causal by the block's first query, which every query of the
 block may know. The blocks with the highest pooled scores are kept, enough of them to hold ``topk``
-keys, ties to the lower block. Causal queries see earlier blocks, and always their own.
+keys, ties to the lower block. Scores are PyTorch's batched product, whose summation order may
+depend on the batch: blocks whose scores differ by its rounding alone may be chosen otherwise.
+Causal queries see earlier blocks, and always their own.
 
 Shapes: B batch, H heads, N tokens, dh width of a head, G blocks of C tokens.
 """

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from flashmix.ops import _dense
 from flashmix.ops._derivatives import vjp
+from flashmix.ops._padding import refuse_trace
 from flashmix.ops.block_topk_attention import blocks
 
 
@@ -41,6 +42,7 @@ def block_topk_attention_and_weights(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
 ) -> tuple[Tensor, Tensor]:
     """The output and the weights [B, H, N, N]."""
+    refuse_trace()
     (q_blocks, k_blocks, _), lengths = blocks.pack_blocks(q, k, v, mask)
     kept = blocks.select_blocks(q_blocks, k_blocks, lengths, topk, causal)
     return attend_blocks(q, k, v, kept, mask, causal)

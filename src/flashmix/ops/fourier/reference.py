@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flashmix.ops._padding import each_sequence
+from flashmix.ops._padding import each_sequence, refuse_graphs
 from flashmix.ops._precision import transform_dtype
 
 EPS = 1e-6
@@ -44,6 +44,7 @@ def fourier(v: Tensor, mask: Tensor | None) -> Tensor:
 def fourier_weights(v: Tensor, mask: Tensor | None) -> Tensor:
     """The weights [B, H, N // 2 + 1], summing to one over the frequencies a sequence has."""
     wide = v.transpose(1, 2).to(transform_dtype(v.dtype))
+    refuse_graphs(wide, mask)
     weights = wide.new_zeros(len(v), v.shape[2] // 2 + 1, v.shape[1])
     for row in range(len(v)):
         real = wide[row : row + 1] if mask is None else wide[row : row + 1, mask[row]]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flashmix.ops import _checks
 from flashmix.ops._case import Case
-from flashmix.ops._compile import constant_in_graphs
+from flashmix.ops._compile import constant_in_graphs, kept_for_any
 from flashmix.ops._cpu import library
 from flashmix.ops._dense import repeat_heads
 from flashmix.ops._library import needs_gradient
@@ -41,7 +41,8 @@ def _outdone(case: Case) -> str | None:
     if case.dtype != _torch.bfloat16 or not _has_amx():
         return None
     reach, causal = case.options.get("window", 0) // 2, bool(case.options.get("causal"))
-    if case.options.get("gradient") and not torch.at_once(case.shape[2], reach, causal):
+    n = case.shape[2]
+    if case.options.get("gradient") and (kept_for_any(n) or not torch.at_once(n, reach, causal)):
         return None
     return "is slower than bfloat16 products on this processor (AMX), but to train short windows"
 

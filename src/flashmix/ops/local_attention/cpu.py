@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
+from flashmix.ops._compile import kept_for_any
 from flashmix.ops._cpu.heads import strides, widen, with_real_first
 from flashmix.ops._cpu.library import DATA, INT, ROWS, SHAPE, STRIDES, Kernel, Shape
 from flashmix.ops._derivatives import vjp
@@ -30,7 +31,7 @@ def local_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
 ) -> Tensor:
     """Attention within the window, [B, H, N, dh]."""
-    if window // 2 >= q.shape[2] - 1:
+    if not kept_for_any(q.shape[2]) and window // 2 >= q.shape[2] - 1:
         return attention(q, k, v, mask, causal)
     y: Tensor = _op(q, k, v, mask, window, causal)[0]
     return y

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashmix.ops._compile import kept_for_any
 from flashmix.ops._library import composite_op
 from flashmix.ops._padding import real_first
 from flashmix.ops.attention.torch import attention
@@ -42,9 +43,10 @@ def local_attention(
     """Attention within the window, [B, H, N, dh]."""
     n = q.shape[2]
     reach = window // 2
-    if reach >= n - 1:
+    any_length = kept_for_any(n)
+    if not any_length and reach >= n - 1:
         return attention(q, k, v, mask, causal)
-    run = _masked if at_once(n, reach, causal) else _banded
+    run = _masked if any_length or at_once(n, reach, causal) else _banded
     if mask is None:
         return run(q, k, v, None, reach, causal)
     # Real tokens first: distances then count real tokens wherever the padding stood.

@@ -6,8 +6,10 @@ from typing import Literal
 
 from torch import Tensor
 
+from flashmix.errors import ImplementationError
 from flashmix.ops import _checks, block_topk_attention
 from flashmix.ops._case import Case
+from flashmix.ops._compile import exported_for_any
 from flashmix.ops._cpu import library
 from flashmix.ops._dense import repeat_heads
 from flashmix.ops._registry import Implementation, Operator
@@ -27,7 +29,7 @@ def _triton(
 
 
 def _unfit_for_triton(case: Case) -> str | None:
-    topk = min(case.options.get("topk", 1), case.shape[2])
+    topk = case.options.get("topk", 1)
     if topk > MOST_TRITON and topk < case.shape[2]:
         return f"takes topk up to {MOST_TRITON}, not {topk}"
     return availability.too_wide(case)
@@ -91,7 +93,9 @@ def topk_attention(
         selection: "exact" keeps exactly ``topk`` keys by scores accumulated in float32 (float64
             for float64), ties to the lower index; finding them takes O(N^2) work. "block"
             approximates: each block of 64 queries keeps whole blocks of 64 keys, enough to hold
-            ``topk`` keys, by the score of the blocks' means; O(N * topk) work.
+            ``topk`` keys, by the score of the blocks' means; O(N * topk) work. These scores are
+            rounded as PyTorch's batched product rounds them, which may depend on the batch: of
+            blocks whose scores nearly tie, another batch may choose another.
         mask: bool [B, N], True = a real token. Outputs at padding are zero.
         causal: query i sees keys j <= i only.
         impl: "auto", "cpu" (native kernels), "torch", "triton" (heads up to 256 wide; exact
@@ -108,6 +112,11 @@ def topk_attention(
     _checks.check_count("topk_attention", "topk", topk)
     _checks.check_choice("topk_attention", "selection", selection, ("exact", "block"))
     _checks.check_flag("topk_attention", "causal", causal)
+    if selection == "block" and exported_for_any(q.shape[2]):
+        raise ImplementationError(
+            "topk_attention: selection='block' cannot be exported for any N, since the number of "
+            "its blocks is fixed in the graph; export with a fixed N, or use selection='exact'"
+        )
     operator = OPERATOR if selection == "exact" else block_topk_attention.OPERATOR
     options = {"masked": mask is not None, "causal": causal, "topk": topk}
     case = Case(tuple(q.shape), q.dtype, q.device, options)

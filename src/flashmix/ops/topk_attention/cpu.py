@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from flashmix.errors import ImplementationError
+from flashmix.ops._compile import kept_for_any
 from flashmix.ops._cpu.heads import shape_of, strides, widen
 from flashmix.ops._cpu.library import DATA, FLAG, INT, ROWS, SHAPE, STRIDES, Kernel
 from flashmix.ops._library import kernel_op, needs_gradient
@@ -31,13 +32,8 @@ def topk_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
 ) -> Tensor:
     """Exact top-k attention, [B, H, N, dh]."""
-    if topk >= q.shape[2]:
+    if not kept_for_any(q.shape[2]) and topk >= q.shape[2]:
         return attention(q, k, v, mask, causal)
-    if topk * q.shape[2] >= MOST_PAIRS:
-        raise ImplementationError(
-            f"topk_attention: 'cpu' takes N * topk below {MOST_PAIRS}, not {topk * q.shape[2]}; "
-            "use impl='torch'"
-        )
     y: Tensor = _op(q, k, v, mask, topk, causal, needs_gradient(q, k, v))[0]
     return y
 
@@ -47,6 +43,11 @@ def _op(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool, save: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output, and where ``save`` the kept indices and weights [B, H, N, k]; -1 where fewer."""
+    if topk * q.shape[2] >= MOST_PAIRS:
+        raise ImplementationError(
+            f"topk_attention: 'cpu' takes N * topk below {MOST_PAIRS}, not {topk * q.shape[2]}; "
+            "use impl='torch'"
+        )
     dtype = q.dtype
     q, k, v = widen(q, k, v)
     make = torch.empty if mask is None else torch.zeros

@@ -8,7 +8,6 @@ Shapes: B batch, H heads, N tokens, dh width of a head.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from flashmix.ops import _dense
@@ -34,5 +33,6 @@ def topk_attention_and_weights(
     order = scores.masked_fill(~allowed, float("-inf")).argsort(
         dim=-1, descending=True, stable=True
     )
-    kept = torch.zeros_like(allowed).scatter(-1, order[..., :topk], True)
+    # The inverse of the order is each key's rank.
+    kept = order.argsort(dim=-1) < topk
     return _dense.attend(scores, v, allowed & kept, mask)

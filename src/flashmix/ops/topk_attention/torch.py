@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashmix.ops._compile import kept_for_any
 from flashmix.ops._dense import zero_qkv
 from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import zero_head_padding
@@ -31,7 +32,7 @@ def topk_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
 ) -> Tensor:
     """Exact top-k attention, [B, H, N, dh]."""
-    if topk >= q.shape[2]:
+    if not kept_for_any(q.shape[2]) and topk >= q.shape[2]:
         return attention(q, k, v, mask, causal)
     q, k, v = zero_qkv(q, k, v, mask)
     y: Tensor = _op(q, k, v, mask, topk, causal)[0]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flashmix.ops._compile import kept_for_any
 from flashmix.ops._dense import repeat_heads
 from flashmix.ops._library import kernel_op
 from flashmix.ops._triton.heads import token_major
@@ -25,7 +26,7 @@ def topk_attention(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
 ) -> Tensor:
     """Exact top-k attention, [B, H, N, dh]; k and v may have fewer heads."""
-    if topk >= q.shape[2]:
+    if not kept_for_any(q.shape[2]) and topk >= q.shape[2]:
         return attention(q, *repeat_heads(q, k, v), mask, causal)
     y: Tensor = _op(q, k, v, mask, topk, causal)[0]
     return y
