@@ -144,6 +144,13 @@ def test_json_cannot_end_its_block():
     assert json.loads(inside) == {"a": "</script><script>alert(1)</script>&\u2028"}
 
 
+def test_json_of_a_page_is_json_even_where_numbers_are_not_finite():
+    block = data("rows", [{"history": ({"loss": float("nan")}, {"loss": float("inf")}), "n": 1.5}])
+    content = block.partition(">")[2].removesuffix("</script>")
+    found = json.loads(content, parse_constant=pytest.fail)
+    assert found == [{"history": [{"loss": None}, {"loss": None}], "n": 1.5}]
+
+
 def test_attributes_are_escaped_and_absent_ones_left_out():
     assert tag("a", "<", href='"><b>', hidden=False, id=None, open=True) == (
         '<a href="&quot;&gt;&lt;b&gt;" open>&lt;</a>'

@@ -66,6 +66,20 @@ def test_a_verdict_needs_an_interval_beside_zero(ours, theirs, verdict):
     assert "trains 2.00x as fast" in sentence
 
 
+def test_a_mean_over_fewer_seeds_than_were_asked_for_says_so():
+    failed = {**row("fnet", 1, 0.9), "status": "oom", "error": "no memory"}
+    rows = [
+        one
+        for one in runs([0.7, 0.9, 0.8], [0.6, 0.8, 0.7])
+        if one["mixers"] != "fnet" or one["seed"] != 1
+    ]
+    for all_rows in (rows, [*rows, failed]):
+        (sentence,) = statements(all_rows)
+        assert sentence.endswith("Only 2 of 3 seeds of fnet finished.")
+        assert "| 2 of 3 |" in markdown(RUN, all_rows)
+    assert "Only" not in statements(runs([0.7, 0.9], [0.6, 0.8]))[0]
+
+
 def test_differences_are_taken_seed_by_seed():
     fnet, attention = models(runs([0.7, 0.9], [0.6, 0.8]))[::-1]
     assert paired(fnet, attention).value == pytest.approx(0.1)

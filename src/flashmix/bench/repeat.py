@@ -46,7 +46,8 @@ def drift(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
 
     Returns:
         ``cases``, their number; ``time``, the drift of a case's median, and ``ratio``, that of the
-        ratio of two cases timed in turn (see :func:`flashmix.bench.stats.drift`).
+        ratio of two cases timed in turn (see :func:`flashmix.bench.stats.drift`); either is
+        absent where no two measurements show it.
     """
     before = {key(row): row for row in first}
     changes: dict[Any, list[float]] = {}
@@ -57,7 +58,9 @@ def drift(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
             changes.setdefault(Case.from_dict(row).group, []).append(change)
     pairs = [a - b for group in changes.values() for a, b in itertools.combinations(group, 2)]
     times = [change for group in changes.values() for change in group]
-    return {"cases": len(times), "time": stats.drift(times), "ratio": stats.drift(pairs)}
+    changed = {"time": times, "ratio": pairs}
+    shown = {name: stats.drift(values) for name, values in changed.items() if values}
+    return {"cases": len(times), **shown}
 
 
 def measured_rows(
@@ -72,4 +75,6 @@ def measured_rows(
     if not repeats:
         return rows
     found = drift(rows, repeats)
+    if not found["cases"]:
+        return rows
     return [{**row, "drift": found} if "samples_ms" in row else row for row in rows]

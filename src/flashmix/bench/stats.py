@@ -47,8 +47,6 @@ def drift(changes: Sequence[float]) -> float:
     It is set so that 95 % of the changes lie within 1.96 standard deviations of a difference:
     machines jump more often than a normal law with their usual deviation has it.
     """
-    if not len(changes):
-        return 0.0
     return float(np.percentile(np.abs(changes), 95) / (1.96 * np.sqrt(2)))
 
 

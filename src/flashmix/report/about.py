@@ -105,6 +105,12 @@ def _repeatability(rows: Sequence[Row]) -> str:
     def change(name: str) -> str:
         return f"{100 * math.expm1(1.96 * math.sqrt(2) * drift[name]):.1f} %"
 
+    if "ratio" not in drift:
+        return (
+            f"{drift['cases']} cases were measured again at the end, in a fresh process: 95 % of "
+            f"their times moved by less than {change('time')}. No two that were timed in turn were "
+            "among them, so how ratios drift is unknown, and their intervals hold none of it."
+        )
     return (
         f"{drift['cases']} cases were measured again at the end, in a fresh process: 95 % of their "
         f"times moved by less than {change('time')}, 95 % of the ratios of cases timed in turn by "

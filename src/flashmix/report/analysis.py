@@ -17,6 +17,7 @@ from flashmix.bench.case import COPY
 from flashmix.bench.contenders import EVERYDAY
 from flashmix.bench.stats import Interval, ratio, resampled_medians
 from flashmix.bench.store import Row
+from flashmix.report.trained import finished_of
 
 NAIVE = "attention (naive)"
 FUSED = "attention (fused)"
@@ -188,6 +189,12 @@ class Training:
     params: int
     failed: tuple[str, ...]
     rows: tuple[Row, ...] = ()
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds finished, and of how many where some did not."""
+        done = len(self.accuracies)
+        return finished_of(done, done + len(self.failed))
 
 
 def trainings(rows: Iterable[Row]) -> list[Training]:

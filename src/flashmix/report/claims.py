@@ -216,9 +216,11 @@ def _accuracy(rows: Sequence[Row]) -> list[str]:
         for word, names in (("above", better), ("below", worse), ("not parted from", same))
         if names
     ]
-    seeds = len(attention.accuracies)
+    fewer = [f"{one.seeds} seeds of {one.mixer} finished. " for one in found if one.failed]
+    seeds = len(attention.accuracies) + len(attention.failed)
     return [
         f"Accuracy on digits at equal training time, {seeds} seeds: {'; '.join(parts)}. "
+        f"{''.join(fewer)}"
         "One small task says nothing about language."
     ]
 

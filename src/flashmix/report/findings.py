@@ -135,7 +135,7 @@ def _accuracies(rows: Sequence[Row]) -> list[Finding]:
     mean = {one.mixer: statistics.fmean(one.accuracies) for one in found}
     best = max(found, key=lambda one: mean[one.mixer])
     text = f"held-out accuracy on handwritten digits at equal training time: {best.mixer}"
-    text += f", mean of {len(best.accuracies)} seeds"
+    text += f", mean of {best.seeds} seeds"
     attention = next((one for one in found if one.mixer == "attention"), None)
     if attention is not None and attention is not best:
         text += f". Attention: {100 * mean['attention']:.1f} %"

@@ -50,7 +50,11 @@ def summary_section(rows: Sequence[Row]) -> Section:
                 "1x" if label == FUSED else _against(forward, label, longest),
                 _time(backward, label, longest),
                 tables.memory_cell(memory) if memory else "-",
-                Cell(f"{100 * statistics.fmean(score.accuracies):.1f} %", *score.rows)
+                Cell(
+                    f"{100 * statistics.fmean(score.accuracies):.1f} %"
+                    + (f" ({score.seeds} seeds)" if score.failed else ""),
+                    *score.rows,
+                )
                 if score and score.accuracies
                 else "-",
             ]

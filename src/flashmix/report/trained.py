@@ -20,6 +20,13 @@ class Model:
 
     mixers: str
     rows: tuple[Row, ...]
+    asked: int
+    """Seeds that the run has rows of, of this pattern or another."""
+
+    @property
+    def seeds(self) -> str:
+        """How many seeds finished, and of how many where some did not."""
+        return finished_of(len(self.rows), self.asked)
 
     def values(self, name: str) -> list[float]:
         """A field of all seeds that have it."""
@@ -28,6 +35,11 @@ class Model:
     def mean(self, name: str) -> Interval | None:
         """Mean over the seeds."""
         return mean_interval(values) if (values := self.values(name)) else None
+
+
+def finished_of(done: int, asked: int) -> str:
+    """``done`` as a count, "2 of 3" where more were asked for."""
+    return str(done) if done == asked else f"{done} of {asked}"
 
 
 def latest(rows: Sequence[Row]) -> list[Row]:
@@ -47,7 +59,8 @@ def models(rows: Sequence[Row]) -> list[Model]:
     for row in latest(rows):
         if row["status"] == "ok":
             groups.setdefault(row["mixers"], []).append(row)
-    return [Model(mixers, tuple(group)) for mixers, group in groups.items()]
+    asked = len({row["seed"] for row in rows})
+    return [Model(mixers, tuple(group), asked) for mixers, group in groups.items()]
 
 
 def points(value: Interval | None, unit: str = " %") -> str:

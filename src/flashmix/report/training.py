@@ -58,6 +58,13 @@ def statements(rows: Sequence[Row]) -> list[str]:
             f"{one.mixers} against attention: it {verdict} {points(gap, ' points')}, keeps "
             f"{kept(one, base)} of the accuracy" + (f", and {' and '.join(cost)}." if cost else ".")
         )
+        missing = [
+            f"{model.seeds} seeds of {model.mixers}"
+            for model in (one, base)
+            if len(model.rows) < model.asked
+        ]
+        if missing:
+            found[-1] += f" Only {' and '.join(missing)} finished."
     return found
 
 

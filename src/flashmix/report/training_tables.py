@@ -58,7 +58,7 @@ def accuracy_section(rows: Sequence[Row]) -> Section:
                     _value(one.mean("train_seconds")),
                     _value(one.mean("infer_ms")),
                     f"{one.rows[0]['params']:,}",
-                    str(len(one.rows)),
+                    one.seeds,
                 ]
                 for one in models(rows)
             ],
@@ -130,7 +130,7 @@ def pretraining_section(rows: Sequence[Row]) -> Section:
                     _value(one.mean("step_ms")),
                     _value(one.mean("train_seconds")),
                     f"{one.rows[0]['params']:,}",
-                    str(len(one.rows)),
+                    one.seeds,
                 ]
                 for one in models(rows)
             ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -58,8 +59,19 @@ def tag(name: str, /, *children: Child, **attributes: Any) -> Markup:
 
 
 def data(identity: str, value: Any) -> Markup:
-    """A block of JSON for the page's script; nothing in it can end the block."""
-    encoded = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    """A block of JSON for the page's script; nothing in it can end the block.
+
+    NaN and infinity, which JSON lacks, are null.
+    """
+    encoded = json.dumps(_finite(value), allow_nan=False, separators=(",", ":"), ensure_ascii=False)
     for character in "<>&\u2028\u2029":
         encoded = encoded.replace(character, f"\\u{ord(character):04x}")
     return Markup(f'<script type="application/json" id="{identity}">{encoded}</script>')
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
