@@ -1,4 +1,4 @@
-"""Draw the pictures of docs/show.md: ``make pictures``.
+"""Draw the pictures of docs/guides/show.md: ``make pictures``.
 
 Those of an encoder need FLASHMIX_DATA to name a folder with paraphrase-minilm-l3-v2 and
 imdb_test.parquet; without it they are left as they are.

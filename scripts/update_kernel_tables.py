@@ -1,4 +1,4 @@
-"""Write the tables of docs/kernels*.md anew from the committed runs: make reports.
+"""Write the tables of docs/design/kernels-*.md anew from the committed runs: make reports.
 
 Each stands between ``<!-- cpu kernels: NAME -->`` (or ``h200``) and ``<!-- end -->``, and is of the
 op's own run, ``kernels-NAME``, where there is one, else of ``kernels``. ``--check`` changes nothing
@@ -18,7 +18,7 @@ from flashmix.bench.case import COPY
 from flashmix.bench.store import Row, write_whole
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCS = ("kernels.md", "kernels-attention.md", "kernels-cpu.md")
+DOCS = ("kernels-fourier.md", "kernels-attention.md", "kernels-cpu.md")
 RUNS = ROOT / "benchmarks/results"
 MARKER = re.compile(
     r"(<!-- (?P<place>\w+) kernels: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL
@@ -233,11 +233,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     check, stale = parser.parse_args().check, 0
     for name in DOCS:
-        path = ROOT / "docs" / name
+        path = ROOT / "docs/design" / name
         old = path.read_text()
         new = written(old)
         if check and new != old:
-            print(f"docs/{name} is out of date; run: make reports", file=sys.stderr)
+            print(f"docs/design/{name} is out of date; run: make reports", file=sys.stderr)
             stale = 1
         if not check:
             write_whole(path, new)

@@ -7,6 +7,15 @@ from collections.abc import Iterable
 
 from flashmix._text import visible
 
+__all__ = [
+    "ArgumentError",
+    "FlashmixError",
+    "ImplementationError",
+    "MissingDependencyError",
+    "ModelError",
+    "ParallelError",
+]
+
 SHOWN = 120
 """Characters of a value in a message."""
 
