@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ModelError, missing_extra
 from flashmix.hf.attention import full_attention, mixer_of, relative_attention
+from flashmix.hf.guard import NAMES, guard_models
 from flashmix.hf.masks import padding_mask, tokens_mask
 from flashmix.mixers import Attention, Mixer, parse_mixer
 from flashmix.mixers._base import AttentionHeads, Heads
@@ -55,6 +56,8 @@ def register_attention(mixer: str = "local", name: str | None = None) -> str:
 
     Every layer of such a model mixes alike and all weights stay; nothing is written to its config.
     :func:`flashmix.swap` does more: a pattern over layers, mixers with weights of their own.
+    A model whose attention does not look at ``attn_implementation`` raises ModelError when it is
+    built with the name or given it.
 
     Args:
         mixer: "attention", "local", "topk", or these with options.
@@ -106,6 +109,8 @@ def _register(name: str, attend: Any) -> None:
     transformers()
     from transformers import AttentionInterface, AttentionMaskInterface
 
+    NAMES.add(name)
+    guard_models()
     AttentionInterface.register(name, attend)
     AttentionMaskInterface.register(name, padding_mask)
 

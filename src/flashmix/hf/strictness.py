@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from typing import Any
@@ -39,8 +40,10 @@ def check_weights(
 
     known: set[str] = set()
     if saved_class is not None and (info["missing_keys"] or info["unexpected_keys"]):
+        config = copy.deepcopy(model.config)
+        config._attn_implementation = "eager"  # a model that is not swapped may refuse the other
         with torch.device("meta"):
-            known = {bare(key) for key in saved_class(model.config).state_dict()}
+            known = {bare(key) for key in saved_class(config).state_dict()}
 
     missing = [
         key

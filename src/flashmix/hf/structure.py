@@ -7,19 +7,24 @@ the interface is traced back to the child modules that made it.
 from __future__ import annotations
 
 import inspect
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ModelError
 from flashmix.hf.attention import mixer_of
+from flashmix.hf.guard import calls_interface, uninterfaced
 from flashmix.hf.relative import RelativeSelfAttention, adapted
 
 PROBE = "mixers_probe"
 TOKENS = 2
 KNOWN_OPTIONS = {"dropout", "scaling", "is_causal", "position_bias"}
+
+POSITIONS = {"position_embeddings", "relative_position_embeddings", "freqs_ci"}
+"""What attention modules call the positions that they apply, by rotation mostly."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,10 @@ def _reach(
     raise _ReachedError(query, key, value, {"attention_mask": attention_mask, **options})
 
 
+class _ConfigError(ModelError):
+    """The config of a model does not apply to its attention alone; that of a submodel may."""
+
+
 def find_layers(model: Any) -> list[Layer]:
     """The self-attention layers of a transformers encoder, in order.
 
@@ -73,54 +82,44 @@ def find_layers(model: Any) -> list[Layer]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(PROBE, _reach)
+    try:
+        return _find_layers(model)
+    except _ConfigError as error:
+        raise ModelError(f"{error}; {_submodels_instead(model)}") from None
+
+
+def _find_layers(model: Any) -> list[Layer]:
     name = type(model).__name__
-    if getattr(model.config, "is_encoder_decoder", False) or getattr(
-        model.config, "is_decoder", False
-    ):
-        raise ModelError(
-            f"{name} cannot be swapped: its config is that of a decoder or an encoder-decoder "
-            "(is_decoder, is_encoder_decoder), and the swap takes encoders with a config of their "
-            "own, such as T5EncoderModel"
-        )
+    for entry in ("is_encoder_decoder", "is_decoder"):
+        if getattr(model.config, entry, False):
+            raise _ConfigError(
+                f"{name} cannot be swapped: its config has {entry}=True, and the swap takes "
+                "encoders with a config of their own"
+            )
     layers = [
         _probe(model, path, one)
         for path, module in model.named_modules()
         if (one := _interfaced(module, model.config)) is not None
     ]
     if not layers:
-        _refuse_unknown(model)
+        raise ModelError(f"{name} cannot be swapped: {uninterfaced(model)}")
     return layers
 
 
 def _interfaced(module: nn.Module, config: Any) -> nn.Module | None:
     """``module`` where it calls the attention interface, or else one in its place that does."""
-    if isinstance(module, RelativeSelfAttention) or _calls_interface(module):
+    if isinstance(module, RelativeSelfAttention) or calls_interface(module):
         return module
     return adapted(module, config)
-
-
-def _calls_interface(module: nn.Module) -> bool:
-    forward = inspect.unwrap(type(module).forward)
-    code = getattr(forward, "__code__", None)
-    return code is not None and "ALL_ATTENTION_FUNCTIONS" in code.co_names
-
-
-def _refuse_unknown(model: nn.Module) -> NoReturn:
-    name, what = type(model).__name__, "it has no attention"
-    for path, module in model.named_modules():
-        if "attention" in type(module).__name__.lower():
-            what = f"{path} ({type(module).__name__}) never calls transformers' attention interface"
-            break
-    raise ModelError(f"{name} cannot be swapped: {what}")
 
 
 def _probe(model: Any, path: str, module: nn.Module) -> Layer:
     where = f"{type(model).__name__} cannot be swapped: {path} ({type(module).__name__})"
     config = getattr(module, "config", None)
+    if config is not model.config:
+        raise _ConfigError(f"{where} has a config of its own")
     if getattr(module, "is_causal", False) and getattr(config, "is_causal", True) is not False:
         raise ModelError(f"{where} is causal; flashmix swaps the mixing of encoders")
-    if config is not model.config:
-        raise ModelError(f"{where} has a config of its own; {_owner(model, path, config)}")
     dim = _width(module)
     if dim is None:
         raise ModelError(f"{where} has no linear projections")
@@ -139,10 +138,11 @@ def _probe(model: Any, path: str, module: nn.Module) -> Layer:
     except _ReachedError as reached:
         qkv, options = reached.qkv, reached.options
     except Exception as error:
-        if "position_embeddings" in inspect.signature(module.forward).parameters:
+        if positions := POSITIONS & inspect.signature(module.forward).parameters.keys():
             raise ModelError(
-                f"{where} rotates q and k by its positions, which the swap does not support yet; "
-                "flashmix.register_attention mixes what was rotated, with all weights kept"
+                f"{where} is given positions ({', '.join(positions)}) to apply to q and k, which "
+                "the swap does not support yet; flashmix.register_attention mixes after that, with "
+                "all weights kept, if the model masks padding alone"
             ) from error
         raise ModelError(f"{where} needs more than hidden states: {error}") from error
     else:
@@ -167,17 +167,19 @@ def _probe(model: Any, path: str, module: nn.Module) -> Layer:
     )
 
 
-def _owner(model: nn.Module, path: str, config: Any) -> str:
-    """What to do with an attention at ``path`` whose ``config`` is not the model's."""
+def _submodels_instead(model: nn.Module) -> str:
+    """Which parts of a model may be swapped, where it cannot be as a whole."""
     from transformers import PreTrainedModel
 
-    parts = path.split(".")
-    for end in range(1, len(parts)):
-        owner = ".".join(parts[:end])
-        part = model.get_submodule(owner)
-        if isinstance(part, PreTrainedModel) and part.config is config:
-            return f"swap the submodel that it belongs to, {owner} ({type(part).__name__})"
-    return "no submodel of transformers has that config, so nothing of this model can be swapped"
+    found: dict[str, str] = {}
+    for path, part in model.named_modules():
+        if path and isinstance(part, PreTrainedModel) and not path.startswith((*found,)):
+            with suppress(ModelError):
+                _find_layers(part)
+                found[f"{path}."] = f"{path} ({type(part).__name__})"
+    if not found:
+        return "none of its submodels can be swapped either"
+    return f"submodels that may be swapped instead: {', '.join(found.values())}"
 
 
 def _width(module: nn.Module) -> int | None:
