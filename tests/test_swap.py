@@ -18,7 +18,6 @@ from hf_models import (
     HEADS,
     MIXERS,
     TEXT,
-    VISION,
     WIDTH,
     classifier,
     images,
@@ -211,7 +210,7 @@ UNKNOWN = [
         "ModernBert",
         {k: COMMON[k] for k in ("hidden_size", "num_hidden_layers", "num_attention_heads")}
         | {"intermediate_size": 8, "vocab_size": 60, "pad_token_id": 0},
-        r"layers\.0\.attn \(ModernBertAttention\) rotates q and k by its positions",
+        r"layers\.0\.attn \(ModernBertAttention\) is given positions \(position_embeddings\)",
     ),
     (
         "Bart",
@@ -245,21 +244,6 @@ def test_an_unsupported_model_is_refused_by_the_module_that_is_not_understood(
 def test_what_is_no_model_of_transformers_is_refused():
     with pytest.raises(ArgumentError, match="model of transformers, got Linear"):
         flashmix.swap(torch.nn.Linear(2, 2), "fnet")
-
-
-def test_a_causal_mask_is_refused_when_it_comes():
-    config = {k: v for k, v in COMMON.items() if k != "initializer_range"}
-    model = transformers.CLIPTextModel(transformers.CLIPTextConfig(**config)).eval()
-    flashmix.swap(model, "fnet")
-    with pytest.raises(ModelError, match="another mask"):
-        model(**reviews(9, 4))
-
-
-def test_positions_hidden_in_the_mask_are_refused():
-    config = transformers.BeitConfig(**VISION, use_relative_position_bias=True)
-    model = flashmix.swap(transformers.BeitModel(config).eval(), "fnet")
-    with pytest.raises(ModelError, match="relative positions"):
-        model(**images())
 
 
 def test_weights_of_attention_are_refused():

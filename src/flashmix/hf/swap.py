@@ -9,10 +9,12 @@ from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ImplementationError, ModelError
 from flashmix.hf.attention import mixer_of, takes_relative_positions
+from flashmix.hf.guard import refuse_other_tokens
 from flashmix.hf.interface import SWAPPED, transformers
 from flashmix.hf.relative import freeze_unread_positions
 from flashmix.hf.saving import prepare, record_layer, record_model
 from flashmix.hf.structure import PROBE, Layer, find_layers
+from flashmix.hf.trial import try_attention
 from flashmix.mixers import Mixer, MixerSpec, parse_mixer, parse_pattern
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -26,7 +28,9 @@ class Tokens(nn.Module):
         return x.contiguous()
 
 
-def swap(model: Model, mixers: str | Mapping[int, str]) -> Model:
+def swap(
+    model: Model, mixers: str | Mapping[int, str], example: Mapping[str, Any] | None = None
+) -> Model:
     """Give a Hugging Face encoder other mixers, in place, and return it.
 
         >>> model = AutoModelForSequenceClassification.from_pretrained("bert-base-uncased")
@@ -39,15 +43,20 @@ def swap(model: Model, mixers: str | Mapping[int, str]) -> Model:
     alone ("fourier"); the others drop them and mix the tokens. Every mixer honours
     ``attention_mask``. Of the regularisation, dropout of attention weights applies to "attention".
 
+    Before anything is dropped, the model is called with a tiny input, once with its own attention
+    and once with "attention" swapped in, and is refused where its outputs differ.
+
     ``model.config`` records the swap, so that ``save_pretrained`` and
     :func:`flashmix.from_pretrained` give the same model back.
 
     Args:
         model: an encoder of transformers, with or without a head.
         mixers: a mixer, a pattern over layers, or the mixers of some layers by number.
+        example: inputs of the model by name, to try it with instead of the tiny input.
 
     Raises:
-        ModelError: a module of the model could not be understood; it is named.
+        ModelError: a module of the model could not be understood; it is named. Or the model does
+            not give its own outputs with "attention" swapped in.
         ArgumentError: ``mixers`` does not fit, or needs projections that an earlier swap dropped.
         MissingDependencyError: transformers is not installed.
     """
@@ -59,6 +68,8 @@ def swap(model: Model, mixers: str | Mapping[int, str]) -> Model:
     layers = find_layers(model)
     unswapped = [index for index, layer in enumerate(layers) if not is_swapped([layer])]
     specs = {**dict.fromkeys(unswapped, MixerSpec("attention")), **_specs(mixers, len(layers))}
+    if not any(is_swapped([layer]) for layer in layers):
+        _try(model, layers, specs, example)
     built = {index: _build(layers[index], spec) for index, spec in specs.items()}
     prepare()
     for index, mixer in built.items():
@@ -109,6 +120,26 @@ def _build(layer: Layer, spec: MixerSpec) -> Mixer:
     return mixer.to(layer.weight.device, layer.weight.dtype).train(layer.module.training)
 
 
+def _try(
+    model: nn.Module,
+    layers: list[Layer],
+    specs: Mapping[int, MixerSpec],
+    example: Mapping[str, Any] | None,
+) -> None:
+    """Raise ModelError unless attention, swapped into all layers, gives the model's own outputs."""
+
+    def install(model: Any) -> None:
+        for layer in layers:
+            _install(model, layer, _build(layer, MixerSpec("attention")))
+        model.config._attn_implementation = SWAPPED
+
+    def drops() -> bool:
+        return any(_build(layers[index], spec).reads != "qkv" for index, spec in specs.items())
+
+    modules = {layer.path: layer.module for layer in layers}
+    try_attention(model, modules, install, drops, example)
+
+
 def _install(model: nn.Module, layer: Layer, mixer: Mixer) -> int:
     """Put ``mixer`` into its layer; returns the number of parameters that it made needless."""
     dropped = 0
@@ -120,6 +151,7 @@ def _install(model: nn.Module, layer: Layer, mixer: Mixer) -> int:
             setattr(layer.module, name, Tokens())
     if not hasattr(layer.module, "mixer"):
         layer.module.register_forward_pre_hook(_refuse_other_attention)
+        refuse_other_tokens(layer.module)
     layer.module.mixer = mixer
     # Models initialise a layer by the names of its projections, which may be gone; the mixer's
     # weights were made with it.
