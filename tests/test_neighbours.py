@@ -41,11 +41,13 @@ def spoil(x, row, value, real, axis):
     sequence[int(real.nonzero()[0])] = value if value != 1e30 else sequence[real][0] * value
 
 
-def check_neighbours(case, impl, n, dim, spoilers, *, mask=None, bits, heads=2):
+def check_neighbours(
+    case, impl, n, dim, spoilers, *, mask=None, bits, heads=2, dtype=torch.float32
+):
     """Sequences of ``None`` equal themselves alone beside those spoilt by the other values."""
     batch = len(spoilers)
-    tokens, parameters = case.inputs(batch, n, dim, heads=heads, dtype=torch.float32)
-    upstream = randn(*tokens[0].shape, seed=9, dtype=torch.float32)
+    tokens, parameters = case.inputs(batch, n, dim, heads=heads, dtype=dtype)
+    upstream = randn(*tokens[0].shape, seed=9, dtype=dtype)
     real = torch.ones(batch, n, dtype=torch.bool) if mask is None else mask
     clean = [b for b, value in enumerate(spoilers) if value is None]
     alone = {
@@ -100,11 +102,16 @@ def test_no_batch_changes_the_bits_of_a_native_sequence(case, impl, data):
     check_neighbours(case, impl, n, dim, spoilers, mask=mask, bits=True)
 
 
+# A product of small primes, and lengths and widths with a large one.
 @native
 @each_impl(without=tuple(BITS_ARE_PYTORCHS))
-def test_no_batch_changes_the_bits_of_a_sequence_among_threads(case, impl):
-    torch.set_num_threads(3)
+@pytest.mark.parametrize(
+    ("threads", "n", "dim", "dtype"),
+    [(3, 150, 64, torch.float32), (2, 197, 24, torch.float32), (2, 46, 62, torch.float64)],
+)
+def test_no_batch_changes_the_bits_of_a_sequence_among_threads(case, impl, threads, n, dim, dtype):
+    torch.set_num_threads(threads)
     try:
-        check_neighbours(case, impl, 150, 64, BATCH, bits=True)
+        check_neighbours(case, impl, n, dim, BATCH, bits=True, dtype=dtype)
     finally:
         torch.set_num_threads(1)

@@ -1,11 +1,11 @@
-"""Which lengths the native Fourier transform knows."""
+"""Which lengths Fourier transforms are quick at."""
 
 from __future__ import annotations
 
 import functools
 
 PRIMES = (2, 3, 5, 7, 11, 13)
-"""The factors of such a length; LARGEST_PRIME of csrc/fft.h is the last of them."""
+"""The factors of such a length: those that every library has a butterfly for."""
 
 
 @functools.lru_cache(maxsize=1024)

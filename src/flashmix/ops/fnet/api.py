@@ -128,8 +128,7 @@ def fnet(
             sqrt(N * D) and a nonzero mean like N * D, which can exceed float16's 65,504 (the
             output is then inf); "ortho" divides by sqrt(N * D).
         impl: "auto", "cpu", "torch", "triton", "triton_columns", "dense" or "reference".
-            "cpu" transforms lengths and widths without prime factors above 13
-            itself, others by PyTorch's FFT; "triton" takes even N and widths whose factors fit its
+            "cpu" takes any N and D; "triton" takes even N and widths whose factors fit its
             tiles; of a padded batch, lengths that do not go through the FFT. "triton_columns"
             also takes long N, "dense" any N and D up to 2,048.
 

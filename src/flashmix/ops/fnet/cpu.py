@@ -1,7 +1,6 @@
-"""FNet mixing in native code: two passes over memory for lengths whose factors are small.
+"""FNet mixing in native code: two passes over memory.
 
-Others go through PyTorch's FFT, and only the mirrored half is native. FNet is its own adjoint: its
-backward is itself, and saves no activation.
+FNet is its own adjoint: its backward is itself, and saves no activation.
 """
 
 from __future__ import annotations
@@ -12,27 +11,19 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._cpu.library import DATA, INT, REAL, Kernel
-from flashmix.ops._cpu.smooth import smooth
 from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.fnet.registration import register
 
 _transform = Kernel("fnet", INT, INT, INT, REAL, DATA, DATA)
-_mirror = Kernel("fnet_mirror", INT, INT, INT, DATA, DATA)
 
 
 def _mix(norm: str, x: Tensor) -> Tensor:
     batch, n, dim = x.shape
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    if smooth(n) and smooth(dim):
-        scale = (n * dim) ** -0.5 if norm == "ortho" else 1.0
-        _transform(x.dtype, batch, n, dim, scale, x.contiguous(), y)
-        return y
-    # The FFT takes twice the memory of its input; larger parts are a little faster.
-    for part, out in zip(x.chunk(4), y.chunk(4), strict=True):
-        half = torch.view_as_real(torch.fft.rfft2(part, dim=(1, 2), norm=norm).contiguous())
-        _mirror(x.dtype, len(part), n, dim, half, out)
+    scale = (n * dim) ** -0.5 if norm == "ortho" else 1.0
+    _transform(x.dtype, batch, n, dim, scale, x.contiguous(), y)
     return y
 
 

@@ -1,22 +1,19 @@
 """Fourier attention in native code: a head's spectrum is all that is held between the transforms.
 
-Lengths with a prime factor that the native transform does not know go through PyTorch's FFT. The
-backward saves the input alone.
-
-Tokens stand on axis 1 in here: v [B, N, H, dh].
+The backward saves the input alone. Tokens stand on axis 1 in here: v [B, N, H, dh].
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from flashmix.ops._cpu.heads import strides, widen
 from flashmix.ops._cpu.library import DATA, REAL, ROWS, SHAPE, STRIDES, Kernel, Shape
-from flashmix.ops._cpu.smooth import smooth
 from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
-from flashmix.ops.fourier import torch as fft_road
 from flashmix.ops.fourier.reference import EPS
 from flashmix.ops.fourier.registration import register
 
@@ -32,22 +29,14 @@ def _run(kernel: Kernel, *xs: Tensor) -> Tensor:
     return y
 
 
-def _mix(v: Tensor) -> Tensor:
-    return _run(_forward, v) if smooth(v.shape[1]) else fft_road.mix(v)
-
-
-def _grad(grad: Tensor, v: Tensor) -> Tensor:
-    return _run(_backward, grad, v) if smooth(v.shape[1]) else fft_road.gradient(grad, v)
-
-
 @kernel_op("fourier_cpu", key="CPU")
 def _op(v: Tensor, mask: Tensor | None) -> Tensor:
-    return each_length(_mix, mask, *widen(v)).to(v.dtype)
+    return each_length(partial(_run, _forward), mask, *widen(v)).to(v.dtype)
 
 
 @kernel_op("fourier_cpu_backward", key="CPU")
 def _backward_op(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    return each_length(_grad, mask, *widen(grad, v)).to(v.dtype)
+    return each_length(partial(_run, _backward), mask, *widen(grad, v)).to(v.dtype)
 
 
 register(_op, _backward_op)

@@ -1,7 +1,6 @@
 """The circular spectral filter in native code: a sequence stays in cache from transform to output.
 
-Lengths with a prime factor that the native transform does not know go through PyTorch's FFT. The
-backward saves the input and the filter, and no spectrum.
+The backward saves the input and the filter, and no spectrum.
 
 Shapes: B batch, N tokens, D channels, M learned modes.
 """
@@ -12,10 +11,8 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._cpu.library import DATA, FLAG, INT, Kernel
-from flashmix.ops._cpu.smooth import smooth
 from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length, zero_padding
-from flashmix.ops.spectral import torch as fft_road
 from flashmix.ops.spectral.registration import register
 
 _forward = Kernel("spectral_forward", INT, INT, INT, INT, FLAG, DATA, DATA, DATA, DATA)
@@ -41,9 +38,6 @@ def spectral(
 
     def run(x: Tensor) -> Tensor:
         modes = _modes(x.shape[1], weight)
-        if not smooth(x.shape[1]):
-            y = fft_road.spectral(x, weight, None, unitary)
-            return y if offset is None else y + offset
         x = x.contiguous()
         y = torch.empty_like(x)
         _forward(x.dtype, *x.shape, modes, unitary, x, weight, offset, y)
@@ -62,10 +56,6 @@ def spectral_backward(
 
     def run(grad: Tensor, x: Tensor) -> Tensor:
         modes = _modes(x.shape[1], weight)
-        if not smooth(x.shape[1]):
-            grad_x, part = fft_road.spectral_backward(grad, x, weight, None, unitary)
-            grad_weight.add_(part)
-            return grad_x
         grad, x = grad.contiguous(), x.contiguous()
         grad_x, part = torch.empty(x.shape, dtype=x.dtype), torch.zeros_like(grad_weight)
         _backward(x.dtype, *x.shape, modes, unitary, grad, x, weight, grad_x, part)

@@ -1,15 +1,21 @@
-// A complex Fourier transform of any smooth length, of as many sequences as a vector has lanes.
+// A complex Fourier transform of any length, of as many sequences as a vector has lanes.
 //
 // Decimation in frequency, in place, the halves of the work one after the other so that they fit
 // ever nearer caches. Outputs come in the order of their reversed digits: plan.place[k] is where.
+//
+// A length with a prime factor that has no butterfly is a circular convolution of a longer length
+// that has none such (Bluestein): with w[t] = exp(-pi i t^2 / n), X[k] = w[k] sum over t of
+// (x[t] w[t]) conj w[k - t].
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <vector>
 
+#include "parallel.h"
 #include "simd.h"
 
 namespace flashmix {
@@ -25,7 +31,26 @@ struct Complex {
   Complex times(T wr, T wi) const { return {re * wr - im * wi, re * wi + im * wr}; }
 };
 
-constexpr int64_t LARGEST_PRIME = 13;
+constexpr int64_t LARGEST_PRIME = 19;
+
+template <class T>
+struct Plan;
+
+// The plan for n, kept for the next call; a few dozen are.
+template <class T>
+std::shared_ptr<const Plan<T>> plan_of(int64_t n) {
+  static std::mutex guard;
+  static std::map<int64_t, std::shared_ptr<const Plan<T>>> kept;
+  {
+    std::lock_guard<std::mutex> lock(guard);
+    auto found = kept.find(n);
+    if (found != kept.end()) return found->second;
+  }
+  auto made = std::make_shared<const Plan<T>>(n);  // asks for the plans of other lengths
+  std::lock_guard<std::mutex> lock(guard);
+  if (kept.size() > 64) kept.clear();
+  return kept[n] = made;
+}
 
 template <class T>
 struct Plan {
@@ -34,12 +59,21 @@ struct Plan {
     std::vector<T> twiddles;  // [rest][radix - 1][2]
   };
   int64_t n;
-  std::vector<Level> levels;
   std::vector<int64_t> place;
+  std::vector<Level> levels;  // or, of a convolution:
+  std::shared_ptr<const Plan> longer;
+  std::vector<T> wave, filter;  // w [n][2]; the transform of conj w in longer's order, / longer->n
 
   explicit Plan(int64_t n) : n(n), place(n, 0) {
+    std::vector<int64_t> radices = factors(n);
     int64_t length = n;
-    for (int64_t radix : factors(n)) {
+    for (int64_t radix : radices) length /= radix;
+    if (length > 1) {
+      convolve();
+      return;
+    }
+    length = n;
+    for (int64_t radix : radices) {
       Level level{radix, length / radix, {}};
       for (int64_t j = 0; j < level.rest; ++j)
         for (int64_t s = 1; s < radix; ++s) {
@@ -59,6 +93,8 @@ struct Plan {
     }
   }
 
+  void convolve();
+
   static std::vector<int64_t> factors(int64_t n) {
     std::vector<int64_t> found;
     int64_t twos = __builtin_ctzll(n);
@@ -71,19 +107,6 @@ struct Plan {
     return found;
   }
 };
-
-// The plan for n, kept for the next call; a few dozen are.
-template <class T>
-std::shared_ptr<const Plan<T>> plan_of(int64_t n) {
-  static std::mutex guard;
-  static std::map<int64_t, std::shared_ptr<const Plan<T>>> kept;
-  std::lock_guard<std::mutex> lock(guard);
-  auto& found = kept[n];
-  if (found) return found;
-  auto made = std::make_shared<const Plan<T>>(n);
-  if (kept.size() > 64) kept.clear();
-  return kept[n] = made;
-}
 
 template <class T>
 struct Butterfly {
@@ -189,13 +212,13 @@ void fft_level(Complex<T>* x, const typename Plan<T>::Level& level) {
   }
 }
 
-// Forward transforms x[0 .. n); backward undoes it but for a factor of n.
-template <class T, bool forward = true>
-void fft(Complex<T>* x, const Plan<T>& plan, size_t depth = 0) {
+template <class T, bool forward>
+void fft_levels(Complex<T>* x, const Plan<T>& plan, size_t depth = 0) {
   if (depth == plan.levels.size()) return;
   const auto& level = plan.levels[depth];
   if (!forward)
-    for (int64_t s = 0; s < level.radix; ++s) fft<T, forward>(x + s * level.rest, plan, depth + 1);
+    for (int64_t s = 0; s < level.radix; ++s)
+      fft_levels<T, forward>(x + s * level.rest, plan, depth + 1);
   switch (level.radix) {
     case 2: fft_level<T, 2, forward>(x, level); break;
     case 3: fft_level<T, 3, forward>(x, level); break;
@@ -205,9 +228,59 @@ void fft(Complex<T>* x, const Plan<T>& plan, size_t depth = 0) {
     case 8: fft_level<T, 8, forward>(x, level); break;
     case 11: fft_level<T, 11, forward>(x, level); break;
     case 13: fft_level<T, 13, forward>(x, level); break;
+    case 17: fft_level<T, 17, forward>(x, level); break;
+    case 19: fft_level<T, 19, forward>(x, level); break;
   }
   if (forward)
-    for (int64_t s = 0; s < level.radix; ++s) fft<T, forward>(x + s * level.rest, plan, depth + 1);
+    for (int64_t s = 0; s < level.radix; ++s)
+      fft_levels<T, forward>(x + s * level.rest, plan, depth + 1);
+}
+
+// Forward transforms x[0 .. n); backward undoes it but for a factor of n.
+template <class T, bool forward = true>
+void fft(Complex<T>* x, const Plan<T>& plan) {
+  using C = Complex<T>;
+  if (!plan.longer) return fft_levels<T, forward>(x, plan);
+  int64_t n = plan.n, m = plan.longer->n;
+  const T *wave = plan.wave.data(), *filter = plan.filter.data();
+  C* z = reinterpret_cast<C*>(scratch<typename Lanes<T>::V, 1>(2 * m));
+  for (int64_t t = 0; t < n; ++t)
+    z[t] = (forward ? x[t] : C{x[t].im, x[t].re}).times(wave[2 * t], wave[2 * t + 1]);
+  std::fill_n(z + n, m - n, C{});
+  fft_levels<T, true>(z, *plan.longer);
+  for (int64_t k = 0; k < m; ++k) z[k] = z[k].times(filter[2 * k], filter[2 * k + 1]);
+  fft_levels<T, false>(z, *plan.longer);
+  for (int64_t k = 0; k < n; ++k) {
+    C value = z[k].times(wave[2 * k], wave[2 * k + 1]);
+    x[k] = forward ? value : C{value.im, value.re};
+  }
+}
+
+template <class T>
+void Plan<T>::convolve() {
+  int64_t m = INT64_MAX;  // the cheapest of the next lengths: all but one or two factors are 2
+  for (int64_t odd : {1, 3, 5, 9, 15}) {
+    int64_t next = odd;
+    while (next < 2 * n - 1) next *= 2;
+    m = std::min(m, next);
+  }
+  longer = plan_of<T>(m);
+  std::vector<Complex<double>> z(m, Complex<double>{});
+  for (int64_t t = 0; t < n; ++t) {
+    place[t] = t;
+    double angle = M_PI * double(t * t % (2 * n)) / double(n);
+    double re = std::cos(angle), im = std::sin(angle);
+    wave.push_back(T(re));
+    wave.push_back(T(-im));
+    z[t].re += re;
+    z[t].im += im;
+    if (t) z[m - t] = z[t];
+  }
+  fft_levels<double, true>(z.data(), *plan_of<double>(m));
+  for (const Complex<double>& value : z) {
+    filter.push_back(T(value.re[0] / double(m)));
+    filter.push_back(T(value.im[0] / double(m)));
+  }
 }
 
 }  // namespace flashmix

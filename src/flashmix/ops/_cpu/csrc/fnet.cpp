@@ -248,22 +248,6 @@ struct FNet {
   }
 };
 
-// The real part of a whole transform from the columns j <= D / 2 of its complex numbers.
-template <class T>
-void mirror(int64_t batch, int64_t n, int64_t dim, const T* half, T* y) {
-  int64_t columns = dim / 2 + 1;
-  parallel(batch * n, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      int64_t b = i / n, k = i % n;
-      const T* at = half + i * columns * 2;
-      const T* across = half + (b * n + (k ? n - k : 0)) * columns * 2;
-      T* row = y + i * dim;
-      for (int64_t j = 0; j < columns; ++j) row[j] = at[2 * j];
-      for (int64_t j = columns; j < dim; ++j) row[j] = across[2 * (dim - j)];
-    }
-  });
-}
-
 }  // namespace
 }  // namespace flashmix
 
@@ -275,14 +259,4 @@ FLASHMIX_EXPORT int fnet_f32(int64_t batch, int64_t n, int64_t dim, double scale
 FLASHMIX_EXPORT int fnet_f64(int64_t batch, int64_t n, int64_t dim, double scale, const double* x,
                         double* y) {
   return flashmix::guarded([&] { flashmix::FNet<double>{batch, n, dim, x, y, scale}.run(); });
-}
-
-FLASHMIX_EXPORT int fnet_mirror_f32(int64_t batch, int64_t n, int64_t dim, const float* half,
-                                    float* y) {
-  return flashmix::guarded([&] { flashmix::mirror(batch, n, dim, half, y); });
-}
-
-FLASHMIX_EXPORT int fnet_mirror_f64(int64_t batch, int64_t n, int64_t dim, const double* half,
-                                    double* y) {
-  return flashmix::guarded([&] { flashmix::mirror(batch, n, dim, half, y); });
 }

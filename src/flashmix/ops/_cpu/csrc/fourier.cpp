@@ -66,15 +66,15 @@ struct Fourier {
            a.other.im * b.other.im;
   }
 
-  // power + eps of each mode; the sum of all.
+  // power + eps of each mode; the sum of all, in double: its roundings grow with their count.
   T powers(C* z, T* power) const {
     sum_channels(power, [&](int64_t at, int64_t k) { return product(z + at, z + at, k); });
-    T total = 0;
+    double total = 0;
     for (int64_t k = 0; k < count(); ++k) {
       power[k] = power[k] / T(shape.width) + eps;
       total += power[k];
     }
-    return total;
+    return T(total);
   }
 
   void forward(int64_t p, C* z, T* power) const {
@@ -102,13 +102,15 @@ struct Fourier {
     T *slope = power + count(), *through = slope + count();
     transform(z, v, at_v, p);
     transform(upstream, grad, at_grad, p);
-    T total = powers(z, power), mean = 0;
+    T total = powers(z, power);
+    double sum = 0;
     sum_channels(slope, [&](int64_t at, int64_t k) { return product(z + at, upstream + at, k); });
     for (int64_t k = 0; k < count(); ++k) {
       // Every mode but the self-conjugate ones stands for itself and its mirror image.
       slope[k] *= (band.own(k) ? T(1) : T(2)) / T(n());
-      mean += slope[k] * (power[k] / total);
+      sum += slope[k] * (power[k] / total);
     }
+    T mean = T(sum);
     for (int64_t k = 0; k < count(); ++k) {
       T slope_of_power = (slope[k] - mean) * T(count()) / total;
       through[k] = T(2 * n()) / T(shape.width) * slope_of_power / (band.own(k) ? T(1) : T(2));

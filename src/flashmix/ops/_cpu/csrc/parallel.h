@@ -39,7 +39,8 @@ int guarded(const Work& work) {
 }
 
 // Memory of one thread, kept from call to call: fresh pages cost more than what they are used for.
-template <class T>
+// Each slot is memory of its own.
+template <class T, int slot = 0>
 T* scratch(int64_t count) {
   struct Free {
     void operator()(void* p) const { free(p); }
