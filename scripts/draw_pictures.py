@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from flashmix.bench.store import write_whole
-from flashmix.report.pictures import (
+from flashmix.visualize import (
     Picture,
     Subject,
     compare_weights,

@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from flashmix import visualize
 from flashmix.errors import ArgumentError, FlashmixError
 from flashmix.mixers import Mixer
 from flashmix.models import SequenceClassifier
-from flashmix.report import pictures, theme
-from flashmix.report.pictures import drawing
-from flashmix.report.pictures.layers import mixer_layers
-from flashmix.report.render import compact_png
+from flashmix.visualize import drawing, theme
+from flashmix.visualize.chart import compact_png
+from flashmix.visualize.layers import mixer_layers
 from helpers import MIXERS, assert_close, make_mixer, randn
 
 N, DIM = 12, 8
@@ -28,8 +28,8 @@ N, DIM = 12, 8
 
 def shown(text, given=None, **options):
     """The pictures of a mixer by name."""
-    given = given or pictures.white_noise(N, DIM, count=3)
-    subject = pictures.mixer_subject(text, given, dim=DIM, num_heads=2, **options)
+    given = given or visualize.white_noise(N, DIM, count=3)
+    subject = visualize.mixer_subject(text, given, dim=DIM, num_heads=2, **options)
     return {picture.name: picture for picture in subject.pictures()}
 
 
@@ -68,7 +68,7 @@ def test_a_hybrid_shows_its_parts():
 
 
 def test_a_pattern_shows_each_layer():
-    found = shown("fnet,attention*2", pictures.text_bytes(["to be or not to be"]))
+    found = shown("fnet,attention*2", visualize.text_bytes(["to be or not to be"]))
     assert {"layer-1-impulse", "layer-2-weights", "layer-3-weights", "spectrum"} <= set(found)
     panels = {record["panel"] for record in cells(found["spectrum"], "lines")}
     assert panels == {"layer 1", "layer 2", "layer 3"}
@@ -84,7 +84,7 @@ def test_layers_with_different_numbers_of_heads_are_drawn_apart():
 @pytest.mark.parametrize("text", ["attention", "fnet", "spectral", "fourier"])
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_the_shortest_sequences_can_be_drawn(text, n):
-    for picture in shown(text, pictures.white_noise(n, DIM)).values():
+    for picture in shown(text, visualize.white_noise(n, DIM)).values():
         assert all(math.isfinite(value) for value in picture.measured.values())
         assert picture.spec()["datasets"]
 
@@ -100,7 +100,7 @@ def test_a_heatmap_holds_the_matrix():
 
 
 def test_a_large_heatmap_holds_block_means_and_its_caption_says_so():
-    picture = shown("attention", pictures.white_noise(300, DIM, count=1))["weights"]
+    picture = shown("attention", visualize.white_noise(300, DIM, count=1))["weights"]
     block = 300 // 90 + 1
     assert f"A cell is the mean of {block} x {block} entries." in picture.caption
     assert len(cells(picture)) == 2 * (300 // block) ** 2 <= drawing.MOST_CELLS
@@ -130,8 +130,8 @@ def test_an_untrained_filter_is_called_untrained():
     picture = shown("spectral(modes=3)")["filter"]
     assert picture.caption.startswith("W = 1 throughout: nothing has been learned.")
     assert picture.measured["magnitude_std"] == 0
-    trained = pictures.trained_subject(
-        "spectral(modes=3)", pictures.digit_images(), steps=2, dim=DIM, num_heads=2
+    trained = visualize.trained_subject(
+        "spectral(modes=3)", visualize.digit_images(), steps=2, dim=DIM, num_heads=2
     )
     picture = next(one for one in trained.pictures() if one.name == "filter")
     assert "nothing has been learned" not in picture.caption
@@ -140,7 +140,7 @@ def test_an_untrained_filter_is_called_untrained():
 
 
 def test_white_noise_has_white_noise_s_share_in_the_lowest_tenth():
-    picture = shown("fnet(norm=ortho)", pictures.white_noise(64, DIM, count=256))["spectrum"]
+    picture = shown("fnet(norm=ortho)", visualize.white_noise(64, DIM, count=256))["spectrum"]
     # 256 x 8 x 5 independent energies: a standard deviation of 1.3 %.
     assert picture.measured["entering"] == pytest.approx(picture.measured["white_noise"], rel=0.06)
 
@@ -153,25 +153,25 @@ def test_frequencies_that_a_filter_drops_end_its_line():
 
 
 def test_real_images_are_held_out_digits_in_order():
-    one, two = pictures.digit_images(64), pictures.digit_images(100)
+    one, two = visualize.digit_images(64), visualize.digit_images(100)
     assert one.values.shape == (32, 64, 1)
     assert two.values.shape == (32, 100, 1)
     assert torch.equal(two.values[0, 64:, 0], one.values[1, :36, 0])
     with pytest.raises(ArgumentError, match="at most 23040 tokens are there, got 30000"):
-        pictures.digit_images(30_000)
+        visualize.digit_images(30_000)
 
 
 def test_text_is_its_bytes():
-    given = pictures.text_bytes(["é a", "abcdef"])
+    given = visualize.text_bytes(["é a", "abcdef"])
     assert given.values.tolist() == [list("é a".encode()), list(b"abcd")]
     assert given.labels == ("·", "·", "·", "a")
     with pytest.raises(ArgumentError, match="needs at least 5 bytes, got one of 4"):
-        pictures.text_bytes(["é a", "abcdef"], 5)
+        visualize.text_bytes(["é a", "abcdef"], 5)
 
 
 def test_text_from_a_user_stays_text():
     hostile = '</text><script>"]\\'
-    picture = shown("attention", pictures.text_bytes([hostile]))["weights"]
+    picture = shown("attention", visualize.text_bytes([hostile]))["weights"]
     root = ElementTree.fromstring(picture.svg())
     assert not [one for one in root.iter() if one.tag.endswith("script")]
     assert {"<", ">", '"', "\\"} <= {(one.text or "").strip() for one in root.iter()}
@@ -189,14 +189,14 @@ def test_layers_hold_the_tokens_that_reach_their_mixers():
 
 
 def test_compared_attentions_share_their_parameters():
-    given = pictures.white_noise(N, DIM)
-    picture = pictures.compare_weights(("attention", "topk(topk=12)"), given, dim=DIM)
+    given = visualize.white_noise(N, DIM)
+    picture = visualize.compare_weights(("attention", "topk(topk=12)"), given, dim=DIM)
     drawn = {name: {} for name in ("attention", "topk(topk=12)")}
     for one in cells(picture):
         drawn[one["panel"]][one["x"], one["y"]] = one["value"]
     assert drawn["attention"] == pytest.approx(drawn["topk(topk=12)"], rel=1e-3)
     with pytest.raises(ArgumentError, match="fnet has no attention weights to compare"):
-        pictures.compare_weights(("attention", "fnet"), given, dim=DIM)
+        visualize.compare_weights(("attention", "fnet"), given, dim=DIM)
 
 
 # Weights from a file
@@ -211,10 +211,10 @@ def test_weights_come_from_a_mixers_file_and_from_a_models(tmp_path):
         if isinstance(one, Mixer):
             torch.nn.init.normal_(one.weight)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    given = pictures.digit_images(N)
+    given = visualize.digit_images(N)
 
     def loaded(text, name):
-        subject = pictures.mixer_subject(text, given, dim=DIM, weights=tmp_path / name)
+        subject = visualize.mixer_subject(text, given, dim=DIM, weights=tmp_path / name)
         assert name in subject.shown.weights
         return [layer.mixer.weight for layer in subject.layers]
 
@@ -234,8 +234,8 @@ def test_many_layers_are_taken_in_the_order_of_their_numbers(tmp_path):
     for i, block in enumerate(model.encoder.blocks):
         torch.nn.init.constant_(block.mixer.weight, i)
     save_file(model.state_dict(), tmp_path / "model.safetensors")
-    subject = pictures.mixer_subject(
-        text, pictures.digit_images(N), dim=2, weights=tmp_path / "model.safetensors"
+    subject = visualize.mixer_subject(
+        text, visualize.digit_images(N), dim=2, weights=tmp_path / "model.safetensors"
     )
     assert [layer.mixer.weight[0, 0, 0].item() for layer in subject.layers] == list(range(11))
 
@@ -244,7 +244,7 @@ def test_a_broken_file_is_named(tmp_path):
     path = tmp_path / "broken.safetensors"
     path.write_bytes(b"no")
     with pytest.raises(FlashmixError, match=r"broken\.safetensors is not a readable safetensors"):
-        pictures.mixer_subject("fnet", pictures.digit_images(N), dim=DIM, weights=path)
+        visualize.mixer_subject("fnet", visualize.digit_images(N), dim=DIM, weights=path)
 
 
 # Files
@@ -252,8 +252,8 @@ def test_a_broken_file_is_named(tmp_path):
 
 def test_files_are_pictures_with_their_captions(tmp_path):
     picture = shown("local(window=4)")["weights"]
-    svg, png = pictures.write_picture(picture, tmp_path)
-    pictures.write_captions([picture], tmp_path, ("svg", "png"))
+    svg, png = visualize.write_picture(picture, tmp_path)
+    visualize.write_captions([picture], tmp_path, ("svg", "png"))
     root = ElementTree.fromstring(svg.read_text())
     text = " ".join("".join(one.itertext()) for one in root.iter() if one.tag.endswith("text"))
     assert picture.title in text
@@ -264,7 +264,7 @@ def test_files_are_pictures_with_their_captions(tmp_path):
     assert picture.caption in (tmp_path / "pictures.md").read_text()
     assert "share_within" in (tmp_path / "measured.json").read_text()
     with pytest.raises(ArgumentError, match="did you mean 'svg'"):
-        pictures.write_picture(picture, tmp_path, ("svgg",))
+        visualize.write_picture(picture, tmp_path, ("svgg",))
 
 
 def test_dark_pictures_have_dark_paper():

@@ -13,8 +13,8 @@ import torch
 
 import flashmix
 from flashmix.errors import ArgumentError, FlashmixError
-from flashmix.report.pictures import encoder_subject
-from flashmix.report.pictures.watching import watched_layers
+from flashmix.visualize import encoder_subject
+from flashmix.visualize.encoders import watched_layers
 from helpers import assert_close
 
 transformers = pytest.importorskip("transformers", reason="needs flashmix[hf]")

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from flashmix.errors import ArgumentError
-from flashmix.report.pictures import measures
-from flashmix.report.pictures.matrices import (
+from flashmix.visualize import measures
+from flashmix.visualize.matrices import (
     has_head_matrices,
     head_matrices,
     impulse_response,

@@ -9,7 +9,7 @@ import pytest
 
 from flashmix.bench.contenders import EVERYDAY
 from flashmix.ops import OPERATORS
-from flashmix.report import theme
+from flashmix.visualize import theme
 
 # Machado, Oliveira and Fernandes 2009, severity 1, on linear RGB.
 SIGHT = {

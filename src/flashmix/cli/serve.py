@@ -44,9 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     import webbrowser
 
     from flashmix.cli.terminal import Terminal
-    from flashmix.report.charts.base import altair
     from flashmix.report.page.document import vega_bundle
     from flashmix.report.server import Server, find_runs
+    from flashmix.visualize.chart import altair
 
     altair()
     vega_bundle()

@@ -13,7 +13,7 @@ from flashmix.cli.bench import _number
 
 if TYPE_CHECKING:
     from flashmix.cli.terminal import Terminal
-    from flashmix.report.pictures import Input, Picture, Subject
+    from flashmix.visualize import Input, Picture, Subject
 
 EPILOG = """\
 Writes each picture as SVG and PNG, and pictures.md and measured.json with what was measured.
@@ -104,7 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from flashmix.cli.terminal import Terminal
     from flashmix.errors import unknown_choice
-    from flashmix.report.pictures import FORMATS, make_folder, write_captions, write_picture
+    from flashmix.visualize import FORMATS, make_folder, write_captions, write_picture
 
     for one in arguments.format:
         if one not in FORMATS:
@@ -131,7 +131,7 @@ def _subject(terminal: Terminal, arguments: argparse.Namespace) -> Subject:
         ArgumentError: the arguments do not go together.
     """
     from flashmix.errors import ArgumentError
-    from flashmix.report.pictures import mixer_subject, trained_subject
+    from flashmix.visualize import mixer_subject, trained_subject
 
     path, mixer = arguments.checkpoint, arguments.mixer
     if path is not None and not path.exists():
@@ -167,7 +167,7 @@ def _subject(terminal: Terminal, arguments: argparse.Namespace) -> Subject:
 
 def _encoder_subject(arguments: argparse.Namespace) -> Subject:
     from flashmix.errors import ArgumentError
-    from flashmix.report.pictures import encoder_subject, imdb_reviews
+    from flashmix.visualize import encoder_subject, imdb_reviews
 
     if arguments.train is not None or arguments.dim or arguments.heads:
         raise ArgumentError("an encoder's folder sets width, heads and weights; leave them away")
@@ -187,7 +187,7 @@ def _encoder_subject(arguments: argparse.Namespace) -> Subject:
 
 def _given(arguments: argparse.Namespace, dim: int) -> Input:
     """What mixers by name are shown."""
-    from flashmix.report.pictures import digit_images, imdb_reviews, text_bytes, white_noise
+    from flashmix.visualize import digit_images, imdb_reviews, text_bytes, white_noise
 
     if arguments.text:
         return text_bytes(arguments.text, arguments.seq_len)

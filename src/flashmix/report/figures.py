@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from flashmix.bench.store import write_whole
-from flashmix.report import theme
 from flashmix.report.charts import Chart, charts
 from flashmix.report.load import load
-from flashmix.report.render import to_png, to_svg
+from flashmix.visualize import theme
+from flashmix.visualize.chart import to_png, to_svg
 
 FIGURES_FOLDER = "figures"
 

@@ -7,9 +7,11 @@ from typing import Any
 
 from flashmix.bench.case import COPY
 from flashmix.bench.store import Row
-from flashmix.report import theme
 from flashmix.report.analysis import FUSED, NAIVE, time_ratio
-from flashmix.report.charts.base import (
+from flashmix.report.charts.lines import NUMBER, Point, source
+from flashmix.report.tables import interval, number
+from flashmix.visualize import theme
+from flashmix.visualize.chart import (
     SHOWN,
     WIDTH,
     Chart,
@@ -17,10 +19,7 @@ from flashmix.report.charts.base import (
     log_domain,
     log_ticks,
     shown_parameter,
-    source,
 )
-from flashmix.report.charts.lines import NUMBER, Point
-from flashmix.report.tables import interval, number
 
 ROW_HEIGHT = 26
 

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from flashmix.bench.store import Row
-from flashmix.report import theme
-from flashmix.report.charts.base import (
+from flashmix.report.charts.lines import Point, source
+from flashmix.report.finetuning import accuracy, mixers_name, outcomes, settings
+from flashmix.report.tables import number
+from flashmix.visualize import theme
+from flashmix.visualize.chart import (
     HEIGHT,
     LABEL_GAP,
     SHOWN,
@@ -16,12 +19,8 @@ from flashmix.report.charts.base import (
     Chart,
     altair,
     shown_parameter,
-    source,
     spread,
 )
-from flashmix.report.charts.lines import Point
-from flashmix.report.finetuning import accuracy, mixers_name, outcomes, settings
-from flashmix.report.tables import number
 
 Measure = Callable[[Row], float | None]
 

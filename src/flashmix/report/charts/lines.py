@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flashmix.report import theme
-from flashmix.report.charts.base import (
+from flashmix.bench.store import Row
+from flashmix.visualize import theme
+from flashmix.visualize.chart import (
     HEIGHT,
     SHOWN,
     WIDTH,
@@ -22,6 +23,11 @@ from flashmix.report.charts.base import (
 
 Point = dict[str, Any]
 NUMBER = ",.4~f"
+
+
+def source(*rows: Row) -> str:
+    """The rows that a mark stands for, as a tooltip names them."""
+    return ", ".join(str(row["line"]) for row in rows if "line" in row)
 
 
 @dataclass(kw_only=True)

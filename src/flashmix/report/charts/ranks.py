@@ -7,10 +7,10 @@ from typing import Any
 
 from flashmix.bench.store import Row
 from flashmix.report.analysis import DIRECTIONS
-from flashmix.report.charts.base import Chart, source
-from flashmix.report.charts.lines import LineChart, Lines, Point
+from flashmix.report.charts.lines import LineChart, Lines, Point, source
 from flashmix.report.ranks import Pair, pairs
 from flashmix.report.tables import interval, number
+from flashmix.visualize.chart import Chart
 
 
 def rank_charts(rows: Sequence[Row]) -> list[Chart]:

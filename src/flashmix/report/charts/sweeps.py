@@ -10,9 +10,9 @@ from flashmix.bench.case import COPY
 from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
 from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep
-from flashmix.report.charts.base import Chart, source
-from flashmix.report.charts.lines import LineChart, Lines, Point, guides
+from flashmix.report.charts.lines import LineChart, Lines, Point, guides, source
 from flashmix.report.tables import crossover, interval, number
+from flashmix.visualize.chart import Chart
 
 MIXER = {"label": "mixer", "N": "N"}
 

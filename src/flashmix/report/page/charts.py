@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from flashmix.report import theme
 from flashmix.report.charts import Chart
 from flashmix.report.page.markup import Markup, tag, words
 from flashmix.report.page.runs import PlacedRun
+from flashmix.visualize import theme
 
 HEROES = ("accuracy-infer", "speedup-fused-forward", "time-forward")
 """The charts worth the place beside the findings, the first that a run has."""

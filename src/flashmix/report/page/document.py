@@ -10,8 +10,8 @@ from importlib.resources import files
 from typing import Any
 
 from flashmix.errors import missing_extra
-from flashmix.report import theme
 from flashmix.report.page.markup import Markup, data, tag
+from flashmix.visualize import theme
 
 
 def vega_bundle() -> str:

@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flashmix.report import theme
-from flashmix.report.charts.base import altair, log_domain, log_labels, log_ticks
+from flashmix.visualize import theme
+from flashmix.visualize.chart import altair, log_domain, log_labels, log_ticks
 
 MOST_CELLS = 16_384
 """Cells of a picture, over all panels; larger matrices are averaged over blocks."""

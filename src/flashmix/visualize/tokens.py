@@ -19,17 +19,16 @@ from flashmix.mixers import (
     Spectral,
     TopKAttention,
 )
-from flashmix.report.pictures import drawing, measures
-from flashmix.report.pictures.captions import Shown, percent, picture, spread
-from flashmix.report.pictures.frequencies import filter_picture, gains_picture
-from flashmix.report.pictures.layers import Layer
-from flashmix.report.pictures.matrices import (
+from flashmix.visualize import drawing, measures
+from flashmix.visualize.frequencies import filter_picture, gains_picture
+from flashmix.visualize.layers import Layer
+from flashmix.visualize.matrices import (
     DIRECTIONS,
     impulse_response,
     influence,
     is_affine,
 )
-from flashmix.report.pictures.picture import Picture
+from flashmix.visualize.picture import Picture, Shown, percent, picture, spread
 
 CHANNELS = 4
 """Channels whose impulse responses are shown."""

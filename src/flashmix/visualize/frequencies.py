@@ -13,12 +13,10 @@ import torch
 
 from flashmix.mixers import Spectral
 from flashmix.ops import fourier_weights
-from flashmix.report import theme
-from flashmix.report.charts.base import altair
-from flashmix.report.pictures import drawing, measures
-from flashmix.report.pictures.captions import Shown, percent, picture, spread
-from flashmix.report.pictures.layers import Layer
-from flashmix.report.pictures.picture import Picture
+from flashmix.visualize import drawing, measures, theme
+from flashmix.visualize.chart import altair
+from flashmix.visualize.layers import Layer
+from flashmix.visualize.picture import Picture, Shown, percent, picture, spread
 
 FILTER_WIDTH, FILTER_HEIGHT = drawing.WIDTH // 2 - 40, 320
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from flashmix.mixers import MIXERS, FourierAttention, Hybrid, Mixer
 from flashmix.mixers._base import QKVMixer
-from flashmix.report.pictures.matrices import has_head_matrices, head_matrices, hybrid_parts
+from flashmix.visualize.matrices import has_head_matrices, head_matrices, hybrid_parts
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,18 +12,17 @@ from torch import Tensor, nn
 from flashmix.errors import ArgumentError, FlashmixError, missing_extra
 from flashmix.mixers import Mixer, parse_layers
 from flashmix.models import SequenceClassifier, TextClassifier
-from flashmix.report.pictures import frequencies, gallery
-from flashmix.report.pictures.captions import Shown
-from flashmix.report.pictures.inputs import Input
-from flashmix.report.pictures.layers import (
+from flashmix.tasks.digits import CLASSES, TOKENS, fit_digits
+from flashmix.visualize import frequencies, tokens
+from flashmix.visualize.inputs import Input
+from flashmix.visualize.layers import (
     Layer,
     layer_names,
     mixer_layer,
     mixer_layers,
     whole_mixers,
 )
-from flashmix.report.pictures.picture import Picture
-from flashmix.tasks.digits import CLASSES, TOKENS, fit_digits
+from flashmix.visualize.picture import Picture, Shown
 
 BYTES = 256
 
@@ -38,7 +37,7 @@ class Subject:
     def pictures(self) -> Iterator[Picture]:
         """Every picture, one at a time."""
         for layer in self.layers:
-            yield from gallery.layer_pictures(layer, self.shown)
+            yield from tokens.layer_pictures(layer, self.shown)
         yield frequencies.spectrum_picture(self.layers, self.shown)
         yield from frequencies.heads_pictures(self.layers, self.shown)
 
@@ -103,7 +102,7 @@ def compare_weights(
     subjects = [mixer_subject(one, given, dim=dim, num_heads=1, seed=seed) for one in mixers]
     layers = [subject.layers[0] for subject in subjects]
     shown = replace(subjects[0].shown, title="")
-    return gallery.weights_side_by_side(layers, mixers, shown)
+    return tokens.weights_side_by_side(layers, mixers, shown)
 
 
 def _untrained(mixers: str, given: Input, dim: int, num_heads: int | None) -> nn.Module:

@@ -1,23 +1,22 @@
 """Pictures of what mixers do: matrices between tokens, filters, and spectra of real inputs.
 
->>> from flashmix.report.pictures import digit_images, mixer_subject, write_picture
+>>> from flashmix.visualize import digit_images, mixer_subject, write_picture
 >>> for picture in mixer_subject("local(window=16)", digit_images()).pictures():
 ...     print(picture.caption, write_picture(picture, Path("pictures")))
 """
 
-from flashmix.report.pictures.encoders import encoder_subject
-from flashmix.report.pictures.files import make_folder, write_captions, write_picture
-from flashmix.report.pictures.inputs import (
+from flashmix.visualize.encoders import encoder_subject
+from flashmix.visualize.inputs import (
     Input,
     digit_images,
     imdb_reviews,
     text_bytes,
     white_noise,
 )
-from flashmix.report.pictures.layers import Layer
-from flashmix.report.pictures.matrices import head_matrices, impulse_response, influence
-from flashmix.report.pictures.picture import FORMATS, Picture
-from flashmix.report.pictures.subject import (
+from flashmix.visualize.layers import Layer
+from flashmix.visualize.matrices import head_matrices, impulse_response, influence
+from flashmix.visualize.picture import FORMATS, Picture, make_folder, write_captions, write_picture
+from flashmix.visualize.subject import (
     Subject,
     compare_weights,
     load_mixers,
