@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flashmix._version import __version__
 
 if TYPE_CHECKING:
-    from flashmix import bench, hf, mixers, models, ops, parallel, report, tasks
+    from flashmix import bench, hf, mixers, models, ops, parallel, report, tasks, visualize
     from flashmix.hf import from_pretrained, register_attention, swap, swap_report
     from flashmix.mixers import create_mixer, list_mixers
     from flashmix.ops import explain
@@ -37,9 +37,10 @@ __all__ = [
     "swap",
     "swap_report",
     "tasks",
+    "visualize",
 ]
 
-_MODULES = {"bench", "hf", "mixers", "models", "ops", "parallel", "report", "tasks"}
+_MODULES = {"bench", "hf", "mixers", "models", "ops", "parallel", "report", "tasks", "visualize"}
 _FUNCTIONS = {
     "create_mixer": "mixers",
     "explain": "ops",

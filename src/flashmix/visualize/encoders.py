@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import flashmix
 from flashmix.errors import ArgumentError, FlashmixError, missing_extra
-from flashmix.hf import structure
+from flashmix.hf import from_pretrained, structure
 from flashmix.hf.configs import read_config
 from flashmix.hf.saving import RECORD
 from flashmix.hf.structure import find_layers
@@ -114,7 +113,7 @@ def _load(path: Path) -> tuple[Any, Any]:
             path, trust_remote_code=False, **options
         )
         if hasattr(config, RECORD):
-            model = flashmix.from_pretrained(path, **options)
+            model = from_pretrained(path, **options)
         else:
             model = transformers.AutoModel.from_pretrained(
                 path, config=config, use_safetensors=True, **options
