@@ -41,7 +41,7 @@ def draw() -> None:
     import vl_convert
 
     from flashmix.report.charts import charts
-    from flashmix.report.figures import picture_spec
+    from flashmix.report.write import picture_spec
 
     run, name = PICTURE
     (chart,) = (one for one in charts(read_rows(ROOT / run)) if one.name == name)

@@ -10,7 +10,7 @@ from bench_helpers import make_run, make_sweep, make_training
 from flashmix.bench import SUITES, Case, Grid, build_suite
 from flashmix.bench.stats import summary
 from flashmix.bench.store import RESULTS_FILE, RUN_FILE
-from flashmix.report.analysis import FUSED, NAIVE
+from flashmix.report.analysis.timings import FUSED, NAIVE
 
 LENGTHS = (128, 256, 512, 1024)
 HOSTILE = ["<script>alert(1)</script>", "a|b", "a\nb", "local(window=<b>)", "[bold]x[/bold]"]

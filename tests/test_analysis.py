@@ -7,8 +7,10 @@ import pytest
 from bench_helpers import make_row, make_sweep, make_training
 from flashmix.bench.stats import Interval
 from flashmix.report import statements
-from flashmix.report.analysis import FUSED, NAIVE, Sweep, find_crossover, trainings
-from flashmix.report.claims import Published, published_verdicts
+from flashmix.report.analysis.timings import FUSED, NAIVE, Sweep, find_crossover
+from flashmix.report.analysis.training import trainings
+from flashmix.report.build import published_verdicts
+from flashmix.report.sections.claims import Published
 from report_helpers import LENGTHS, power_law
 
 

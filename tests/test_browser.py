@@ -11,7 +11,7 @@ import pytest
 
 from bench_helpers import make_row
 from flashmix.report import write_page
-from flashmix.report.server import Server
+from flashmix.report.html.server import Server
 from report_helpers import EXPERIMENT, HOSTILE, LENGTHS, finetuned_run, whole_run, write_run
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from bench_helpers import make_row
 from flashmix.errors import MissingDependencyError
 from flashmix.report import write_figures, write_page
-from flashmix.report.analysis import FUSED, NAIVE
+from flashmix.report.analysis.timings import FUSED, NAIVE
 from flashmix.report.charts import align, charts
-from flashmix.report.figures import picture_spec
+from flashmix.report.write import picture_spec
 from flashmix.visualize import theme
 from flashmix.visualize.chart import log_domain, log_ticks, spread
 from report_helpers import CASES, HOSTILE, LENGTHS, power_law, whole_run, whole_suite, write_run

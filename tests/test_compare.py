@@ -9,8 +9,9 @@ from flashmix.bench.case import Case
 from flashmix.bench.stats import summary
 from flashmix.cli import main
 from flashmix.errors import ArgumentError
-from flashmix.report.advise import advise
-from flashmix.report.compare import compare, comparison_section
+from flashmix.report.analysis.advice import advise
+from flashmix.report.analysis.compare import compare
+from flashmix.report.sections.side_by_side import comparison_section
 
 
 def row(ms, *, label="fnet", seq_len=256, status="ok", spread=0.01, seed=0, **fields):

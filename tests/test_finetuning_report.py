@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from flashmix.report.analysis.training import outcomes
+from flashmix.report.build import findings
 from flashmix.report.charts import charts
-from flashmix.report.charts.learning import pareto
-from flashmix.report.findings import findings
-from flashmix.report.finetuning import outcomes
+from flashmix.report.charts.training import pareto
 from report_helpers import finetuned_run, make_finetuned
 
 

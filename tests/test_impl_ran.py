@@ -21,7 +21,7 @@ from flashmix.bench.worker import measure
 from flashmix.errors import ImplementationError
 from flashmix.ops import OPERATORS, _measured
 from flashmix.ops._triton import availability
-from flashmix.report.ran import implementation_section
+from flashmix.report.sections.about import implementation_section
 
 ROOT = Path(__file__).parent.parent
 README_RUNS = re.findall(r"<!-- results: (\S+) -->", (ROOT / "README.md").read_text())

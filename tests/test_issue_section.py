@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bench_helpers import make_row
-from flashmix.report.analysis import Sweep
-from flashmix.report.tables import issue_section
+from flashmix.report.analysis.timings import Sweep
+from flashmix.report.sections.sweep import issue_section
 
 
 def paced(times_ms: dict[int, float], host_ms: float) -> list[list[str]]:

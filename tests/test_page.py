@@ -12,9 +12,9 @@ import pytest
 
 from bench_helpers import make_row, make_run, make_training
 from flashmix.report import write_page
-from flashmix.report.analysis import FUSED
-from flashmix.report.page import PageRun, page
-from flashmix.report.page.markup import data, tag, words
+from flashmix.report.analysis.timings import FUSED
+from flashmix.report.html.markup import data, tag, words
+from flashmix.report.html.page import PageRun, page
 from report_helpers import (
     CASES,
     EXPERIMENT,

@@ -20,8 +20,8 @@ from flashmix.bench.suites.parallel import MIXERS, doublings
 from flashmix.errors import ArgumentError
 from flashmix.mixers import FNet
 from flashmix.report import markdown, statements
+from flashmix.report.analysis.parallel import pairs
 from flashmix.report.charts import charts
-from flashmix.report.ranks import pairs
 
 TINY = {"dims": (24,), "num_heads": 3, "seq_lens": (97,), "passes": 1}
 SETTINGS = {"min_samples": 1, "max_samples": 1, "seconds_per_case": 0, "max_seconds_per_case": 1}

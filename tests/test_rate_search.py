@@ -18,7 +18,7 @@ from flashmix.cli import report as report_command
 from flashmix.cli.main import main
 from flashmix.errors import ArgumentError
 from flashmix.report import write_report
-from flashmix.report.rates import rate_section
+from flashmix.report.sections.training import rate_section
 from flashmix.tasks.checkpoint import read_weights
 from flashmix.tasks.finetuning import FinetuneConfig
 from training_helpers import own_cache, reviews, vocabulary  # noqa: F401

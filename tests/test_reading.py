@@ -23,8 +23,8 @@ from flashmix.bench.reading import read_bytes
 from flashmix.cli import main
 from flashmix.errors import ArgumentError, FlashmixError, ModelError
 from flashmix.report import load, markdown
-from flashmix.report.page.listing import read_line
-from flashmix.report.page.markup import tag
+from flashmix.report.html.markup import tag
+from flashmix.report.html.server import read_line
 from report_helpers import EXPERIMENT, finetuned_run, power_law, whole_run, write_run
 
 DROP = object()

@@ -14,8 +14,8 @@ import pytest
 from bench_helpers import make_row
 from flashmix.bench.repeat import SECONDS_MOST, drift, measured_rows, to_repeat
 from flashmix.bench.store import REPEATS_FILE, RESULTS_FILE
-from flashmix.report.analysis import Sweep, time_ratio
-from flashmix.report.compare import compare
+from flashmix.report.analysis.compare import compare
+from flashmix.report.analysis.timings import Sweep, time_ratio
 
 LABELS = ("attention (naive)", "attention (fused)", "fnet", "spectral", "local")
 LENGTHS = [2**power for power in range(4, 14)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from bench_helpers import make_row, make_run, make_training
 from flashmix.report import markdown, markdown_table, sections, write_report
 from flashmix.report import summary as summary_table
-from flashmix.report.analysis import FUSED, NAIVE
+from flashmix.report.analysis.timings import FUSED, NAIVE
 from flashmix.report.tables import Table, number
 from report_helpers import (
     CASES,

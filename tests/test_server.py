@@ -13,7 +13,7 @@ import pytest
 
 from bench_helpers import make_row
 from flashmix.errors import ArgumentError
-from flashmix.report.server import Server, find_runs
+from flashmix.report.html.server import Server, find_runs
 from report_helpers import EXPERIMENT, whole_run, write_run
 
 

@@ -12,7 +12,7 @@ from flashmix.bench import Case
 from flashmix.bench.facts import measure_facts
 from flashmix.bench.selection import _compare
 from flashmix.ops.block_topk_attention import blocks
-from flashmix.report.sparse import sparse_sections
+from flashmix.report.sections.kernels import sparse_sections
 from helpers import randn
 from report_helpers import FACTS
 

@@ -6,8 +6,8 @@ import pytest
 
 from bench_helpers import make_row, make_run, make_sweep, make_training
 from flashmix.report import sections, summary_section
-from flashmix.report.analysis import FUSED
-from flashmix.report.recommend import recommendation_section
+from flashmix.report.analysis.timings import FUSED
+from flashmix.report.sections.fourier import recommendation_section
 from report_helpers import whole_suite
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from flashmix.bench.stats import mean_interval
 from flashmix.report import markdown, statements
-from flashmix.report.trained import latest, models, paired
+from flashmix.report.analysis.training import finished, latest, paired
 from report_helpers import EXPERIMENT
 
 BASELINES = {
@@ -81,7 +81,7 @@ def test_a_mean_over_fewer_seeds_than_were_asked_for_says_so():
 
 
 def test_differences_are_taken_seed_by_seed():
-    fnet, attention = models(runs([0.7, 0.9], [0.6, 0.8]))[::-1]
+    fnet, attention = finished(runs([0.7, 0.9], [0.6, 0.8]))[::-1]
     assert paired(fnet, attention).value == pytest.approx(0.1)
     assert paired(fnet, attention).low == pytest.approx(0.1)
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from flashmix.report.analysis.advice import Advice
+    from flashmix.report.tables import Section
 
 DIRECTIONS = {"inference": "forward", "train": "forward_backward"}
 
@@ -38,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     from flashmix.cli.terminal import Terminal
     from flashmix.errors import ArgumentError
     from flashmix.report import load
-    from flashmix.report.about import place
-    from flashmix.report.advise import advice_section, advise
+    from flashmix.report.analysis.advice import advise
+    from flashmix.report.sections.about import place
 
     for name in ("dim", "seq_len"):
         if getattr(arguments, name) < 1:
@@ -51,8 +57,22 @@ def run(arguments: argparse.Namespace) -> int:
     terminal = Terminal()
     terminal.print(f"from {folder}, measured on {place(run)}")
     batch = next(row["batch"] for row in rows if row["direction"] == direction)
-    terminal.section(advice_section(found, batch))
+    terminal.section(_section(found, batch))
     return 0
+
+
+def _section(found: Sequence[Advice], batch: int) -> Section:
+    """The ranking as a table."""
+    from flashmix.report.tables import Section, Table, interval, number
+
+    body = [
+        [one.label, interval(one.time_ms, " ms"), number(one.peak_mb), one.basis] for one in found
+    ]
+    return Section(
+        "Mixers by time",
+        [f"One call at the run's batch of {batch}. Accuracy is not in here."],
+        Table(["mixer", "time", "peak MB", "basis"], body),
+    )
 
 
 def _newest() -> Path:

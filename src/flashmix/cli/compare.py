@@ -47,7 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
     from flashmix.cli.terminal import Terminal
     from flashmix.errors import ArgumentError
     from flashmix.report import load
-    from flashmix.report.compare import compare, comparison_section
+    from flashmix.report.analysis.compare import compare
+    from flashmix.report.sections.side_by_side import comparison_section
 
     comparison = compare(load(arguments.before)[1], load(arguments.after)[1])
     if not comparison.changes and not comparison.broken:

@@ -44,8 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     import webbrowser
 
     from flashmix.cli.terminal import Terminal
-    from flashmix.report.page.document import vega_bundle
-    from flashmix.report.server import Server, find_runs
+    from flashmix.report.html.document import vega_bundle
+    from flashmix.report.html.server import Server, find_runs
     from flashmix.visualize.chart import altair
 
     altair()

@@ -1,10 +1,9 @@
 """Reports of runs, every number of which traces to a row."""
 
-from flashmix.report.build import sections
-from flashmix.report.claims import statements
+from flashmix.report.build import sections, statements, summary
 from flashmix.report.load import load
 from flashmix.report.markdown import markdown, markdown_table
-from flashmix.report.summary import summary, summary_section
+from flashmix.report.sections.summary import summary_section
 from flashmix.report.write import write_figures, write_page, write_report
 
 __all__ = [

@@ -1,19 +1,44 @@
-"""A run's report: its sections in reading order."""
+"""A run's report: its sections in reading order, its statements and its findings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from flashmix.bench.store import Row
-from flashmix.report import tables, training
-from flashmix.report.about import machine_section, method_section
-from flashmix.report.analysis import DIRECTIONS, FUSED, NAIVE, Sweep, comparable, trainings
-from flashmix.report.claims import published_verdicts, statements
-from flashmix.report.finetuning import is_finetuning, mixers_name
-from flashmix.report.ran import implementation_section
-from flashmix.report.studies import STUDIES
-from flashmix.report.tables import Cell, Section, Table
+from flashmix.report.analysis.timings import DIRECTIONS, Sweep, comparable
+from flashmix.report.analysis.training import is_finetuning
+from flashmix.report.sections import (
+    about,
+    claims,
+    digits,
+    finetune,
+    fourier,
+    kernels,
+    naive,
+    parallel,
+    spectral,
+    swap,
+    sweep,
+    training,
+)
+from flashmix.report.sections.summary import summary_section
+from flashmix.report.tables import Finding, Section, Table
+
+SUITES: dict[str, Callable[[Sequence[Row]], list[Section]]] = {
+    "fourier": fourier.sections,
+    "naive": naive.sections,
+    "spectral": spectral.sections,
+    "swap": swap.sections,
+    "kernels": kernels.sections,
+    "parallel": parallel.sections,
+}
+"""By suite, what makes the sections of its report from its rows; other suites sweep N."""
+
+PUBLISHED = (*spectral.PUBLISHED, *fourier.PUBLISHED, *sweep.PUBLISHED, *swap.PUBLISHED)
+"""Figures of published studies, measured there against a naive attention on other machines."""
+
+MANY = 3
 
 
 def sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
@@ -21,86 +46,75 @@ def sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
     found = [
         Section("What this run supports", [f"- {one}" for one in statements(rows)]),
         *result_sections(run, rows),
-        machine_section(run),
-        method_section(run, rows),
+        about.machine_section(run),
+        about.method_section(run, rows),
     ]
-    return [one for one in found if (one.table.rows if one.table else one.text)]
+    return [one for one in found if not one.empty]
 
 
 def result_sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
     """The tables of a run: its suite's, the published claims checked, what did not finish."""
-    body = suite_sections(run, rows)
-    if body is None:
-        body = sweep_sections(rows)
-    found = [*body, _published(rows), implementation_section(rows), _failures(rows)]
-    return [one for one in found if (one.table.rows if one.table else one.text)]
-
-
-def suite_sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section] | None:
-    """The sections of a suite that has its own, trainings among them; None for a plain sweep."""
-    if run.get("suite") in training.SUITES:
-        return training.result_sections(run, rows)
-    build = STUDIES.get(run.get("suite", ""))
-    return build(rows) if build else None
-
-
-def sweep_sections(rows: Sequence[Row]) -> list[Section]:
-    """The sections of a suite that sweeps N: every table for each direction."""
-    found = []
-    plain = comparable(rows)
-    for direction in DIRECTIONS:
-        sweep = Sweep(plain, direction)
-        if not sweep.cells:
-            continue
-        found.append(tables.time_section(sweep))
-        found += [
-            tables.speedup_section(sweep, one) for one in (FUSED, NAIVE) if one in sweep.cells
-        ]
-        found += [
-            tables.crossover_section(sweep),
-            tables.growth_section(sweep),
-            tables.memory_section(sweep),
-            tables.issue_section(sweep),
-        ]
-    trained = trainings(rows)
-    if trained:
-        found.append(tables.training_section(trained))
-    if sweeps := [s for d in DIRECTIONS if (s := Sweep(plain, d)).cells]:
-        found.append(tables.parameter_section(sweeps[0]))
-    return found
-
-
-def _published(rows: Sequence[Row]) -> Section:
-    body = [
-        [claim.sentence, claim.source, verdict, measured]
-        for claim, verdict, measured in published_verdicts(rows)
-        if verdict != "not tested"
+    found = [
+        *_suite_sections(run, rows),
+        claims.section(rows, PUBLISHED),
+        about.implementation_section(rows),
+        about.failure_section(rows),
     ]
-    if not body:
-        return Section("")
-    tested = {row[0] for row in body}
-    untested = [c.sentence for c, *_ in published_verdicts(rows) if c.sentence not in tested]
-    return Section(
-        "Published claims, checked here",
-        [
-            "Other people's figures come from their machines and a naive attention. A claim counts "
-            "as supported where this run's interval lies above 1x and reaches the figure.",
-            f"Not tested by this run: {'; '.join(dict.fromkeys(untested))}.",
-        ],
-        Table(["claim", "source", "verdict", "measured here"], body),
-    )
+    return [one for one in found if not one.empty]
 
 
-def _failures(rows: Sequence[Row]) -> Section:
-    failed = [row for row in rows if row.get("status", "ok") != "ok"]
-    if not failed:
-        return Section("")
-    body = [[case_name(row), Cell(row["status"], row), row.get("error", "")] for row in failed]
-    return Section("Cases that did not finish", table=Table(["case", "status", "reason"], body))
+def _suite_sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
+    suite = run.get("suite", "")
+    if suite in training.SUITES:
+        return training.sections(run, rows)
+    return SUITES.get(suite, sweep.sections)(rows)
 
 
-def case_name(row: Row) -> str:
-    """What a row measured, in words."""
-    if is_finetuning(row):
-        return f"{mixers_name(row)} on {row['task']}, seed {row.get('seed', '-')}"
-    return f"{row['label']}, {row['direction']}, N = {row['seq_len']:,}"
+def summary(run: dict[str, Any], rows: Sequence[Row]) -> Section:
+    """The one table that a terminal shows of a run."""
+    suite = run.get("suite")
+    if suite not in training.SUITES and suite not in SUITES:
+        return summary_section(rows)
+    found = [section for section in _suite_sections(run, rows) if section.table]
+    return found[0] if found else Section("Summary", table=Table(["mixer"], []))
+
+
+def published_verdicts(rows: Sequence[Row]) -> list[claims.Checked]:
+    """Each published claim against each baseline: (claim, verdict, measured here)."""
+    return claims.check(rows, PUBLISHED)
+
+
+def statements(rows: Iterable[Row]) -> list[str]:
+    """What the run does and does not support, each sentence from its rows."""
+    every = list(rows)
+    cases = [row for row in every if not is_finetuning(row)]
+    found = []
+    for subject in ("mixer", "encoder"):
+        part = comparable(cases, subject)
+        for direction in (*DIRECTIONS, "train_step"):
+            found += sweep.statements(Sweep(part, direction))
+    return [
+        *found,
+        *kernels.statements(cases),
+        *parallel.statements(cases),
+        *digits.statements(cases),
+        *finetune.statements([row for row in every if is_finetuning(row)]),
+    ]
+
+
+def findings(rows: Sequence[Row]) -> list[Finding]:
+    """At most three, of the rows' most telling kind."""
+    if any(map(is_finetuning, rows)):
+        return finetune.findings(rows)[:MANY]
+    if scaled := parallel.findings(rows):
+        return scaled[:MANY]
+    found: list[Finding] = []
+    for subject in ("mixer", "encoder"):
+        part = comparable(rows, subject)
+        for direction in ("forward", "forward_backward", "backward", "train_step"):
+            found += sweep.findings(Sweep(part, direction))
+    learned = digits.findings(rows)
+    if not learned:
+        learned = sweep.memory_findings(Sweep(comparable(rows), "forward_backward"))
+    found[2:2] = learned
+    return [*found, *kernels.findings(rows), *naive.findings(rows)][:MANY]

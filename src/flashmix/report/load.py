@@ -10,7 +10,7 @@ from flashmix.bench.reading import SEARCH_FILE, Row, read_json
 from flashmix.bench.reading import read_rows as read_file
 from flashmix.bench.schema import TRAININGS, examples_fault
 from flashmix.bench.training.examples import EXAMPLES_FILE
-from flashmix.report.trained import in_order, latest
+from flashmix.report.analysis.training import in_order, latest
 
 
 def load(folder: Path, root: Path | None = None) -> tuple[dict[str, Any], list[Row]]:

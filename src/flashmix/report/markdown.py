@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from flashmix._text import one_line
+from flashmix.bench.schema import TRAININGS
 from flashmix.bench.store import Row
-from flashmix.report import training
-from flashmix.report.about import headline
 from flashmix.report.build import sections
+from flashmix.report.sections.about import headline
 from flashmix.report.tables import Table
 
 
@@ -32,7 +32,7 @@ def markdown_table(table: Table) -> str:
 def markdown(run: dict[str, Any], rows: Sequence[Row]) -> str:
     """The report in Markdown."""
     suite = run.get("suite", "")
-    parts = [_plain(f"# flashmix {suite if suite in training.SUITES else f'bench {suite}'}")]
+    parts = [_plain(f"# flashmix {suite if suite in TRAININGS else f'bench {suite}'}")]
     if not rows:
         parts.append("No case has finished yet.")
     else:

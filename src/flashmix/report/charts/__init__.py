@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from flashmix.bench.case import COPY
 from flashmix.bench.store import Row
-from flashmix.report.analysis import Sweep
+from flashmix.report.analysis.timings import Sweep
+from flashmix.report.analysis.training import is_finetuning
 from flashmix.report.charts.dots import floor_chart, parameter_chart, single_charts
-from flashmix.report.charts.learning import digits_chart, finetuning_charts
 from flashmix.report.charts.lines import align
-from flashmix.report.charts.ranks import rank_charts
-from flashmix.report.charts.sweeps import sweep_charts
-from flashmix.report.finetuning import is_finetuning
+from flashmix.report.charts.parallel import rank_charts
+from flashmix.report.charts.sweep import sweep_charts
+from flashmix.report.charts.training import digits_chart, finetuning_charts
 from flashmix.visualize.chart import Chart
 
 __all__ = ["Chart", "align", "charts"]

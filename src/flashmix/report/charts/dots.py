@@ -7,7 +7,7 @@ from typing import Any
 
 from flashmix.bench.case import COPY
 from flashmix.bench.store import Row
-from flashmix.report.analysis import FUSED, NAIVE, time_ratio
+from flashmix.report.analysis.timings import FUSED, NAIVE, time_ratio
 from flashmix.report.charts.lines import NUMBER, Point, source
 from flashmix.report.tables import interval, number
 from flashmix.visualize import theme
