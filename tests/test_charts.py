@@ -49,9 +49,9 @@ def test_a_sweep_gives_every_chart(whole):
 
 def test_distance_to_the_floor_is_drawn_where_the_floor_was_measured():
     rows = power_law("fnet", 4, 1, floor_ms=2.0)
-    (first, *_) = points(drawn(rows)["floor-forward"])
+    (first, *_) = points(drawn(rows)["copy-forward"])
     assert first["y"] == 4 * LENGTHS[0] / 2.0
-    assert "floor-forward" not in drawn(power_law("fnet", 4, 1))
+    assert "copy-forward" not in drawn(power_law("fnet", 4, 1))
 
 
 def test_each_mark_names_the_rows_it_stands_for(whole):

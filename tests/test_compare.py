@@ -49,7 +49,7 @@ def test_only_what_both_runs_hold_is_compared():
     assert [r["seq_len"] for r in found.only_before] == [512]
     assert [r["label"] for r in found.only_after] == ["attention (fused)"]
     text = " ".join(comparison_section(found).text)
-    assert "first run alone" in text and "second run alone" in text
+    assert "first run only" in text and "second run only" in text
 
 
 def test_a_case_that_no_longer_finishes_is_shown():

@@ -48,7 +48,7 @@ def test_parts_of_a_study_become_one_run(merge, tmp_path):
     assert list(json.loads((whole / "costs.json").read_text())) == ["fnet", "attention"]
     report = (whole / "report.md").read_text()
     assert "fnet against attention: it differs" in report
-    assert "Put together from 2 runs, costs in turn within each: attention; fnet." in report
+    assert "Merged from 2 runs, costs measured in turn within each: attention; fnet." in report
 
 
 def test_runs_that_do_not_fit_together_are_refused(merge, tmp_path):

@@ -71,7 +71,7 @@ def test_one_rank_stands_beside_several_at_the_same_tokens_and_at_as_many_each(r
 
 def test_the_report_has_a_line_for_each(rows):
     text = markdown(make_run(suite="parallel"), rows)
-    for title in ("Over ranks against one", "Memory, and", "Weak scaling", "Bytes that leave"):
+    for title in ("Several ranks relative to one", "Memory, and", "Weak scaling", "Bytes sent"):
         assert f"## {title}" in text
     assert len(statements(rows)) == 2 * len(MIXERS)
 

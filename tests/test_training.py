@@ -223,7 +223,7 @@ def test_reviews_from_pretraining_to_the_report(tmp_path, reviews, vocabulary, o
     assert model.config.hidden_dropout_prob == 0.1
     assert sum(p.numel() for p in model.parameters()) == rows[-1]["params"]
     report = write_report(out).read_text()
-    assert "spectral,attention against attention: it" in report
+    assert "spectral,attention compared with attention: test accuracy differs by" in report
     assert "only the model" in report
 
 

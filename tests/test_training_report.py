@@ -54,15 +54,18 @@ def test_the_interval_of_a_mean_is_students():
 @pytest.mark.parametrize(
     ("ours", "theirs", "verdict"),
     [
-        ([0.90, 0.91, 0.90], [0.80, 0.81, 0.80], "is more accurate, by 10.00 points"),
-        ([0.70, 0.71, 0.70], [0.80, 0.81, 0.80], "is less accurate, by -10.00 points"),
-        ([0.70, 0.90, 0.80], [0.80, 0.79, 0.82], "is not told apart"),
-        ([0.90], [0.80], "differs by one seed's 10.00 points"),
+        ([0.90, 0.91, 0.90], [0.80, 0.81, 0.80], ("10.00 points", "significantly higher")),
+        ([0.70, 0.71, 0.70], [0.80, 0.81, 0.80], ("-10.00 points", "significantly lower")),
+        ([0.70, 0.90, 0.80], [0.80, 0.79, 0.82], ("", "no significant difference")),
+        ([0.90], [0.80], ("10.00 points", "from one seed")),
     ],
 )
 def test_a_verdict_needs_an_interval_beside_zero(ours, theirs, verdict):
     (sentence,) = statements(runs(ours, theirs))
-    assert sentence.startswith("fnet against attention: it " + verdict)
+    difference, judged = verdict
+    start = "fnet compared with attention: test accuracy differs by "
+    assert sentence.startswith(start + difference)
+    assert f", {judged}; it keeps" in sentence
     assert "trains 2.00x as fast" in sentence
 
 

@@ -70,7 +70,7 @@ def _section(found: Sequence[Advice], batch: int) -> Section:
     ]
     return Section(
         "Mixers by time",
-        [f"One call at the run's batch of {batch}. Accuracy is not in here."],
+        [f"One call at the run's batch of {batch}. Accuracy is not considered."],
         Table(["mixer", "time", "peak MB", "basis"], body),
     )
 
@@ -81,6 +81,6 @@ def _newest() -> Path:
     runs = sorted(Path("runs").glob("quick-*/results.jsonl"), key=lambda p: p.stat().st_mtime)
     if not runs:
         raise ArgumentError(
-            "no run to go by: run `flashmix bench quick` first, or name one with --run"
+            "no run to read: run `flashmix bench quick` first, or name one with --run"
         )
     return runs[-1].parent

@@ -92,7 +92,7 @@ def frequency_axis(seq_len: int) -> Axis:
 
 
 def block_size(cells: int, panels: int) -> int:
-    """Rows or columns that one cell of a heatmap stands for, of ``cells``."""
+    """How many of ``cells`` rows or columns one cell of a heatmap shows."""
     return -(-cells // math.isqrt(MOST_CELLS // panels))
 
 
@@ -145,7 +145,7 @@ def heatmaps(
             None.
         width: of a panel, in pixels; a share of the page when None.
         height: of a panel; a square's when None.
-        data_name: parts the data of charts that are put together.
+        data_name: keeps the data of charts apart that are drawn together.
     """
     alt = altair()
     panels, r, c = matrices.shape

@@ -105,7 +105,7 @@ def influence(
     """How strongly output token i depends on input token j at ``x`` [N, D]: float [N, N].
 
     The Frobenius norm of the D x D block of the Jacobian, d y[i] / d x[j], at these tokens. It
-    counts every road from input to output: weights, what they depend on, and projections.
+    counts every path from input to output: weights, what they depend on, and projections.
 
     Args:
         mixer: any mixer, or function of tokens [B, N, D] that returns as many.
@@ -122,7 +122,7 @@ def influence(
     squares = torch.zeros(n, n, dtype=torch.float64)
     rows = max(1, _CHUNK_ELEMENTS // (n * dim))
     for chunk in torch.arange(n).split(rows):
-        # Every sequence of the batch is x; sequence b stands for output token chunk[b].
+        # Every sequence of the batch is x; sequence b is for output token chunk[b].
         leaf = x.detach().expand(len(chunk), n, dim).clone().requires_grad_()
         y = mixer(leaf)[torch.arange(len(chunk)), chunk]
         for k, direction in enumerate(basis):

@@ -52,7 +52,7 @@ def circulant_deviation(matrix: Tensor) -> Tensor:
 def energy_by_frequency(x: Tensor) -> Tensor:
     """Energy of x [..., N, D] by frequency along tokens, summed over channels: [..., F].
 
-    F = N // 2 + 1. Frequencies that stand for two of the full transform count twice, so that the
+    F = N // 2 + 1. Frequencies that represent two of the full transform count twice, so that the
     sum is N times the energy of ``x`` (Parseval).
     """
     energy = torch.fft.rfft(x.double(), dim=-2).abs().square().sum(-1)
@@ -60,7 +60,7 @@ def energy_by_frequency(x: Tensor) -> Tensor:
 
 
 def counted(seq_len: int) -> Tensor:
-    """How many frequencies of the full transform each of a real one stands for, float64 [F]."""
+    """How many frequencies of the full transform each one of ``rfft`` represents, float64 [F]."""
     times = torch.full((seq_len // 2 + 1,), 2.0, dtype=torch.float64)
     times[0] = 1
     if seq_len % 2 == 0:

@@ -93,7 +93,7 @@ def tone(label: str) -> Tone:
 
 
 def dash(label: str) -> list[int]:
-    """The strokes of a line: solid, or what parts a variant from its mixer."""
+    """The strokes of a line: solid, or what tells a variant from its mixer."""
     for mark, strokes in ((", checkpointed", [2, 3]), ("float16", [7, 3]), ("copy", [5, 4])):
         if mark in label:
             return strokes

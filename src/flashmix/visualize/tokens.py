@@ -191,7 +191,7 @@ def _impulse(layer: Layer, mixer: Mixer, shown: Shown) -> Picture:
 
 
 def _influence(layer: Layer, mix: Callable[[Tensor], Tensor], shown: Shown) -> Picture:
-    """The norm of the Jacobian's blocks: any mixer, every road from input to output."""
+    """The norm of the Jacobian's blocks: any mixer, every path from input to output."""
     x = layer.x[0, :MOST_INFLUENCE_TOKENS]
     n, dim = x.shape
     cut = f", its first {n} tokens alone" if n < layer.x.shape[1] else ""

@@ -1,4 +1,4 @@
-"""Two runs, row by row: which cases became faster or slower, as far as the samples tell."""
+"""Two runs, row by row: which cases became faster or slower, as far as the samples show."""
 
 from __future__ import annotations
 

@@ -65,10 +65,10 @@ def comparable(rows: Iterable[Row], subject: str = "mixer") -> list[Row]:
 
 @dataclass(frozen=True)
 class Crossover:
-    """From which N one mixer is faster (or smaller) than another, for good.
+    """From which N a mixer stays faster (or smaller) than another.
 
     ``kind``: "from" a length inside the range; "always" or "never" in the range; "unclear" where
-    the intervals do not tell. ``at`` is interpolated on log-log, with its interval.
+    the intervals do not decide. ``at`` is interpolated on log-log, with its interval.
     """
 
     kind: Literal["from", "always", "never", "unclear"]
@@ -184,9 +184,9 @@ def _crossing(before: tuple[int, Interval], after: tuple[int, Interval], bound: 
 def kernel_ratios(
     rows: Iterable[Row],
 ) -> dict[tuple[str, str, str], dict[str, list[float]]]:
-    """How many times faster each implementation is than each everyday choice, shape by shape.
+    """How many times faster each implementation is than each baseline, shape by shape.
 
-    By (op, direction, implementation), then by the everyday choice.
+    By (op, direction, implementation), then by the baseline.
     """
     groups: dict[tuple[str, str], dict[tuple[object, ...], dict[str, float]]] = {}
     for row in rows:
@@ -198,11 +198,11 @@ def kernel_ratios(
     found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for (op, direction), shapes in groups.items():
         labels = list(dict.fromkeys(label for cells in shapes.values() for label in cells))
-        everyday = [label for label in labels if label in EVERYDAY[op]]
+        baselines = [label for label in labels if label in EVERYDAY[op]]
         for ours in labels:
-            if ours in (COPY, *everyday):
+            if ours in (COPY, *baselines):
                 continue
-            for theirs in everyday:
+            for theirs in baselines:
                 ratios = [c[theirs] / c[ours] for c in shapes.values() if {ours, theirs} <= set(c)]
                 if ratios:
                     found.setdefault((op, direction, ours), {})[theirs] = ratios

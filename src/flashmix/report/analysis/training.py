@@ -15,7 +15,7 @@ BASE = "attention"
 
 
 def is_finetuning(row: Row) -> bool:
-    """Whether ``row`` tells of a model fine-tuned on a task rather than of a timed case."""
+    """Whether ``row`` is of a model trained on a task rather than of a timed case."""
     return "task" in row and "mixers" in row
 
 

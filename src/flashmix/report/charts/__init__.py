@@ -8,7 +8,7 @@ from flashmix.bench.case import COPY
 from flashmix.bench.store import Row
 from flashmix.report.analysis.timings import Sweep
 from flashmix.report.analysis.training import is_finetuning
-from flashmix.report.charts.dots import floor_chart, parameter_chart, single_charts
+from flashmix.report.charts.dots import copy_chart, parameter_chart, single_charts
 from flashmix.report.charts.lines import align
 from flashmix.report.charts.parallel import rank_charts
 from flashmix.report.charts.sweep import sweep_charts
@@ -70,5 +70,5 @@ def _ops(rows: Sequence[Row]) -> list[Chart | None]:
         for direction in DIRECTIONS:
             part = [row for row in rows if row["op"] == op and row["direction"] == direction]
             if part:
-                found.append(floor_chart(op, direction, part))
+                found.append(copy_chart(op, direction, part))
     return found

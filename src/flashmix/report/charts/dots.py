@@ -132,7 +132,7 @@ def parameter_chart(rows: Sequence[Row]) -> Chart | None:
     ]
     if len(points) < 2:
         return None
-    text = f"Learned numbers at width {rows[0]['dim']}."
+    text = f"Learned parameters at width {rows[0]['dim']}."
     return bars("parameters", "Parameters", text, "parameters", points)
 
 
@@ -183,28 +183,34 @@ def single_charts(rows: Sequence[Row], direction: str, where: str) -> list[Chart
     return found
 
 
-def floor_chart(op: str, direction: str, rows: Sequence[Row]) -> Chart | None:
+def copy_chart(op: str, direction: str, rows: Sequence[Row]) -> Chart | None:
     """Multiples of the copy's time for each shape of an op, a dot for each implementation."""
     points = []
     for row in rows:
         if row["status"] == "ok" and row.get("floor_ms") and row["label"] != COPY:
             times = row["median_ms"] / row["floor_ms"]
-            knobs = [f"{k} {row[k]}" for k in ("window", "topk", "modes") if row.get(k)]
-            shape = ", ".join([f"[{row['batch']}, {row['seq_len']}, {row['dim']}]", *knobs])
+            sizes = [f"{k} {row[k]}" for k in ("window", "topk", "modes") if row.get(k)]
+            shape = ", ".join([f"[{row['batch']}, {row['seq_len']}, {row['dim']}]", *sizes])
             points.append(
                 {
                     "label": row["label"],
                     "shape": shape,
                     "x": times,
-                    "text": f"{number(row['median_ms'])} ms, {number(times)}x the copy, {shape}",
+                    "text": f"{number(row['median_ms'])} ms, {number(times)}x a copy, {shape}",
                     "rows": source(row),
                 }
             )
     if not points:
         return None
     stem = direction.replace("_", "-")
-    title = f"{op}, {direction.replace('_', ' + ')}: distance to the copy floor"
-    text = "Time over the time to copy the input once (twice with the backward), by shape."
+    title = f"{op}, {direction.replace('_', ' + ')}: time relative to a copy"
+    text = "Time over the time to copy the input once (twice for the backward), by shape."
     return dots(
-        f"floor-{op}-{stem}", title, text, "multiples of the copy", points, level=1.0, field="shape"
+        f"copy-{op}-{stem}",
+        title,
+        text,
+        "multiples of the time of a copy",
+        points,
+        level=1.0,
+        field="shape",
     )

@@ -26,7 +26,7 @@ NUMBER = ",.4~f"
 
 
 def source(*rows: Row) -> str:
-    """The rows that a mark stands for, as a tooltip names them."""
+    """The numbers of the rows behind a mark, for its tooltip."""
     return ", ".join(str(row["line"]) for row in rows if "line" in row)
 
 
@@ -38,7 +38,7 @@ class Lines:
         points: one mark each: ``label``, ``n``, ``y``, ``low`` and ``high`` where there is an
             interval, ``rows`` and whatever else ``tooltip`` names.
         x_title, y_title: of the axes, with units.
-        tooltip: field and title of what a point tells.
+        tooltip: field and title of each line of a point's tooltip.
         names: what stands at the end of a line, where that is not its label.
         failed: ``label``, ``n``, ``status``, ``rows`` of cases without a measurement.
         guides: ``label``, ``n``, ``y``: thin lines to compare slopes with.

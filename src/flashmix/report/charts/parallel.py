@@ -1,4 +1,4 @@
-"""Charts of suite ``parallel``: speed against ranks and N, memory per rank, bytes that travel."""
+"""Charts of suite ``parallel``: speed-up against ranks and N, memory per rank, bytes sent."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _against_ranks(scaled: Sequence[Pair]) -> Chart:
         suffix="x",
     )
     text = "Each mixer at the longest N it was measured at; bars: 95 % intervals. Dotted: ideal."
-    return _chart("ranks-speedup", scaled[0], lines, "Speed against ranks", text)
+    return _chart("ranks-speedup", scaled[0], lines, "Speed-up against ranks", text)
 
 
 def _against_n(scaled: Sequence[Pair], *, graph: bool = False) -> Chart:
@@ -89,12 +89,12 @@ def _against_n(scaled: Sequence[Pair], *, graph: bool = False) -> Chart:
         levels={1.0: "one rank", float(ranks): "ideal"},
         suffix="x",
     )
-    text = f"{ranks} ranks. Above 1x is faster than one of them alone; bars: 95 % intervals."
+    text = f"{ranks} ranks. Above 1x is faster than one rank; bars: 95 % intervals."
     if graph:
-        text += " Both replay CUDA graphs, without Python's part."
-        title = "Speed over ranks against N, as CUDA graphs"
+        text += " Both replay CUDA graphs, without Python's time."
+        title = "Speed-up against N, as CUDA graphs"
         return _chart("ranks-graph-n", scaled[0], lines, title, text)
-    return _chart("ranks-speedup-n", scaled[0], lines, "Speed over ranks against N", text)
+    return _chart("ranks-speedup-n", scaled[0], lines, "Speed-up against N", text)
 
 
 def _memory(scaled: Sequence[Pair]) -> Chart:
@@ -110,7 +110,7 @@ def _memory(scaled: Sequence[Pair]) -> Chart:
             )
             for pair in most
         ],
-        y_title="peak memory per rank, of one rank's alone",
+        y_title="peak memory per rank / one rank",
         tooltip={**TOOLTIP, "text": "peak per rank"},
         levels={1.0: "one rank", 1 / ranks: "ideal"},
         suffix="x",
@@ -138,6 +138,6 @@ def _bytes(most: Sequence[Pair]) -> Chart:
     )
     text = (
         f"{most[0].over['ranks']} ranks. Counted at PyTorch's collectives, on the rank that sends "
-        "most; dotted: derived on paper."
+        "most; dotted: derived by formula."
     )
-    return _chart("ranks-bytes", most[0], lines, "Bytes that leave a rank against N", text)
+    return _chart("ranks-bytes", most[0], lines, "Bytes sent by a rank against N", text)

@@ -1,4 +1,4 @@
-"""Charts of a sweep over N: time, memory, speed-ups, growth, distance to the floor."""
+"""Charts of a sweep over N: time, memory, speed-ups, growth, time relative to a copy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sweep_charts(sweep: Sweep, where: str) -> list[Chart]:
     """Every chart that the rows of one direction give; ``where`` says at which shape."""
     found = [_time(sweep, where), _memory(sweep, where)]
     found += [_speedup(sweep, one, where) for one in (FUSED, NAIVE) if sweep.measured(one)]
-    found += [_growth(sweep, where), _floor(sweep, where)]
+    found += [_growth(sweep, where), _against_copy(sweep, where)]
     return [chart for chart in found if chart is not None]
 
 
@@ -79,11 +79,11 @@ def _time(sweep: Sweep, where: str) -> Chart | None:
     )
     lines.guides = _guides(sweep.seq_lens, points, ("n", "n log n", "n²"))
     alone = any("host_ms" in row for cells in sweep.cells.values() for row in cells.values())
-    where += ", the GPU's time alone" if alone else ""
-    text = f"{where}. Medians; bars are quartiles. After each name the fitted slope of log time "
-    text += "against log N over the range; dotted guides show n, n log n and n²."
+    where += ", GPU time only" if alone else ""
+    text = f"{where}. Medians; bars are quartiles. After each name: the fitted slope of log time "
+    text += "against log N. Dotted guides show n, n log n and n²."
     if crossings:
-        text += " A diamond marks where a mixer overtakes fused attention for good."
+        text += " A diamond marks the N from which a mixer stays faster than fused attention."
     return _chart("time", sweep, lines, "Time against N", text)
 
 
@@ -158,7 +158,9 @@ def _speedup(sweep: Sweep, baseline: str, where: str) -> Chart | None:
     )
     text = f"{where}. Above 1x is faster. Bars: 95 % bootstrap intervals of the ratio of medians."
     if lines.crossings:
-        text += " A diamond on the line marks from where a mixer stays ahead, with its interval."
+        text += (
+            " A diamond on the line marks the N from which a mixer stays faster, with its interval."
+        )
     return _chart(
         "speedup-" + ("fused" if baseline == FUSED else "naive"),
         sweep,
@@ -189,7 +191,7 @@ def _growth(sweep: Sweep, where: str) -> Chart | None:
     return _chart("growth", sweep, lines, "Growth per doubling of N", text)
 
 
-def _floor(sweep: Sweep, where: str) -> Chart | None:
+def _against_copy(sweep: Sweep, where: str) -> Chart | None:
     points = []
     for label in sweep.labels:
         for n in sweep.measured(label):
@@ -200,7 +202,7 @@ def _floor(sweep: Sweep, where: str) -> Chart | None:
                 points.append(_point(label, n, times, *rows, text=f"{number(times)}x"))
     lines = Lines(
         points=points,
-        y_title="multiples of the copy",
+        y_title="multiples of the time of a copy",
         tooltip={**MIXER, "text": "of the copy's time"},
         levels={1.0: COPY},
         suffix="x",
@@ -209,4 +211,4 @@ def _floor(sweep: Sweep, where: str) -> Chart | None:
         f"{where}. Time over the time to read and write [B, N, D] once (twice with the backward): "
         "no mixer can be faster."
     )
-    return _chart("floor", sweep, lines, "Distance to the copy floor", text)
+    return _chart("copy", sweep, lines, "Time relative to a copy", text)

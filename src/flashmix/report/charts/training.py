@@ -129,7 +129,9 @@ def accuracy_chart(
     front = [means[i] for i in pareto([(one["x"], one["y"]) for one in means])]
     text = (
         f"{where}. Large: mean over seeds; small: each seed. The line joins the mixers that no "
-        "other beats in both (Pareto front): " + ", ".join(one["label"] for one in front) + "."
+        "other beats in both measures (Pareto front): "
+        + ", ".join(one["label"] for one in front)
+        + "."
     )
     return Chart(
         name,

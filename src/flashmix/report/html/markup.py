@@ -46,7 +46,7 @@ def join(children: Iterable[Child]) -> Markup:
 
 
 def tag(name: str, /, *children: Child, **attributes: Any) -> Markup:
-    """An element. ``class_`` stands for class, ``data_rows`` for data-rows; False and None go."""
+    """An element; ``data_rows`` is written as data-rows, and False and None are left out."""
     shown = "".join(
         f" {key.rstrip('_').replace('_', '-')}"
         + ("" if value is True else f'="{html.escape(str(value), quote=True)}"')

@@ -189,7 +189,7 @@ def _run_sections(one: PlacedRun) -> list[Section]:
 
 def _methods(runs: Sequence[PlacedRun]) -> list[Markup]:
     """How it was measured; said once where all runs say the same."""
-    silent = ("The run notes nothing on its method; its command is above.",)
+    silent = ("The run records nothing about its method; its command is above.",)
     texts = [tuple(method_section(one.run, one.rows).text) or silent for one in runs]
     if len(set(texts)) == 1:
         return sentences(texts[0])
@@ -211,7 +211,7 @@ def _environments(runs: Sequence[PlacedRun]) -> list[Markup]:
 
 def _rows(one: PlacedRun) -> Markup:
     """Every row of a run, closed until something points there."""
-    about = "Every line of results.jsonl, by number; the samples of each stand there in full."
+    about = "Every row of results.jsonl, by its number there; that file has all samples of each."
     return tag(
         "details",
         tag("summary", tag("h3", f"{len(one.rows)} rows, {one.title}")),

@@ -207,7 +207,7 @@ class Handler(BaseHTTPRequestHandler):
         """Status, type and text of the answer."""
         host = (self.headers.get("Host") or "").partition(":")[0]
         if host not in NAMES:
-            return HTTPStatus.FORBIDDEN, "text/plain", "flashmix serves this machine alone\n"
+            return HTTPStatus.FORBIDDEN, "text/plain", "flashmix serves this machine only\n"
         path, _, query = self.path.partition("?")
         if path not in ("/", "/runs"):
             return HTTPStatus.NOT_FOUND, "text/plain", "no such page; the runs are at /\n"
@@ -242,7 +242,7 @@ class Line:
     """A run in the list: its name, then what is said of it, or why it cannot be read."""
 
     name: str
-    facts: tuple[str, ...]
+    cells: tuple[str, ...]
 
 
 def read_line(name: str, path: Path, root: Path) -> Line:
@@ -270,7 +270,9 @@ def listing(folder: str, runs: Sequence[Line]) -> str:
         method="get",
     )
     top = [tag("p", "flashmix", class_="brand"), tag("h1", f"Runs in {folder}"), theme_button()]
-    empty = tag("p", "No run in here yet: flashmix bench quick makes one in about three minutes.")
+    empty = tag(
+        "p", "No run in this folder yet: flashmix bench quick makes one in about three minutes."
+    )
     body = [tag("section", form if lines else empty, class_="listing")]
     return document("flashmix: runs", tag("header", *top, class_="top"), body)
 
@@ -283,5 +285,5 @@ def _shown(one: Line) -> Markup:
         "tr",
         tag("td", box),
         tag("th", tag("a", one.name, href=address), scope="row"),
-        *(tag("td", fact) for fact in one.facts),
+        *(tag("td", cell) for cell in one.cells),
     )

@@ -10,22 +10,17 @@ from flashmix.bench.store import Row
 from flashmix.ops import OPERATORS
 from flashmix.report.analysis.training import is_finetuning, mixers_name, model_name
 from flashmix.report.sections import training
-from flashmix.report.tables import (
-    Cell,
-    Section,
-    Table,
-    number,
-)
+from flashmix.report.tables import Cell, Section, Table, direction_name, number
 
 
 def machine_section(run: dict[str, Any]) -> Section:
     """The machine, its measured ceilings, versions and seed, as far as ``run`` holds them."""
     machine, ceilings = run.get("machine", {}), run.get("ceilings") or {}
-    facts: list[list[str]] = []
+    properties: list[list[str]] = []
 
     def add(what: str, *values: object) -> None:
         if all(value is not None for value in values):
-            facts.append([what, " ".join(map(str, values))])
+            properties.append([what, " ".join(map(str, values))])
 
     add("command", run.get("command"))
     if run.get("started"):
@@ -45,8 +40,8 @@ def machine_section(run: dict[str, Any]) -> Section:
     add("versions", ", ".join(f"{name} {value}" for name, value in versions.items() if value))
     add("commit", machine.get("commit") or "unknown")
     add("seed", run.get("seed"))
-    text = ["Measured ceilings: what no implementation here can beat."] if ceilings else []
-    return Section("Machine", text, Table(["what", "value"], facts))
+    text = ["Measured ceilings: no implementation can be faster than these."] if ceilings else []
+    return Section("Machine", text, Table(["what", "value"], properties))
 
 
 def _processor(run: dict[str, Any]) -> str:
@@ -61,7 +56,7 @@ def _processor(run: dict[str, Any]) -> str:
 
 
 def machine_line(run: dict[str, Any]) -> str:
-    """What a run had beside its device: threads, PyTorch, the day."""
+    """Threads, version of PyTorch and day of a run."""
     machine = run.get("machine", {})
     parts = []
     if "gpu" not in machine and "threads" in run:
@@ -84,9 +79,9 @@ def method_section(run: dict[str, Any], rows: Sequence[Row]) -> Section:
         "Method",
         [
             "Each case runs in a worker process with a time limit. The cases of one table column "
-            "are timed in turn (A B C A B C ...), so that drift meets all alike, after a warm-up "
-            "that ends when two calls agree. Raw samples, with batch, width and heads of each "
-            "case, are in results.jsonl.",
+            "are timed in turn (A B C A B C ...), so that drift affects all of them equally. The "
+            "warm-up ends when two calls agree in time. Raw samples, with batch, width and heads "
+            "of each case, are in results.jsonl.",
             *_gpu_time(rows),
             _repeatability(rows),
             *notes,
@@ -99,14 +94,14 @@ def _gpu_time(rows: Sequence[Row]) -> list[str]:
     if not timed:
         return []
     if any("host_ms" in row for row in timed):
-        return ["Times are the GPU's alone, the L2 cache flushed before each call."]
-    return ["Times include what Python takes to issue a call, where that is more than the GPU's."]
+        return ["Times are GPU time only; the L2 cache is flushed before each call."]
+    return ["Times include Python's time to issue a call where that exceeds the GPU time."]
 
 
 def _repeatability(rows: Sequence[Row]) -> str:
     drift = next((row["drift"] for row in rows if "drift" in row), None)
     if drift is None:
-        return "Nothing was measured twice: intervals know the spread within one measurement only."
+        return "No case was measured twice: intervals cover the spread within one measurement only."
 
     def change(name: str) -> str:
         return f"{100 * math.expm1(1.96 * math.sqrt(2) * drift[name]):.1f} %"
@@ -119,9 +114,8 @@ def _repeatability(rows: Sequence[Row]) -> str:
         )
     return (
         f"{drift['cases']} cases were measured again at the end, in a fresh process: 95 % of their "
-        f"times moved by less than {change('time')}, 95 % of the ratios of cases timed in turn by "
-        f"less than {change('ratio')}. All intervals are that much wider than their samples alone "
-        "would have them."
+        f"times changed by less than {change('time')}, and 95 % of the ratios of cases timed in "
+        f"turn by less than {change('ratio')}. All intervals are widened by this drift."
     )
 
 
@@ -166,7 +160,10 @@ def implementation_section(rows: Sequence[Row]) -> Section:
     if silent and silent == len(measured):
         return Section(
             TITLE,
-            ["The rows do not say: they were measured by a version that did not record it."],
+            [
+                "Not recorded: an older version, which did not note implementations, measured the "
+                "rows."
+            ],
         )
     groups: dict[tuple[str, str, str], dict[str, list[Row]]] = {}
     for row in measured:
@@ -177,17 +174,17 @@ def implementation_section(rows: Sequence[Row]) -> Section:
     for (label, direction, op), by_names in groups.items():
         every = [row for some in by_names.values() for row in some]
         if any(list(by_names) != [_asked(row, op)] for row in every):
-            body.append([label, direction, op, Cell(_told(by_names), *every)])
+            body.append([label, direction, op, Cell(_describe(by_names), *every)])
     text = ["Recorded while each case was measured."]
     if silent:
-        text.append(f"{silent} rows do not say: an older version measured them.")
+        text.append(f"{silent} rows have no record: an older version measured them.")
     return Section(TITLE, text, Table(["mixer", "direction", "op", "implementation"], body))
 
 
 def _name(row: Row) -> tuple[str, str]:
     if is_finetuning(row):
         return mixers_name(row), "training"
-    return row["label"], row["direction"].replace("_", " + ")
+    return row["label"], direction_name(row["direction"])
 
 
 def _asked(row: Row, op: str) -> str:
@@ -196,7 +193,7 @@ def _asked(row: Row, op: str) -> str:
     return OPERATORS[op].aliases.get(asked, asked) if op in OPERATORS else asked
 
 
-def _told(by_names: dict[str, list[Row]]) -> str:
+def _describe(by_names: dict[str, list[Row]]) -> str:
     if len(by_names) == 1:
         return next(iter(by_names))
     return "; ".join(f"{names} ({_lengths(rows)})" for names, rows in by_names.items())

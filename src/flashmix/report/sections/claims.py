@@ -1,4 +1,4 @@
-"""Claims as data, checked against rows; one that the rows do not bear out is printed as such."""
+"""Claims as data, checked against rows; a claim that the rows do not support is printed as such."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Verdict = Literal["supported", "not supported", "not tested"]
 class Published:
     """A published figure: ``label`` needs ``times`` less time or memory than attention.
 
-    ``attention`` stands for both baselines: each claim is checked against the naive attention that
-    the studies measured, and against the fused one that people run.
+    Each claim is checked against two baselines: the naive attention that the studies measured, and
+    the fused attention that people run.
     """
 
     source: str
@@ -66,7 +66,7 @@ class Published:
             return "not tested", "not in this run"
         ours, theirs = found[self.label], found[baseline]
         if self.measure == "memory" and not ours["peak_mb"]:
-            return "not tested", "no memory was seen"
+            return "not tested", "no memory was recorded"
         if self.measure == "memory":
             value = theirs["peak_mb"] / ours["peak_mb"]
             measured = Interval(value, value, value)
@@ -104,8 +104,8 @@ def section(rows: Sequence[Row], claims: Sequence[Published]) -> Section:
     return Section(
         "Published claims, checked here",
         [
-            "Other people's figures come from their machines and a naive attention. A claim counts "
-            "as supported where this run's interval lies above 1x and reaches the figure.",
+            "The published figures were measured on other machines, against a naive attention. A "
+            "claim is supported where this run's interval lies above 1x and reaches the figure.",
             f"Not tested by this run: {'; '.join(dict.fromkeys(untested))}.",
         ],
         Table(["claim", "source", "verdict", "measured here"], body),

@@ -27,9 +27,9 @@ def section(found: Sequence[Training]) -> Section:
         "Accuracy on handwritten digits",
         [
             f"A two-layer encoder of width 64 on 64-token images, {seconds:.0f} s of training for "
-            "each mixer and seed (on the CPU: one thread, its processor time), tested on 360 "
-            "held-out images. One figure for each seed. A fixed time, so a cheaper step means more "
-            "steps."
+            "each mixer and seed (on the CPU: processor time of one thread), tested on 360 "
+            "held-out images. One value per seed. Training time is fixed, so a mixer whose step "
+            "is cheaper takes more steps."
         ],
         Table(["mixer", "held-out accuracy", "steps", "parameters", "status"], rows),
     )
@@ -45,8 +45,12 @@ def statements(rows: Sequence[Row]) -> list[str]:
     worse = [o.mixer for o in found if max(o.accuracies) < min(attention.accuracies)]
     same = [o.mixer for o in found if o.mixer not in (*better, *worse, "attention")]
     parts = [
-        f"{word} attention with every seed: {', '.join(names)}"
-        for word, names in (("above", better), ("below", worse), ("not parted from", same))
+        f"{verdict}: {', '.join(names)}"
+        for verdict, names in (
+            ("above attention with every seed", better),
+            ("below attention with every seed", worse),
+            ("no clear difference from attention (the seeds' ranges overlap)", same),
+        )
         if names
     ]
     fewer = [f"{one.seeds} seeds of {one.mixer} finished. " for one in found if one.failed]

@@ -63,8 +63,8 @@ def _accuracy(rows: Sequence[Row]) -> Section:
     return Section(
         "Accuracy",
         [
-            "Mean over the seeds with its 95 % interval (Student's t). F1 is averaged evenly over "
-            "the classes. Inference: a batch of the longest inputs."
+            "Mean over the seeds with its 95 % interval (Student's t). F1 is the macro average "
+            "over classes. Inference: a batch of the longest inputs."
         ],
         Table(
             [
@@ -118,10 +118,10 @@ def _cost(rows: Sequence[Row]) -> Section:
     return Section(
         "Cost",
         [
-            "Measured alone and in turn. Step: a training step on the task's own batches, in ms. "
-            "Inference: a batch of the longest inputs, in ms. Beside both, how many times as fast "
-            "as the vanilla model with eager and with fused attention. Memory: peak of a training "
-            "step in MB, beyond weights and optimizer state."
+            "Models timed in turn, with nothing else running. Step: a training step on the task's "
+            "own batches, in ms. Inference: a batch of the longest inputs, in ms. After each, the "
+            "speed relative to the vanilla model with eager and with fused attention. Memory: peak "
+            "of a training step in MB, beyond weights and optimizer state."
         ],
         Table(
             [
@@ -143,7 +143,10 @@ def _differences(rows: Sequence[Row]) -> Section:
     """Each pattern's test accuracy against attention's."""
     return Section(
         "Against attention",
-        ["Test accuracy less attention's, seed by seed, and the share of it that is kept."],
+        [
+            "Test accuracy minus attention's, paired by seed, and the share of attention's that "
+            "is kept."
+        ],
         Table(
             ["mixers", "difference (points)", "kept"],
             [
@@ -243,34 +246,34 @@ def _disagreements(content: Mapping[str, Any] | None) -> list[Section]:
             table,
         ),
         Section(
-            "Some of them",
-            ["Those on which the seeds agree most, cut short."],
+            "Some of these examples",
+            ["Those on which the seeds agree most; texts are shortened."],
             Table(["right", "wrong", "class", "text"], shown),
         ),
     ]
 
 
 def statements(rows: Sequence[Row]) -> list[str]:
-    """What the run bears out about each pattern against attention."""
+    """What the run supports about each pattern relative to attention."""
     found = []
     for one, base, gap in against_base(rows):
         if math.isnan(gap.low):
-            verdict = "differs by one seed's"
+            verdict = "from one seed"
         elif gap.low > 0:
-            verdict = "is more accurate, by"
+            verdict = "significantly higher"
         elif gap.high < 0:
-            verdict = "is less accurate, by"
+            verdict = "significantly lower"
         else:
-            verdict = "is not told apart in accuracy; it differs by"
+            verdict = "no significant difference"
         cost = []
         for name, what in (("train_seconds", "trains"), ("infer_ms", "infers")):
             ours, theirs = one.mean(name), base.mean(name)
             if ours and theirs:
                 cost.append(f"{what} {number(theirs / ours)}x as fast")
         found.append(
-            f"{one.mixers} against attention: it {verdict} {points(gap, ' points')}, keeps "
-            f"{_kept(one, base)} of the accuracy"
-            + (f", and {' and '.join(cost)}." if cost else ".")
+            f"{one.mixers} compared with attention: test accuracy differs by "
+            f"{points(gap, ' points')}, {verdict}; it keeps {_kept(one, base)} of the accuracy"
+            + (f" and {' and '.join(cost)}." if cost else ".")
         )
         missing = [
             f"{model.seeds} seeds of {model.mixers}"
@@ -283,7 +286,7 @@ def statements(rows: Sequence[Row]) -> list[str]:
 
 
 LEAST_LEAD = 0.02
-"""Where all train for the same time, the fastest is no finding."""
+"""A smaller lead in time is no finding: often all train for the same time."""
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
@@ -319,7 +322,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
         text = f"as fast in {what} as attention on {task}: {fastest.mixers}, with "
         text += f"{kept:.1f} % of its accuracy."
         if times < 1:
-            text = f"is the most that a mixer reaches of attention's speed in {what} on {task}: "
+            text = f"attention's speed in {what} on {task}, the most that any mixer reaches: "
             text += f"{fastest.mixers}, with {kept:.1f} % of its accuracy."
         result.append(Finding(f"{number(times)}x", text, (*fastest.ok, *base.ok)))
     return result

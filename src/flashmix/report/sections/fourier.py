@@ -76,8 +76,8 @@ def _head_section(row: Row) -> Section:
         [
             f"Share of a head's energy in the lowest {part:.0f} % of frequencies, on "
             f"{facts['input']} through untrained projections. White noise has no preferred "
-            "frequency, so about that share is expected: a claim that the layer by itself favours "
-            "low frequencies is not tested by such input."
+            "frequency, so about that share is expected: such input cannot test a claim that the "
+            "layer by itself favours low frequencies."
         ],
         Table(["head", "energy in the lowest tenth"], body),
     )
@@ -90,7 +90,7 @@ PURPOSES = {
 
 
 def recommendation_section(rows: Sequence[Row]) -> Section:
-    """The cheapest mixer for each purpose and precision; a tie where the intervals do not part."""
+    """The cheapest mixer for each purpose and precision, or two that do not differ clearly."""
     body: list[list[str]] = []
     for direction, purpose in PURPOSES.items():
         for autocast in dict.fromkeys(row["autocast"] for row in rows):
@@ -111,8 +111,8 @@ def recommendation_section(rows: Sequence[Row]) -> Section:
     return Section(
         "Recommendations",
         [
-            "What this run's rows favour at its one shape, and by how much over the next best. "
-            "Accuracy is not in here: a mixer that is cheaper may also learn less."
+            "The best mixer for each purpose at this run's one shape, and its lead over the second "
+            "best. Accuracy is not considered: a cheaper mixer may also learn less."
         ],
         Table(["for", "use", "because"], body),
     )
@@ -124,7 +124,10 @@ def _fastest(part: Sequence[Row]) -> list[str]:
     times = f"{number(first['median_ms'])} ms against {number(second['median_ms'])} ms"
     if lead.low <= 1:
         either = f"{first['label']} or {second['label']}"
-        return [either, Cell(f"not parted: {times}, {interval(lead)}", first, second)]
+        return [
+            either,
+            Cell(f"no significant difference: {times}, {interval(lead)}", first, second),
+        ]
     because = f"{interval(lead)} as fast as {second['label']}: {times}"
     return [first["label"], Cell(because, first, second)]
 

@@ -23,7 +23,7 @@ from flashmix.report.tables import (
 
 
 def sections(rows: Sequence[Row]) -> list[Section]:
-    """Each op's contenders by shape: time, multiple of the copy, and speed against each other."""
+    """Each op's implementations and baselines by shape: time, and multiple of a copy's time."""
     found = []
     for op in dict.fromkeys(row["op"] for row in rows):
         for direction, name in DIRECTIONS.items():
@@ -46,10 +46,10 @@ def _kernel_section(op: str, direction: str, rows: Sequence[Row]) -> Section:
             _shape(key),
             Cell(number(copy["median_ms"]), copy) if copy and copy["status"] == "ok" else "-",
         ]
-        body.append(line + [_against_floor(cells.get(label)) for label in labels])
-    text = ["Medians, and multiples of the time to copy the input once (twice with the backward)."]
+        body.append(line + [_against_copy(cells.get(label)) for label in labels])
+    text = ["Medians, and multiples of the time to copy the input once (twice for the backward)."]
     if any("host_ms" in row for row in rows):
-        text.append("Times are the GPU's alone; issue: Python's time to issue a call.")
+        text.append("Times are GPU time only; issue: Python's time to issue a call.")
     return Section(
         f"{op}, {direction} (ms)",
         text,
@@ -57,48 +57,46 @@ def _kernel_section(op: str, direction: str, rows: Sequence[Row]) -> Section:
     )
 
 
-def _against_floor(row: Row | None) -> str:
+def _against_copy(row: Row | None) -> str:
     """Median, and how many times the copy it takes; on a GPU also the time to issue the call."""
     if row is None or row["status"] != "ok":
         return status_cell(row)
-    floor = row.get("floor_ms")
-    multiple = f" ({number(row['median_ms'] / floor)}x copy)" if floor else ""
+    copy_ms = row.get("floor_ms")
+    multiple = f" ({number(row['median_ms'] / copy_ms)}x copy)" if copy_ms else ""
     issue = f", issue {number(row['host_ms'])}" if "host_ms" in row else ""
     return Cell(f"{number(row['median_ms'])}{multiple}{issue}", row)
 
 
 def _shape(key: tuple[object, ...]) -> str:
     names = ("window", "top", "modes")
-    knobs = [f"{n} {v}" for n, v in zip(names, key[3:], strict=True) if v is not None]
-    return ", ".join([f"[{key[0]}, {key[1]}, {key[2]}]", *knobs])
+    sizes = [f"{n} {v}" for n, v in zip(names, key[3:], strict=True) if v is not None]
+    return ", ".join([f"[{key[0]}, {key[1]}, {key[2]}]", *sizes])
 
 
 def statements(rows: Sequence[Row]) -> list[str]:
-    """Each implementation against each everyday choice, in the geometric mean over shapes."""
+    """Each implementation relative to each baseline, in the geometric mean over shapes."""
     found = []
     for (op, direction, ours), against in kernel_ratios(rows).items():
         parts = [
-            f"{number(math.exp(statistics.fmean(map(math.log, ratios))))}x {theirs} "
-            f"({number(min(ratios))} to {number(max(ratios))} over {len(ratios)} shapes)"
+            f"{number(math.exp(statistics.fmean(map(math.log, ratios))))}x the speed of "
+            f"{theirs} ({number(min(ratios))}x to {number(max(ratios))}x over {len(ratios)} shapes)"
             for theirs, ratios in against.items()
         ]
         name = direction_name(direction)
-        found.append(f"{op}, {ours}, {name}: speed against {', '.join(parts)}.")
+        found.append(f"{op}, {ours}, {name}: in the geometric mean {', '.join(parts)}.")
     return found
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
-    """Each implementation against the everyday choice it beats or loses to least."""
+    """Each implementation relative to its fastest baseline."""
     found = []
     for (op, direction, ours), against in kernel_ratios(rows).items():
         theirs, ratios = min(
             against.items(), key=lambda item: statistics.fmean(map(math.log, item[1]))
         )
         mean = math.exp(statistics.fmean(map(math.log, ratios)))
-        text = (
-            f"{op}, {ours}, {direction_name(direction)}: geometric mean over {len(ratios)} shapes "
-        )
-        text += f"against {theirs} ({number(min(ratios))} to {number(max(ratios))})."
+        text = f"the speed of {theirs}: {op}, {ours}, {direction_name(direction)}, geometric mean "
+        text += f"of {len(ratios)} shapes ({number(min(ratios))}x to {number(max(ratios))}x)."
         used = [
             row
             for row in rows
@@ -172,8 +170,11 @@ def _crossovers(rows: Sequence[Row]) -> Section | None:
         "speed at the largest N",
         "exponent of N",
     ]
-    text = ["From which N on each is faster; time grows with N to the power of the exponent."]
-    return Section("From which N sparse attention pays", text, Table(columns, body))
+    text = [
+        "The N from which each is faster than fused dense attention. Time grows as N to the "
+        "exponent."
+    ]
+    return Section("From which N sparse attention is faster", text, Table(columns, body))
 
 
 def _selection(rows: Sequence[Row]) -> Section | None:
@@ -205,7 +206,7 @@ def _selection(rows: Sequence[Row]) -> Section | None:
         "against dense",
     ]
     text = [
-        "Blocks are chosen by their means; a choice at random would recall as large a share as it "
-        "keeps. Errors are relative norms, over sampled queries."
+        "Blocks are chosen by their means. A random choice would have a recall equal to the share "
+        "of keys kept. Errors are relative norms over sampled queries."
     ]
     return Section("What block selection misses", text, Table(columns, body))

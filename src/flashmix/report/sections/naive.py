@@ -159,10 +159,10 @@ def _remedies(rows: Sequence[Row], labels: Sequence[str]) -> Section:
     return Section(
         "Remedies, on the same grid",
         [
-            "Against naive attention: above 1x is faster, or smaller. The backward's memory is "
-            "that of a whole forward + backward; its time, where the forward is recomputed, "
-            "includes the recomputation. Over ranks, the tokens of the same attention lie on "
-            "several processes that share the threads, or on several GPUs; memory is per rank."
+            "Relative to naive attention: above 1x is faster, or smaller. Memory of the backward "
+            "is that of a whole forward + backward; its time includes recomputing the forward "
+            "where that is the remedy. Across ranks, the tokens of a sequence are divided among "
+            "several processes that share the threads, or several GPUs; memory is per rank."
         ],
         Table(["remedy", "direction", "d_model", "seq_len", "speed", "memory saved"], body),
     )

@@ -1,6 +1,6 @@
 """Suite ``parallel``: P ranks against one, strong and weak scaling, memory, bytes, agreement.
 
-On GPUs the same as CUDA graphs too, whose rows stand beside those of plain calls.
+On GPUs also of CUDA graphs, whose rows are kept apart from those of plain calls.
 """
 
 from __future__ import annotations
@@ -64,23 +64,23 @@ def _strong(rows: Sequence[Row], direction: str, *, graph: bool = False) -> Sect
         if not graph:
             line.append(Cell(f"{number(pair.memory)}x", *pair.rows) if pair else "-")
         body.append(line)
-    columns = ["mixer", "N", "ranks", "one (ms)", "all (ms)", "speed-up"]
+    columns = ["mixer", "N", "ranks", "one rank (ms)", "all ranks (ms)", "speed-up"]
     if graph:
         return Section(
-            f"The same as CUDA graphs, {direction}",
+            f"Several ranks as CUDA graphs, relative to one, {direction}",
             [
-                "Captured once and replayed, on one rank as over all, timed in turn with the calls "
-                "above: the GPU's work and the travel without Python's part. Memory, bytes and "
-                "agreement are measured of calls alone."
+                "Captured once and replayed, on one rank and across all, timed in turn with the "
+                "plain calls above: GPU work and communication without Python's time. Memory, "
+                "bytes and agreement are measured on plain calls only."
             ],
             Table(columns, body),
         )
     return Section(
-        f"Over ranks against one of them, {direction}",
+        f"Several ranks relative to one, {direction}",
         [
-            "The same N on one rank and over all, timed in turn as the caller waits: medians, over "
-            "ranks of the slowest. One rank alone has as many threads as each among all. Memory "
-            "per rank: the largest peak of any, of one rank's alone."
+            "The same N on one rank and across all, timed in turn until the slowest rank has "
+            "finished; medians. The single rank has as many threads as each of the several. "
+            "Memory per rank: the largest peak of any rank over that of the single rank."
         ],
         Table([*columns, "memory per rank"], body),
     )
@@ -105,24 +105,25 @@ def _memory(rows: Sequence[Row], direction: str) -> Section:
                 memory_cell(one) if one and one["status"] == "ok" else "-",
                 memory_cell(row) if row["status"] == "ok" else "-",
                 time_cell(row),
-                _copies(row, copy),
+                _times_copy(row, copy),
             ]
         )
     columns = [
-        "mixer", "N", "ranks", "one's peak (MB)", "peak per rank (MB)", "all ranks (ms)",
-        "of the copy floor",
+        "mixer", "N", "ranks", "peak of one rank (MB)", "peak per rank (MB)", "all ranks (ms)",
+        "times a copy",
     ]  # fmt: skip
     return Section(
-        f"Memory, and distance to the floor, {direction}",
+        f"Memory, and time relative to a copy, {direction}",
         [
-            "Tensors allocated during one call, beyond inputs and weights. Floor: a rank copies "
-            "its share of [B, N, D] once, twice with the backward, as measured on one rank."
+            "Tensors allocated during one call, beyond inputs and weights. A copy: a rank reads "
+            "and writes its share of [B, N, D] once (twice for the backward), as measured on one "
+            "rank."
         ],
         Table(columns, body),
     )
 
 
-def _copies(row: Row, copy: Row | None) -> str:
+def _times_copy(row: Row, copy: Row | None) -> str:
     if copy is None or copy["status"] != "ok" or row["status"] != "ok":
         return "-"
     times = row["median_ms"] * row["ranks"] / copy["median_ms"]
@@ -144,14 +145,15 @@ def _weak(rows: Sequence[Row], direction: str) -> Section:
     ]
     columns = [
         "mixer", "N of each rank", "ranks", "one rank (ms)", "all ranks (ms)", "efficiency",
-        "memory per rank, of one's",
+        "memory per rank / one rank",
     ]  # fmt: skip
     return Section(
         f"Weak scaling, {direction}",
         [
-            "N grows with the ranks, so that each holds what one did. Efficiency: one rank's time "
-            "over that of all; 1 where only work that is linear in N grows and travel is free. "
-            "Attention and top-k grow with N squared: at best 1 / ranks."
+            "N grows with the number of ranks, so that each holds as many tokens as the single "
+            "one. Efficiency: time of one rank over that of all; 1 if work is linear in N and "
+            "communication is free. The work of attention and top-k grows with N squared: at best "
+            "1 / ranks."
         ],
         Table(columns, body),
     )
@@ -175,11 +177,11 @@ def _bytes(rows: Sequence[Row], direction: str) -> Section:
         )
     columns = ["mixer", "N", "ranks", "sent (MB)", "derived (MB)", "sent / derived"]
     return Section(
-        f"Bytes that leave a rank, {direction}",
+        f"Bytes sent by a rank, {direction}",
         [
-            "Of the rank that sends most: counted as PyTorch's collectives are called, and derived "
-            "on paper (docs/parallel.md), gradients of parameters included. An all-reduce counts "
-            "2 (P - 1) / P times its payload, as a ring sends it."
+            "Of the rank that sends most: counted at each call of PyTorch's collectives, and "
+            "derived by formula (docs/parallel.md), gradients of parameters included. An "
+            "all-reduce is counted as 2 (P - 1) / P times its payload, what a ring sends."
         ],
         Table(columns, body),
     )
@@ -199,13 +201,16 @@ def _agreement(rows: Sequence[Row], direction: str) -> Section:
     what = "Output" if direction == "forward" else "Output and input's gradient"
     return Section(
         f"Agreement with one rank, {direction}",
-        [f"{what}: the largest relative error of any rank's slice, same weights and input."],
+        [
+            f"{what}: the largest relative error of any rank's slice, with the same weights and "
+            "input."
+        ],
         Table(["mixer", "N", "ranks", "relative error"], body),
     )
 
 
 def statements(rows: Sequence[Row]) -> list[str]:
-    """What the run bears out of each mixer over ranks, at the longest N measured."""
+    """What the run supports of each mixer across ranks, at the longest N measured."""
     longest: dict[tuple[str, str], Pair] = {}
     for pair in (*pairs(rows), *pairs(rows, graph=True)):
         key = (pair.over["label"], pair.direction)
@@ -217,16 +222,14 @@ def statements(rows: Sequence[Row]) -> list[str]:
 def _statement(pair: Pair) -> str:
     speed, direction = pair.speedup, direction_name(pair.direction)
     if speed.low > 1:
-        verdict = f"is {interval(speed)} as fast as on one"
+        verdict = f"is {interval(speed)} as fast as on one rank"
     elif speed.high < 1:
-        verdict = f"is not faster than on one, {interval(speed)} as fast"
+        verdict = f"is not faster than on one rank, {interval(speed)} as fast"
     else:
-        verdict = f"is not told apart in speed from one, {interval(speed)} as fast"
+        verdict = f"has no significant difference in speed from one rank, {interval(speed)} as fast"
     if pair.over.get("graph"):
-        return f"{pair.name} {verdict}, captured as well ({direction})."
-    return (
-        f"{pair.name} {verdict}, with {number(pair.memory)} of its memory per rank ({direction})."
-    )
+        return f"{pair.name} {verdict}, both as CUDA graphs ({direction})."
+    return f"{pair.name} {verdict}, with {number(pair.memory)}x its memory per rank ({direction})."
 
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
@@ -239,14 +242,14 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
     return [
         Finding(
             f"{number(fastest.speedup.value)}x",
-            f"as fast as one rank, the most of any: {fastest.name}, "
+            f"as fast as one rank, the largest speed-up: {fastest.name}, "
             f"{direction_name(fastest.direction)} (95 % interval "
             f"{number(fastest.speedup.low)} to {number(fastest.speedup.high)}).",
             fastest.rows,
         ),
         Finding(
             f"{number(smallest.memory)}x",
-            f"the memory of one rank on each of several, the least of any: {smallest.name}, "
+            f"the memory of one rank on each of several, the smallest share: {smallest.name}, "
             f"{direction_name(smallest.direction)}.",
             smallest.rows,
         ),

@@ -116,18 +116,18 @@ def comparison_section(comparison: Comparison) -> Section:
         [_name(a), a["status"].upper(), b["status"].upper(), "-"] for a, b in comparison.broken
     ]
     text = [
-        f"{len(comparison.changes)} cases compared, {len(comparison.significant)} changed by more "
-        f"than {100 * SMALLEST_CHANGE:.0f} % with their whole interval."
+        f"{len(comparison.changes)} cases compared, {len(comparison.significant)} of which changed "
+        f"by more than {100 * SMALLEST_CHANGE:.0f} % (the whole interval)."
     ]
     for rows, which in ((comparison.only_before, "first"), (comparison.only_after, "second")):
         if rows:
-            text.append(f"{len(rows)} cases are in the {which} run alone.")
+            text.append(f"{len(rows)} cases are in the {which} run only.")
     columns = ["case", "before (ms)", "after (ms)", "after / before"]
     return Section("Changes", text, Table(columns, body))
 
 
 def _name(row: Row) -> str:
     op = f"{row['op']}: " if row.get("op") else ""
-    knobs = "".join(f", {k} {row[k]}" for k in ("window", "topk", "modes") if row.get(k))
+    sizes = "".join(f", {k} {row[k]}" for k in ("window", "topk", "modes") if row.get(k))
     shape = f"[{row['batch']}, {row['seq_len']}, {row['dim']}]"
-    return f"{op}{row['label']} {shape}{knobs}, {row['direction']}, {row['dtype']}"
+    return f"{op}{row['label']} {shape}{sizes}, {row['direction']}, {row['dtype']}"

@@ -107,7 +107,7 @@ def _theory_section(sweep: Sweep) -> Section:
     ]
     return Section(
         "Speed, forward",
-        ["The last column is the ratio of operation counts that is often quoted as theory."],
+        ["Last column: the ratio of operation counts, often quoted as the speed-up in theory."],
         Table(columns, body),
     )
 

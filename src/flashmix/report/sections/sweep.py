@@ -72,14 +72,14 @@ def _by_length(sweep: Sweep, cell: str, first: str) -> Table:
 
 
 def time_section(sweep: Sweep) -> Section:
-    """Median times with quartiles, the copy floor among them."""
+    """Median times with quartiles, and the time of a copy."""
     return Section(
         f"Time, {DIRECTIONS[sweep.direction]} (ms)",
         [
             "Median and quartiles. `copy` reads and writes [B, N, D] once"
             + (", twice for forward + backward" if sweep.direction != "forward" else "")
-            + ": the floor of any mixer. `~` marks a noisy row: quartiles over 25 % of the median "
-            "apart."
+            + ": a lower bound for any mixer. `~` marks a noisy row, whose quartiles are more than "
+            "25 % of the median apart."
         ],
         _by_length(sweep, "time", "mixer"),
     )
@@ -100,11 +100,11 @@ def issue_section(sweep: Sweep) -> Section:
     return Section(
         f"Python's time to issue a call, {DIRECTIONS[sweep.direction]}",
         [
-            "Times elsewhere are the GPU's alone. Calls that follow each other cost the larger of "
-            "the two, so below the length named the mixer is bound by Python, unless captured in "
-            "a CUDA graph."
+            "The other tables show GPU time only. Calls in a row each take the larger of the two "
+            "times: at an N shorter than the one named here the mixer is bound by Python, unless "
+            "it is captured in a CUDA graph."
         ],
-        Table(["mixer", "issue (ms), median over N", "GPU takes longer from"], body),
+        Table(["mixer", "issue (ms), median over N", "GPU time is longer from"], body),
     )
 
 
@@ -118,7 +118,10 @@ def memory_section(sweep: Sweep) -> Section:
         line.append(Cell(number(row["batch"] * row["num_heads"] * n * n * size / 1e6), row))
     return Section(
         f"Peak memory, {DIRECTIONS[sweep.direction]} (MB)",
-        ["Tensors allocated beyond inputs and weights; last row: what the attention matrix takes."],
+        [
+            "Tensors allocated beyond inputs and weights. Last row: the size of the attention "
+            "matrices."
+        ],
         Table(table.columns, [*table.rows, line]),
     )
 
@@ -161,7 +164,7 @@ def crossover_section(sweep: Sweep) -> Section:
     ]
     return Section(
         f"Crossover, {DIRECTIONS[sweep.direction]}",
-        ["From which N a mixer wins and stays ahead, interpolated on log-log."],
+        ["The N from which a mixer stays ahead at every longer N, interpolated on log-log axes."],
         Table(["mixer", "faster than fused", "faster than naive", "less memory than fused"], rows),
     )
 
@@ -225,7 +228,7 @@ def _against_fused(sweep: Sweep, label: str) -> str:
         )
     if crossing.kind == "from":
         return (
-            f"{label} is faster than fused attention from {crossover(crossing)}; not below "
+            f"{label} is faster than fused attention from {crossover(crossing)}, not at smaller N "
             f"({direction})."
         )
     return (
@@ -256,7 +259,7 @@ def _fastest(sweep: Sweep) -> Finding | None:
     rows = (sweep.cells[best][n], sweep.cells[FUSED][n])
     where = f"{best}, {direction_name(sweep.direction)} at N = {n:,}"
     where += f" (95 % interval {number(value.low)} to {number(value.high)})."
-    text = "the speed of fused attention, too close to call"
+    text = "the speed of fused attention, no significant difference"
     if value.low > 1:
         text = "as fast as fused attention"
     elif value.high < 1:
@@ -278,14 +281,14 @@ def _from_where(sweep: Sweep) -> Finding | None:
     ahead = [*groups.get("always", ()), *groups.get("from", ())]
     parts = []
     if "always" in groups:
-        parts.append(f"at every length {', '.join(groups['always'])}")
+        parts.append(f"{', '.join(groups['always'])} at every length")
     if "from" in groups:
         parts.append("; ".join(groups["from"]))
     if "never" in groups:
-        parts.append(f"at none {', '.join(groups['never'])}")
+        parts.append(f"{', '.join(groups['never'])} at none")
     if "unclear" in groups:
-        parts.append(f"undecided {', '.join(groups['unclear'])}")
-    text = f"mixers pass fused attention, {direction_name(sweep.direction)}: "
+        parts.append(f"{', '.join(groups['unclear'])} undecided")
+    text = f"mixers are faster than fused attention at some N, {direction_name(sweep.direction)}: "
     rows = tuple(row for label in (*labels, FUSED) for row in sweep.cells[label].values())
     return Finding(f"{len(ahead)} of {len(labels)}", text + "; ".join(parts) + ".", rows)
 

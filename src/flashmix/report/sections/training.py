@@ -60,16 +60,18 @@ def method_section(run: dict[str, Any], rows: Sequence[Row]) -> Section:
         text.append(
             f"{config['epochs']} epochs; the best on the validation split "
             f"({100 * config['val_share']:g} % of the training data, the same for every seed) is "
-            "tested, once. Batches hold examples of about one length, so that there is hardly any "
+            "tested, once. Batches hold examples of similar length, so that there is little "
             "padding."
         )
     if parts := run.get("parts"):
-        told = "; ".join(", ".join(part) for part in parts)
-        text.append(f"Put together from {len(parts)} runs, costs in turn within each: {told}.")
+        sources = "; ".join(", ".join(part) for part in parts)
+        text.append(
+            f"Merged from {len(parts)} runs, costs measured in turn within each: {sources}."
+        )
     if any(row.get("train_seconds_by", "clock") != "clock" for row in rows):
         text.append(
-            "Several trainings shared the device, so training times are not the clock's: they are "
-            "the steps taken times the time of a step measured alone."
+            "Several trainings shared the device, so training times are not wall-clock times: they "
+            "are the number of steps times the time of a step measured alone."
         )
     return Section("Method", text)
 
@@ -127,7 +129,7 @@ def rate_section(rows: Sequence[Row], rates: Sequence[float], *, accuracy: bool)
 
     Args:
         rows: of search.jsonl; the last of a pattern and rate counts.
-        rates: those that were tried, in order; with fewer than two there is nothing to tell.
+        rates: those that were tried, in order; with fewer than two there was no search.
         accuracy: whether accuracy decided, or the loss on hidden tokens.
     """
     if len(rates) < 2 or not rows:
@@ -141,12 +143,12 @@ def rate_section(rows: Sequence[Row], rates: Sequence[float], *, accuracy: bool)
     for mixers in dict.fromkeys(row["mixers"] for row in rows):
         cells = [_cell(trials.get((mixers, rate)), accuracy) for rate in rates]
         body.append([mixers, *cells, chosen.get(mixers, "-")])
-    what = "Accuracy on validation" if accuracy else "Loss on hidden tokens of held-out text"
+    what = "Validation accuracy" if accuracy else "Loss on hidden tokens of held-out text"
     return Section(
         "Learning rates",
         [
-            f"{what} with the first seed, by peak learning rate. The best one trained all seeds; "
-            "no trial read the test set.",
+            f"{what} with the first seed, by peak learning rate. The best rate was used for all "
+            "seeds; no trial read the test set.",
             *(["Undecided: a trial has no result; resume the run."] if open_trials else []),
         ],
         Table(["mixers", *(f"{rate:g}" for rate in rates), "chosen"], body),
