@@ -14,7 +14,19 @@ PAGES = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"))
 )
 BLOCK = re.compile(r"(?:<!-- not run: (?P<why>.+?) -->\n)?```python\n(?P<code>.*?)```", re.DOTALL)
-MODULES = ("", "ops", "mixers", "models", "hf", "parallel", "bench", "report", "visualize", "tasks", "errors")
+MODULES = (
+    "",
+    "ops",
+    "mixers",
+    "models",
+    "hf",
+    "parallel",
+    "bench",
+    "report",
+    "visualize",
+    "tasks",
+    "errors",
+)
 
 
 def small_models(transformers):

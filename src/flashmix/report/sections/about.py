@@ -109,8 +109,8 @@ def _repeatability(rows: Sequence[Row]) -> str:
     if "ratio" not in drift:
         return (
             f"{drift['cases']} cases were measured again at the end, in a fresh process: 95 % of "
-            f"their times moved by less than {change('time')}. No two that were timed in turn were "
-            "among them, so how ratios drift is unknown, and their intervals hold none of it."
+            f"their times changed by less than {change('time')}. No two of them were timed in "
+            "turn, so the drift of ratios is unknown, and intervals of ratios do not include it."
         )
     return (
         f"{drift['cases']} cases were measured again at the end, in a fresh process: 95 % of their "
