@@ -47,7 +47,7 @@ def test_parts_of_a_study_become_one_run(merge, tmp_path):
     assert [row["mixers"] for row in read_rows(whole, SEARCH_FILE)] == ["attention", "fnet"]
     assert list(json.loads((whole / "costs.json").read_text())) == ["fnet", "attention"]
     report = (whole / "report.md").read_text()
-    assert "fnet against attention: it differs" in report
+    assert "fnet compared with attention: test accuracy differs" in report
     assert "Merged from 2 runs, costs measured in turn within each: attention; fnet." in report
 
 

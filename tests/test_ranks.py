@@ -65,8 +65,10 @@ def test_each_rank_has_its_peak(rows):
 def test_one_rank_stands_beside_several_at_the_same_tokens_and_at_as_many_each(rows):
     strong, weak = pairs(rows), pairs(rows, weak=True)
     assert len(strong) == len(weak) == 2 * len(MIXERS)
-    assert all(pair.one["seq_len"] == pair.over["seq_len"] for pair in strong)
-    assert all(pair.one["seq_len"] * pair.over["ranks"] == pair.over["seq_len"] for pair in weak)
+    assert all(pair.single["seq_len"] == pair.several["seq_len"] for pair in strong)
+    assert all(
+        pair.single["seq_len"] * pair.several["ranks"] == pair.several["seq_len"] for pair in weak
+    )
 
 
 def test_the_report_has_a_line_for_each(rows):
@@ -120,13 +122,13 @@ def test_graphs_stand_beside_calls_and_change_none_of_their_figures(rows):
     both, graphs = [*rows, *as_graphs(rows)], as_graphs(rows)
     assert pairs(both) == pairs(rows)
     assert pairs(both, weak=True) == pairs(rows, weak=True)
-    assert all(pair.one["graph"] and pair.over["graph"] for pair in pairs(both, graph=True))
+    assert all(pair.single["graph"] and pair.several["graph"] for pair in pairs(both, graph=True))
     assert len(pairs(both, graph=True)) == len(pairs(rows))
     before, after = (markdown(make_run(suite="parallel"), some) for some in (rows, both))
     assert "CUDA graph" not in before
-    _, table = after.split("## The same as CUDA graphs, forward + backward")
+    _, table = after.split("## Several ranks as CUDA graphs, relative to one, forward + backward")
     assert table.partition("##")[0].count("\n| ") == len(graphs) * 2 // 3 + 1
-    assert sum("captured as well" in line for line in statements(both)) == 2 * len(MIXERS)
+    assert sum("both as CUDA graphs" in line for line in statements(both)) == 2 * len(MIXERS)
     assert {chart.name for chart in charts(both)} - {chart.name for chart in charts(rows)} == {
         "ranks-graph-n-forward-backward"
     }

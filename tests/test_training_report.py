@@ -114,5 +114,5 @@ def test_cost_stands_beside_both_vanilla_models():
 
 def test_times_that_are_not_the_clocks_are_said_to_be():
     rows = [dict(one, train_seconds_by="steps x step_ms, alone") for one in runs([0.9], [0.8])]
-    assert "training times are not the clock's" in markdown(RUN, rows)
-    assert "training times are not the clock's" not in markdown(RUN, runs([0.9], [0.8]))
+    assert "training times are not wall-clock times" in markdown(RUN, rows)
+    assert "training times are not wall-clock times" not in markdown(RUN, runs([0.9], [0.8]))

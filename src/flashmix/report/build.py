@@ -44,12 +44,12 @@ MANY = 3
 def sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
     """The whole report of a run."""
     found = [
-        Section("What this run supports", [f"- {one}" for one in statements(rows)]),
+        Section("What this run supports", [f"- {sentence}" for sentence in statements(rows)]),
         *result_sections(run, rows),
         about.machine_section(run),
         about.method_section(run, rows),
     ]
-    return [one for one in found if not one.empty]
+    return [section for section in found if not section.empty]
 
 
 def result_sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
@@ -60,7 +60,7 @@ def result_sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
         about.implementation_section(rows),
         about.failure_section(rows),
     ]
-    return [one for one in found if not one.empty]
+    return [section for section in found if not section.empty]
 
 
 def _suite_sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:

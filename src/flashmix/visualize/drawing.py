@@ -276,8 +276,8 @@ def spectra(
     ]
     low, high = domain = log_domain(record["magnitude"] for record in records)
     ends: dict[str, dict[str, tuple[float, float]]] = {}
-    for one in records:
-        ends.setdefault(one["panel"], {})[one["label"]] = (0.5, one["magnitude"])
+    for record in records:
+        ends.setdefault(record["panel"], {})[record["label"]] = (0.5, record["magnitude"])
     names = [
         {"panel": panel, **label}
         for panel, at in ends.items()

@@ -179,13 +179,13 @@ def watched_layers(model: Any, run: Callable[[], object]) -> list[Layer]:
             handle.remove()
     if not swapped:
         return [
-            Layer(name, entered[module], one.y, one.values, one.weights)
-            for name, (module, one) in zip(layer_names(len(noted)), noted.items(), strict=True)
+            Layer(name, entered[module], mixing.y, mixing.values, mixing.weights)
+            for name, (module, mixing) in zip(layer_names(len(noted)), noted.items(), strict=True)
         ]
-    called = [one for one in find_layers(model) if one.module.get_submodule("mixer") in noted]
+    called = [layer for layer in find_layers(model) if layer.module.get_submodule("mixer") in noted]
     return [
-        _swapped_layer(name, one, entered[one.module], noted)
-        for name, one in zip(layer_names(len(called)), called, strict=True)
+        _swapped_layer(name, layer, entered[layer.module], noted)
+        for name, layer in zip(layer_names(len(called)), called, strict=True)
     ]
 
 
@@ -209,7 +209,7 @@ def _swapped_layer(name: str, found: structure.Layer, x: Tensor, noted: Noted) -
 
 def _layer(name: str, mixer: Mixer, x: Tensor, noted: Noted) -> Layer:
     """The layer of a mixer that has no projections, and those of its parts."""
-    one = noted[mixer]
+    mixing = noted[mixer]
     parts = []
     for i, part in enumerate(hybrid_parts(mixer) if isinstance(mixer, Hybrid) else [], 1):
         tokens = noted[part].values.transpose(1, 2).flatten(2)
@@ -219,9 +219,9 @@ def _layer(name: str, mixer: Mixer, x: Tensor, noted: Noted) -> Layer:
     return Layer(
         name,
         x,
-        one.y,
-        one.values,
-        one.weights,
+        mixing.y,
+        mixing.values,
+        mixing.weights,
         alone,
         alone,
         title=mixer_name(mixer),

@@ -120,17 +120,17 @@ def spectrum_picture(layers: Sequence[Layer], shown: Shown) -> Picture:
     n = layers[0].x.shape[1]
     energies = torch.stack(
         [
-            torch.stack([measures.energy_by_frequency(t.cpu()).mean(0) for t in (one.x, one.y)])
-            for one in layers
+            torch.stack([measures.energy_by_frequency(t.cpu()).mean(0) for t in (layer.x, layer.y)])
+            for layer in layers
         ]
     )
     share, noise = measures.lowest_tenth(energies, n)
     own_mean = energies[..., 0] / energies.sum(-1)
     measured = {"white_noise": noise}
     sentences = []
-    for one, low, mean in zip(layers, share.tolist(), own_mean.tolist(), strict=True):
-        where = f"{one.name}, " if one.name else ""
-        key = one.name.replace(" ", "_") + "_" if one.name else ""
+    for layer, low, mean in zip(layers, share.tolist(), own_mean.tolist(), strict=True):
+        where = f"{layer.name}, " if layer.name else ""
+        key = layer.name.replace(" ", "_") + "_" if layer.name else ""
         measured |= {f"{key}entering": low[0], f"{key}leaving": low[1]}
         sentences.append(
             f"{where}entering {percent(low[0])} ({percent(mean[0])} in the mean alone), "
@@ -148,7 +148,7 @@ def spectrum_picture(layers: Sequence[Layer], shown: Shown) -> Picture:
     figure = drawing.spectra(
         magnitudes,
         n,
-        [one.name for one in layers],
+        [layer.name for layer in layers],
         ["enters", "leaves"],
         [theme.MUTED, theme.tone(shown.tone or shown.title)],
     )
@@ -163,16 +163,18 @@ def heads_pictures(layers: Sequence[Layer], shown: Shown) -> Iterator[Picture]:
     Layers with different numbers of heads are drawn apart.
     """
     by_heads: dict[int, list[Layer]] = {}
-    for one in layers:
-        if (heads := one.values.shape[1]) > 1:
-            by_heads.setdefault(heads, []).append(one)
+    for layer in layers:
+        if (heads := layer.values.shape[1]) > 1:
+            by_heads.setdefault(heads, []).append(layer)
     for heads, group in by_heads.items():
         yield _heads(group, f"heads-{heads}" if len(by_heads) > 1 else "heads", shown)
 
 
 def _heads(layers: Sequence[Layer], name: str, shown: Shown) -> Picture:
     n, heads = layers[0].x.shape[1], layers[0].values.shape[1]
-    energy = torch.stack([measures.energy_by_frequency(one.values.cpu()).mean(0) for one in layers])
+    energy = torch.stack(
+        [measures.energy_by_frequency(layer.values.cpu()).mean(0) for layer in layers]
+    )
     share, noise = measures.lowest_tenth(energy, n)
     measured = {
         "white_noise": noise,
@@ -180,8 +182,8 @@ def _heads(layers: Sequence[Layer], name: str, shown: Shown) -> Picture:
         "highest": float(share.max()),
     }
     by_layer = "; ".join(
-        f"{f'{one.name}: ' if one.name else ''}{spread(100 * part, '{:.3g}')} %"
-        for one, part in zip(layers, share, strict=True)
+        f"{f'{layer.name}: ' if layer.name else ''}{spread(100 * part, '{:.3g}')} %"
+        for layer, part in zip(layers, share, strict=True)
     )
     caption = (
         f"FFT along tokens of what each head mixes (its values), energy over {shown.all}, against "
@@ -194,7 +196,7 @@ def _heads(layers: Sequence[Layer], name: str, shown: Shown) -> Picture:
     ratio = against_noise.clamp(min=1e-6).log10()
     figure = drawing.heatmaps(
         ratio,
-        [one.name for one in layers],
+        [layer.name for layer in layers],
         what="log10 of energy over white noise's",
         scale="ratio",
         top=float(ratio[..., 1:].abs().max()) if n > 1 else None,

@@ -85,14 +85,14 @@ def text_bytes(texts: Sequence[str], seq_len: int | None = None, noun: str = "te
         ArgumentError: no text, or one with fewer bytes than ``seq_len``.
     """
     encoded = [text.encode() for text in texts]
-    shortest = min((len(one) for one in encoded), default=0)
+    shortest = min((len(text) for text in encoded), default=0)
     n = shortest if seq_len is None else seq_len
     if not 0 < n <= shortest:
         raise ArgumentError(
             f"text: needs at least {max(n, 1)} bytes, got one of {shortest}; "
             "give a longer text or a smaller --seq-len"
         )
-    values = torch.tensor([list(one[:n]) for one in encoded])
+    values = torch.tensor([list(text[:n]) for text in encoded])
     labels = tuple(chr(byte) if 32 < byte < 127 else "·" for byte in encoded[0][:n])
     size = f"N = {n} bytes"
     return Input(

@@ -83,7 +83,7 @@ def mixer_layers(model: nn.Module, run: Callable[[], object]) -> list[Layer]:
         assert isinstance(module, Mixer)
         entered[module] = inputs[0].detach()
 
-    handles = [one.register_forward_pre_hook(hear) for one in whole_mixers(model).values()]
+    handles = [mixer.register_forward_pre_hook(hear) for mixer in whole_mixers(model).values()]
     try:
         with torch.no_grad():
             run()
@@ -92,7 +92,7 @@ def mixer_layers(model: nn.Module, run: Callable[[], object]) -> list[Layer]:
             handle.remove()
     names = layer_names(len(entered))
     return [
-        mixer_layer(one, x, name) for name, (one, x) in zip(names, entered.items(), strict=True)
+        mixer_layer(mixer, x, name) for name, (mixer, x) in zip(names, entered.items(), strict=True)
     ]
 
 
@@ -103,6 +103,6 @@ def layer_names(count: int) -> list[str]:
 
 def whole_mixers(model: nn.Module) -> dict[str, Mixer]:
     """The mixers of a model by path, without the parts of hybrids."""
-    found = {path: one for path, one in model.named_modules() if isinstance(one, Mixer)}
+    found = {path: module for path, module in model.named_modules() if isinstance(module, Mixer)}
     inner = {path for path in found for other in found if path.startswith(f"{other}.")}
-    return {path: one for path, one in found.items() if path not in inner}
+    return {path: module for path, module in found.items() if path not in inner}

@@ -129,7 +129,7 @@ def picture(
     return Picture(
         name=f"{where.replace(' ', '-')}-{name}" if where else name,
         title=": ".join(
-            one for one in (title, ", ".join(filter(None, (where, shown.title)))) if one
+            part for part in (title, ", ".join(filter(None, (where, shown.title)))) if part
         ),
         caption=f"{caption} {shown.weights}".strip(),
         measured=measured,
@@ -146,13 +146,13 @@ def write_picture(
     picture: Picture, out: Path, formats: Sequence[str] = FORMATS, mode: theme.Mode = "light"
 ) -> list[Path]:
     """Write one picture into the folder ``out`` as each of ``formats``; returns the paths."""
-    for one in formats:
-        if one not in FORMATS:
-            raise unknown_choice("format", one, FORMATS)
+    for form in formats:
+        if form not in FORMATS:
+            raise unknown_choice("format", form, FORMATS)
     paths = []
-    for one in formats:
-        path = out / f"{picture.name}.{one}"
-        write_whole(path, picture.svg(mode) if one == "svg" else picture.png(mode))
+    for form in formats:
+        path = out / f"{picture.name}.{form}"
+        write_whole(path, picture.svg(mode) if form == "svg" else picture.png(mode))
         paths.append(path)
     return paths
 
@@ -162,11 +162,11 @@ def write_captions(pictures: Iterable[Picture], out: Path, formats: Sequence[str
     pictures = list(pictures)
     image = "svg" if "svg" in formats else formats[0]
     sections = [
-        f"## {one.title}\n\n![{one.title}]({one.name}.{image})\n\n{one.caption}\n"
-        for one in pictures
+        f"## {picture.title}\n\n![{picture.title}]({picture.name}.{image})\n\n{picture.caption}\n"
+        for picture in pictures
     ]
     write_whole(out / CAPTIONS_FILE, "# Pictures\n\n" + "\n".join(sections))
-    measured = {one.name: {"title": one.title, **one.measured} for one in pictures}
+    measured = {picture.name: {"title": picture.title, **picture.measured} for picture in pictures}
     write_whole(out / MEASURED_FILE, json.dumps(measured, indent=1) + "\n")
 
 

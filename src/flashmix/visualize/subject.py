@@ -78,7 +78,7 @@ def mixer_subject(
         found = list(whole_mixers(model).values())
         names = layer_names(len(found))
         layers = [
-            mixer_layer(one, given.values, name) for one, name in zip(found, names, strict=True)
+            mixer_layer(mixer, given.values, name) for mixer, name in zip(found, names, strict=True)
         ]
     else:
         layers = mixer_layers(model, lambda: model(given.values))
@@ -99,7 +99,7 @@ def compare_weights(
     Raises:
         ArgumentError: a mixer that does not exist or has no attention weights.
     """
-    subjects = [mixer_subject(one, given, dim=dim, num_heads=1, seed=seed) for one in mixers]
+    subjects = [mixer_subject(name, given, dim=dim, num_heads=1, seed=seed) for name in mixers]
     layers = [subject.layers[0] for subject in subjects]
     shown = replace(subjects[0].shown, title="")
     return tokens.weights_side_by_side(layers, mixers, shown)

@@ -151,7 +151,7 @@ def config() -> dict[str, Any]:
         "line": {"strokeWidth": 2, "strokeJoin": "round", "strokeCap": "round"},
         "point": {"size": 42, "filled": True, "opacity": 1},
         "range": {
-            "category": [one.light for one in MIXERS.values()],
+            "category": [colour.light for colour in MIXERS.values()],
             "heatmap": ["#f3f6fb", "#9dbdf3", "#1e68eb", "#14306b"],
             "diverging": ["#c12647", "#f0b9c2", "#f6f6f6", "#b5cdf7", "#1e68eb"],
         },
@@ -169,7 +169,7 @@ def counterparts() -> dict[str, str]:
         "#f6f6f6": "#23272f",
         "#b5cdf7": "#2b4577",
     }
-    return {one.light: one.dark for one in tones} | ramps
+    return {colour.light: colour.dark for colour in tones} | ramps
 
 
 def in_mode(spec: Any, mode: Mode) -> Any:
@@ -183,7 +183,7 @@ def _exchanged(value: Any, by: dict[str, str]) -> Any:
     if isinstance(value, str):
         return by.get(value, value)
     if isinstance(value, dict):
-        return {key: _exchanged(one, by) for key, one in value.items()}
+        return {key: _exchanged(item, by) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_exchanged(one, by) for one in value]
+        return [_exchanged(item, by) for item in value]
     return value

@@ -19,33 +19,37 @@ class Pair:
     For weak scaling the one rank's N is that of each of the several.
     """
 
-    one: Row
-    over: Row
+    single: Row
+    several: Row
 
     @property
     def rows(self) -> tuple[Row, Row]:
         """Both rows."""
-        return self.one, self.over
+        return self.single, self.several
 
     @property
     def direction(self) -> str:
         """What was measured."""
-        return str(self.one["direction"])
+        return str(self.single["direction"])
 
     @property
     def name(self) -> str:
         """Mixer, ranks and N in words."""
-        return f"{self.over['label']} at N = {self.over['seq_len']:,}"
+        return f"{self.several['label']} at N = {self.several['seq_len']:,}"
 
     @property
     def speedup(self) -> Interval:
         """How many times as fast as one rank; weak scaling: one rank's time over theirs."""
-        return time_ratio(self.one, self.over)
+        return time_ratio(self.single, self.several)
 
     @property
     def memory(self) -> float:
         """Most memory of any rank over that of one alone."""
-        return float(self.over["peak_mb"] / self.one["peak_mb"]) if self.one["peak_mb"] else 1.0
+        return (
+            float(self.several["peak_mb"] / self.single["peak_mb"])
+            if self.single["peak_mb"]
+            else 1.0
+        )
 
 
 def _ok(row: Row) -> bool:
@@ -72,7 +76,7 @@ def pairs(rows: Sequence[Row], *, weak: bool = False, graph: bool = False) -> li
     for row in rows:
         if _ok(row) and row["ranks"] > 1 and row["weak"] == weak:
             seq_len = row["seq_len"] // row["ranks"] if weak else row["seq_len"]
-            one = alone.get((row["mixer"], row["direction"], seq_len))
-            if one is not None:
-                found.append(Pair(one, row))
+            single = alone.get((row["mixer"], row["direction"], seq_len))
+            if single is not None:
+                found.append(Pair(single, row))
     return found

@@ -97,12 +97,12 @@ def finished_of(done: int, asked: int) -> str:
 
 def finished(rows: Iterable[Row]) -> list[Outcome]:
     """The fine-tuned models of which a seed finished; of a seed trained twice, the last row."""
-    return [one for one in outcomes(latest(rows)) if one.ok]
+    return [model for model in outcomes(latest(rows)) if model.ok]
 
 
 def settings(found: Sequence[Outcome]) -> list[tuple[str, str]]:
     """The (task, model) pairs, in order."""
-    return list(dict.fromkeys((one.task, one.model) for one in found))
+    return list(dict.fromkeys((model.task, model.model) for model in found))
 
 
 def latest(rows: Iterable[Row]) -> list[Row]:
@@ -116,11 +116,11 @@ def in_order(run: dict[str, Any], rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: (order[row["mixers"]], row["seed"]))
 
 
-def paired(one: Outcome, base: Outcome) -> Interval | None:
+def paired(model: Outcome, base: Outcome) -> Interval | None:
     """Difference in test accuracy, seed by seed."""
     theirs = {row["seed"]: row["test_accuracy"] for row in base.ok}
     differences = [
-        row["test_accuracy"] - theirs[row["seed"]] for row in one.ok if row["seed"] in theirs
+        row["test_accuracy"] - theirs[row["seed"]] for row in model.ok if row["seed"] in theirs
     ]
     return mean_interval(differences) if differences else None
 
@@ -128,11 +128,11 @@ def paired(one: Outcome, base: Outcome) -> Interval | None:
 def against_base(rows: Sequence[Row]) -> list[tuple[Outcome, Outcome, Interval]]:
     """Each pattern, attention, and the difference in test accuracy between them."""
     found = finished(rows)
-    base = next((one for one in found if one.mixers == BASE), None)
+    base = next((model for model in found if model.mixers == BASE), None)
     if base is None or not base.values("test_accuracy"):
         return []
-    others = [one for one in found if one is not base]
-    return [(one, base, gap) for one in others if (gap := paired(one, base))]
+    others = [model for model in found if model is not base]
+    return [(model, base, gap) for model in others if (gap := paired(model, base))]
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def dots(
 ) -> Chart:
     """Dots on a logarithmic axis with their interval; ``field`` names the rows of the chart."""
     alt = altair()
-    values = [point[one] for point in points for one in ("x", "low", "high") if one in point]
+    values = [point[key] for point in points for key in ("x", "low", "high") if key in point]
     domain = log_domain(values if level is None else [*values, level])
     suffix = "" if level is None else "x"
     scale = alt.Scale(type="log", domain=domain, nice=False)

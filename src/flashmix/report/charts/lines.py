@@ -204,7 +204,7 @@ class Lines:
             shape="diamond", size=130, filled=False, strokeWidth=2
         )
         found = [ring.encode(self._x(), self._y(), self._colour(), tooltip=tooltip)]
-        if wide := [one for one in self.crossings if "low" in one]:
+        if wide := [crossing for crossing in self.crossings if "low" in crossing]:
             span = self._base(wide).mark_rule(strokeWidth=5, opacity=0.3, aria=False)
             found.insert(0, span.encode(self._x("low"), self._y(), self._colour(), x2="high:Q"))
         return found
@@ -216,9 +216,11 @@ class Lines:
         last = max((*self.lengths, *self.own_lengths), default=1)
         every = {**ends, **{name: y for y, name in self.levels.items()}}
         placed = log_labels({name: (last, y) for name, y in every.items()}, self.domain)
-        values = [{**one, "text": self.names.get(one["label"], one["label"])} for one in placed]
-        series = [one for one in values if one["label"] in ends]
-        levels = [one for one in values if one["label"] not in ends]
+        values = [
+            {**label, "text": self.names.get(label["label"], label["label"])} for label in placed
+        ]
+        series = [label for label in values if label["label"] in ends]
+        levels = [label for label in values if label["label"] not in ends]
         style = {"align": "left", "dx": 12, "fontSize": 12}
         text = {"x": self._x(), "y": self._y("at"), "text": alt.Text("text:N")}
         names = self._base(series).mark_text(**style).encode(**text, color=self._colour())
@@ -245,7 +247,7 @@ def align(runs: Sequence[Sequence[Chart]]) -> list[list[Chart]]:
             groups.setdefault(chart.name, []).append((i, j))
     for places in groups.values():
         group = [found[i][j] for i, j in places]
-        drawings = [one.lines for one in group if isinstance(one, LineChart) and one.lines]
+        drawings = [chart.lines for chart in group if isinstance(chart, LineChart) and chart.lines]
         if len(places) > 1 and len(drawings) == len(places):
             for (i, j), chart, lines in zip(places, group, _aligned(drawings), strict=True):
                 found[i][j] = replace(chart, spec=lines.spec())
@@ -254,10 +256,10 @@ def align(runs: Sequence[Sequence[Chart]]) -> list[list[Chart]]:
 
 def _aligned(drawings: Sequence[Lines]) -> list[Lines]:
     """The same charts of several runs with axes in common."""
-    low = min(one.domain[0] for one in drawings)
-    high = max(one.domain[1] for one in drawings)
-    lengths = sorted({n for one in drawings for n in one.own_lengths})
-    return [replace(one, y_domain=(low, high), lengths=lengths) for one in drawings]
+    low = min(lines.domain[0] for lines in drawings)
+    high = max(lines.domain[1] for lines in drawings)
+    lengths = sorted({n for lines in drawings for n in lines.own_lengths})
+    return [replace(lines, y_domain=(low, high), lengths=lengths) for lines in drawings]
 
 
 def guides(lengths: Sequence[int], start: float, names: Sequence[str]) -> list[Point]:

@@ -20,7 +20,7 @@ def rank_charts(rows: Sequence[Row]) -> list[Chart]:
         scaled = [pair for pair in pairs(rows) if pair.direction == direction]
         if scaled:
             found += [_against_ranks(scaled), _against_n(scaled), _memory(scaled)]
-            counted = [pair for pair in _most(scaled) if "sent_bytes" in pair.over]
+            counted = [pair for pair in _most(scaled) if "sent_bytes" in pair.several]
             found += [_bytes(counted)] if counted else []
         graphs = [pair for pair in pairs(rows, graph=True) if pair.direction == direction]
         found += [_against_n(graphs, graph=True)] if graphs else []
@@ -28,7 +28,7 @@ def rank_charts(rows: Sequence[Row]) -> list[Chart]:
 
 
 def _chart(kind: str, pair: Pair, lines: Lines, title: str, text: str) -> Chart:
-    row, direction = pair.over, DIRECTIONS[pair.direction]
+    row, direction = pair.several, DIRECTIONS[pair.direction]
     where = f"Batch {row['batch']}, width {row['dim']}, {row['dtype']}, {row['device']}. "
     name = f"{kind}-{pair.direction.replace('_', '-')}"
     title = f"{title}, {direction}"
@@ -36,7 +36,7 @@ def _chart(kind: str, pair: Pair, lines: Lines, title: str, text: str) -> Chart:
 
 
 def _point(pair: Pair, n: int, y: float, text: str, **rest: Any) -> Point:
-    row = pair.over
+    row = pair.several
     shown = {"N": f"{row['seq_len']:,}", "ranks": f"{row['ranks']}", "text": text}
     return {"label": row["mixer"], "n": n, "y": y, "rows": source(*pair.rows), **shown, **rest}
 
@@ -51,21 +51,23 @@ TOOLTIP = {"label": "mixer", "N": "N", "ranks": "ranks"}
 
 def _most(scaled: Sequence[Pair]) -> list[Pair]:
     """Those over the most ranks."""
-    most = max(pair.over["ranks"] for pair in scaled)
-    return [pair for pair in scaled if pair.over["ranks"] == most]
+    most = max(pair.several["ranks"] for pair in scaled)
+    return [pair for pair in scaled if pair.several["ranks"] == most]
 
 
 def _against_ranks(scaled: Sequence[Pair]) -> Chart:
     longest: dict[str, int] = {}
     for pair in scaled:
-        mixer, n = pair.one["mixer"], pair.one["seq_len"]
+        mixer, n = pair.single["mixer"], pair.single["seq_len"]
         longest[mixer] = max(n, longest.get(mixer, 0))
-    at_longest = [pair for pair in scaled if pair.one["seq_len"] == longest[pair.one["mixer"]]]
+    at_longest = [
+        pair for pair in scaled if pair.single["seq_len"] == longest[pair.single["mixer"]]
+    ]
     points = []
     for mixer in longest:
-        some = [pair for pair in at_longest if pair.one["mixer"] == mixer]
+        some = [pair for pair in at_longest if pair.single["mixer"] == mixer]
         points.append({**_point(some[0], 1, 1.0, "1x"), "ranks": "1"})
-        points += [_speed(pair, pair.over["ranks"]) for pair in some]
+        points += [_speed(pair, pair.several["ranks"]) for pair in some]
     counts = sorted({point["n"] for point in points})
     lines = Lines(
         points=points,
@@ -81,9 +83,9 @@ def _against_ranks(scaled: Sequence[Pair]) -> Chart:
 
 def _against_n(scaled: Sequence[Pair], *, graph: bool = False) -> Chart:
     most = _most(scaled)
-    ranks = most[0].over["ranks"]
+    ranks = most[0].several["ranks"]
     lines = Lines(
-        points=[_speed(pair, pair.one["seq_len"]) for pair in most],
+        points=[_speed(pair, pair.single["seq_len"]) for pair in most],
         y_title="times as fast as one rank",
         tooltip={**TOOLTIP, "text": "speed-up"},
         levels={1.0: "one rank", float(ranks): "ideal"},
@@ -99,14 +101,14 @@ def _against_n(scaled: Sequence[Pair], *, graph: bool = False) -> Chart:
 
 def _memory(scaled: Sequence[Pair]) -> Chart:
     most = _most(scaled)
-    ranks = most[0].over["ranks"]
+    ranks = most[0].several["ranks"]
     lines = Lines(
         points=[
             _point(
                 pair,
-                pair.one["seq_len"],
+                pair.single["seq_len"],
                 pair.memory,
-                f"{number(pair.over['peak_mb'])} of {number(pair.one['peak_mb'])} MB",
+                f"{number(pair.several['peak_mb'])} of {number(pair.single['peak_mb'])} MB",
             )
             for pair in most
         ],
@@ -122,7 +124,7 @@ def _memory(scaled: Sequence[Pair]) -> Chart:
 def _bytes(most: Sequence[Pair]) -> Chart:
     points, derived = [], []
     for pair in most:
-        row, n = pair.over, pair.one["seq_len"]
+        row, n = pair.several, pair.single["seq_len"]
         text = f"{number(row['sent_bytes'] / 1e6)} MB"
         if row["derived_bytes"] is not None:
             text += f"; derived {number(row['derived_bytes'] / 1e6)}"
@@ -137,7 +139,7 @@ def _bytes(most: Sequence[Pair]) -> Chart:
         guides=derived,
     )
     text = (
-        f"{most[0].over['ranks']} ranks. Counted at PyTorch's collectives, on the rank that sends "
-        "most; dotted: derived by formula."
+        f"{most[0].several['ranks']} ranks. Counted at PyTorch's collectives, on the rank that "
+        "sends most; dotted: derived by formula."
     )
     return _chart("ranks-bytes", most[0], lines, "Bytes sent by a rank against N", text)

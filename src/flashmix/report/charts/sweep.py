@@ -20,7 +20,9 @@ MIXER = {"label": "mixer", "N": "N"}
 def sweep_charts(sweep: Sweep, where: str) -> list[Chart]:
     """Every chart that the rows of one direction give; ``where`` says at which shape."""
     found = [_time(sweep, where), _memory(sweep, where)]
-    found += [_speedup(sweep, one, where) for one in (FUSED, NAIVE) if sweep.measured(one)]
+    found += [
+        _speedup(sweep, baseline, where) for baseline in (FUSED, NAIVE) if sweep.measured(baseline)
+    ]
     found += [_growth(sweep, where), _against_copy(sweep, where)]
     return [chart for chart in found if chart is not None]
 
@@ -64,7 +66,7 @@ def _time(sweep: Sweep, where: str) -> Chart | None:
             text = f"{number(row['median_ms'])} ({number(row['q1_ms'])} to {number(row['q3_ms'])})"
             points.append(_point(label, n, row["median_ms"], row, text=text, **quartiles))
     slopes = {label: sweep.exponent(label) for label in sweep.labels}
-    names = {label: f"{label} · {one.value:.2f}" for label, one in slopes.items() if one}
+    names = {label: f"{label} · {slope.value:.2f}" for label, slope in slopes.items() if slope}
     crossings = [
         {**point, "y": _between(sweep, point["label"], point["n"])}
         for point in _crossings(sweep, FUSED, spans=False)
@@ -100,10 +102,10 @@ def _guides(lengths: Sequence[int], points: Sequence[Point], names: Sequence[str
 def _between(sweep: Sweep, label: str, n: float) -> float:
     """The time of ``label`` at ``n``, on a line between the measured ones on log-log."""
     lengths = sweep.measured(label)
-    right = next((i for i, one in enumerate(lengths) if one >= n), len(lengths) - 1)
+    right = next((i for i, length in enumerate(lengths) if length >= n), len(lengths) - 1)
     right = max(right, 1)
     a, b = lengths[right - 1], lengths[right]
-    y0, y1 = (math.log(sweep.cells[label][one]["median_ms"]) for one in (a, b))
+    y0, y1 = (math.log(sweep.cells[label][length]["median_ms"]) for length in (a, b))
     return math.exp(y0 + (y1 - y0) * math.log(n / a) / math.log(b / a))
 
 
@@ -114,7 +116,7 @@ def _crossings(sweep: Sweep, baseline: str, *, spans: bool = True) -> list[Point
             continue
         crossing = sweep.crossover(label, baseline)
         if crossing.kind == "from" and crossing.at is not None:
-            rows = [row for one in (label, baseline) for row in sweep.cells[one].values()]
+            rows = [row for name in (label, baseline) for row in sweep.cells[name].values()]
             sentence = f"faster than {baseline} from {crossover(crossing)}"
             at = {"n": crossing.at.value, "y": 1.0, **(_bounds(crossing.at) if spans else {})}
             found.append({"label": label, **at, "sentence": sentence, "rows": source(*rows)})

@@ -41,7 +41,7 @@ def finetuning_charts(rows: Sequence[Row]) -> list[Chart]:
     pairs = settings(every)
     found = []
     for task, model in pairs:
-        group = [one for one in every if (one.task, one.model) == (task, model)]
+        group = [outcome for outcome in every if (outcome.task, outcome.model) == (task, model)]
         where = f"{task}, {model}"
         stem = "" if len(pairs) == 1 else f"-{_slug(where)}"
         for name, get, title, unit in (
@@ -54,12 +54,12 @@ def finetuning_charts(rows: Sequence[Row]) -> list[Chart]:
                     title,
                     where,
                     unit,
-                    {one.mixers: one.ok for one in group},
+                    {outcome.mixers: outcome.ok for outcome in group},
                     _reader(get),
                     accuracy,
                 )
             )
-        ok = [row for one in group for row in one.ok]
+        ok = [row for outcome in group for row in outcome.ok]
         found.append(_curves(f"loss{stem}", "Loss", where, ok, ("train_loss", "val_loss"), "loss"))
         found.append(
             _curves(
@@ -126,11 +126,11 @@ def accuracy_chart(
         means.append(_dot(label, x, y, f"mean of {len(pairs)}", *(pair[2] for pair in pairs)))
     if len(means) < 2:
         return None
-    front = [means[i] for i in pareto([(one["x"], one["y"]) for one in means])]
+    front = [means[i] for i in pareto([(point["x"], point["y"]) for point in means])]
     text = (
         f"{where}. Large: mean over seeds; small: each seed. The line joins the mixers that no "
         "other beats in both measures (Pareto front): "
-        + ", ".join(one["label"] for one in front)
+        + ", ".join(point["label"] for point in front)
         + "."
     )
     return Chart(
@@ -138,7 +138,7 @@ def accuracy_chart(
         f"{title}",
         text,
         _scatter(seeds, means, front, unit),
-        tuple(one["label"] for one in means),
+        tuple(point["label"] for point in means),
     )
 
 
@@ -159,9 +159,9 @@ def _scatter(
     seeds: Sequence[Point], means: Sequence[Point], front: Sequence[Point], unit: str
 ) -> dict[str, Any]:
     alt = altair()
-    labels = [one["label"] for one in means]
-    right = max(one["x"] for one in seeds)
-    ys = [one["y"] for one in seeds]
+    labels = [point["label"] for point in means]
+    right = max(point["x"] for point in seeds)
+    ys = [point["y"] for point in seeds]
     margin = max(0.08 * (max(ys) - min(ys)), 0.5)
     x_domain, y_domain = (0.0, 1.1 * right), (min(ys) - margin, min(max(ys) + margin, 100.5))
     domain, colours = theme.colours(labels)
@@ -189,10 +189,10 @@ def _scatter(
         color=theme.MUTED.light, strokeDash=[4, 3], strokeWidth=1.5, aria=False
     )
     per_pixel = (y_domain[1] - y_domain[0]) / HEIGHT
-    placed = spread([one["y"] for one in means], LABEL_GAP * per_pixel, *y_domain)
+    placed = spread([point["y"] for point in means], LABEL_GAP * per_pixel, *y_domain)
     names = [
-        {"label": one["label"], "x": one["x"], "y": at}
-        for one, at in zip(means, placed, strict=True)
+        {"label": point["label"], "x": point["x"], "y": at}
+        for point, at in zip(means, placed, strict=True)
     ]
     layers = [
         line.encode(x, y),
@@ -216,22 +216,22 @@ def _curves(
     best: list[Point] = []
     for row in rows:
         for epoch in row.get("history") or ():
-            for one in fields:
-                value = epoch.get(one)
+            for field in fields:
+                value = epoch.get(field)
                 if value is None:
                     continue
                 point = {
                     "label": mixers_name(row),
                     "x": epoch["epoch"],
                     "y": scale * value,
-                    "what": one.replace("val_", "validation ").replace("_", " "),
-                    "line": f"{row.get('seed', 0)} {one}",
+                    "what": field.replace("val_", "validation ").replace("_", " "),
+                    "line": f"{row.get('seed', 0)} {field}",
                     "seed": row.get("seed", 0),
                     "text": number(scale * value),
                     "rows": source(row),
                 }
                 points.append(point)
-                if epoch["epoch"] == row.get("best_epoch") and one == fields[-1]:
+                if epoch["epoch"] == row.get("best_epoch") and field == fields[-1]:
                     best.append(point)
     if len({point["x"] for point in points}) < 2:
         return None

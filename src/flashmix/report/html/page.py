@@ -32,7 +32,7 @@ class PageRun:
     """A run: its folder's name, ``run.json``, its rows and what to call it."""
 
     name: str
-    run: dict[str, Any]
+    about: dict[str, Any]
     rows: Sequence[Row]
 
     @classmethod
@@ -47,8 +47,8 @@ class PageRun:
     @property
     def title(self) -> str:
         """The suite and the device, without the marks that makers put in a device's name."""
-        device = re.sub(r"\((R|TM)\)| Processor\b| CPU\b", "", place(self.run))
-        return f"{self.run.get('suite') or self.name} on {' '.join(device.split())}"
+        device = re.sub(r"\((R|TM)\)| Processor\b| CPU\b", "", place(self.about))
+        return f"{self.about.get('suite') or self.name} on {' '.join(device.split())}"
 
 
 @dataclass(frozen=True)
@@ -57,23 +57,23 @@ class PlacedRun:
 
     number: int
     title: str
-    run: dict[str, Any]
+    about: dict[str, Any]
     rows: Sequence[Row]
 
 
 def placed(runs: Sequence[PageRun]) -> list[PlacedRun]:
     """``runs`` with titles that differ, and with a place on the page for each row."""
-    titles = [one.title for one in runs]
+    titles = [run.title for run in runs]
     found = []
-    for number, one in enumerate(runs, 1):
-        title = f"{one.title}, {one.name}" if titles.count(one.title) > 1 else one.title
+    for number, run in enumerate(runs, 1):
+        title = f"{run.title}, {run.name}" if titles.count(run.title) > 1 else run.title
         rows = [
             {**row, "line": line, "anchor": f"r{number}-{line}"}
-            for line, row in enumerate(one.rows, 1)
+            for line, row in enumerate(run.rows, 1)
         ]
-        found.append(PlacedRun(number, title, one.run, rows))
-    if len({one.title for one in found}) < len(found):
-        found = [replace(one, title=f"{one.title} ({one.number})") for one in found]
+        found.append(PlacedRun(number, title, run.about, rows))
+    if len({run.title for run in found}) < len(found):
+        found = [replace(run, title=f"{run.title} ({run.number})") for run in found]
     return found
 
 
@@ -91,11 +91,11 @@ def page(runs: Sequence[PageRun]) -> str:
         MissingDependencyError: altair or vl-convert-python is not installed.
     """
     shown = placed(runs)
-    drawn = align([charts(one.rows) for one in shown])
+    drawn = align([charts(run.rows) for run in shown])
     heroes = [hero(found) for found in drawn]
     openings = [
-        _opening(one, found, star, titled=len(shown) > 1)
-        for one, found, star in zip(shown, drawn, heroes, strict=True)
+        _opening(run, found, star, titled=len(shown) > 1)
+        for run, found, star in zip(shown, drawn, heroes, strict=True)
     ]
     body = [
         tag("div", *openings, class_="runs", id="findings"),
@@ -105,7 +105,7 @@ def page(runs: Sequence[PageRun]) -> str:
         tag("section", tag("h2", "Rows"), *map(_rows, shown), id="rows"),
         tag("section", tag("h2", "Environment"), *_environments(shown), id="environment"),
     ]
-    title = " and ".join(one.title for one in shown)
+    title = " and ".join(run.title for run in shown)
     specs = [[chart.spec for chart in found] for found in drawn]
     return document(f"flashmix: {title}", _header(shown), body, specs)
 
@@ -122,9 +122,9 @@ def _header(runs: Sequence[PlacedRun]) -> Markup:
     )
 
 
-def _opening(one: PlacedRun, drawn: Sequence[Chart], star: Chart | None, *, titled: bool) -> Markup:
+def _opening(run: PlacedRun, drawn: Sequence[Chart], star: Chart | None, *, titled: bool) -> Markup:
     """What was run and where, its findings, and the chart that shows most of them."""
-    lead = headline(one.run, one.rows) if one.rows else "No case has finished yet."
+    lead = headline(run.about, run.rows) if run.rows else "No case has finished yet."
     cards = [
         tag(
             "li",
@@ -132,17 +132,17 @@ def _opening(one: PlacedRun, drawn: Sequence[Chart], star: Chart | None, *, titl
             tag("span", found.text),
             _trace(found.rows),
         )
-        for found in findings(one.rows)
+        for found in findings(run.rows)
     ]
     index = next((i for i, chart in enumerate(drawn) if chart is star), 0)
     return tag(
         "section",
-        tag("h2", one.title if titled else "Findings"),
+        tag("h2", run.title if titled else "Findings"),
         tag("p", lead, class_="lead"),
-        tag("p", machine_line(one.run), class_="command"),
-        tag("p", tag("code", str(one.run.get("command", ""))), class_="command"),
+        tag("p", machine_line(run.about), class_="command"),
+        tag("p", tag("code", str(run.about.get("command", ""))), class_="command"),
         tag("ul", *cards, class_="findings") if cards else None,
-        tag("div", figure(star, one, index, titled=False), class_="hero") if star else None,
+        tag("div", figure(star, run, index, titled=False), class_="hero") if star else None,
     )
 
 
@@ -157,66 +157,69 @@ def _trace(rows: Sequence[Row]) -> Markup | None:
 def _tables(runs: Sequence[PlacedRun]) -> Markup:
     parts: list[Markup] = []
     if len(runs) > 1:
-        beside = beside_sections([(one.title, one.rows) for one in runs])
-        parts = [section_block(one, f"beside-{i}", opened=True) for i, one in enumerate(beside, 1)]
-    for one in runs:
+        beside = beside_sections([(run.title, run.rows) for run in runs])
+        parts = [
+            section_block(section, f"beside-{i}", opened=True)
+            for i, section in enumerate(beside, 1)
+        ]
+    for run in runs:
         if len(runs) > 1:
-            parts.append(tag("h3", one.title, class_="of-run"))
+            parts.append(tag("h3", run.title, class_="of-run"))
         parts += [
             section_block(
                 section,
-                f"table-{one.number}-{i}",
+                f"table-{run.number}-{i}",
                 opened=len(runs) == 1 and i <= OPEN_TABLES,
             )
-            for i, section in enumerate(_run_sections(one), 1)
+            for i, section in enumerate(_run_sections(run), 1)
         ]
     button = tag("button", "Open all", type="button", data_do="open-all", hidden=True)
     bar = tag("div", tag("h2", "Tables"), button, class_="bar")
     return tag("section", bar, *parts, id="tables")
 
 
-def _run_sections(one: PlacedRun) -> list[Section]:
+def _run_sections(run: PlacedRun) -> list[Section]:
     """The summary where the results do not begin with it, what the run supports, its tables."""
-    if not one.rows:
+    if not run.rows:
         return []
-    supported = Section("What this run supports", [f"- {text}" for text in statements(one.rows)])
+    supported = Section("What this run supports", [f"- {text}" for text in statements(run.rows)])
     found = [supported] if supported.text else []
-    short = summary(one.run, one.rows)
+    short = summary(run.about, run.rows)
     if short.title == "Summary" and short.table and short.table.rows:
         found.insert(0, short)
-    return [*found, *result_sections(one.run, one.rows)]
+    return [*found, *result_sections(run.about, run.rows)]
 
 
 def _methods(runs: Sequence[PlacedRun]) -> list[Markup]:
     """How it was measured; said once where all runs say the same."""
     silent = ("The run records nothing about its method; its command is above.",)
-    texts = [tuple(method_section(one.run, one.rows).text) or silent for one in runs]
+    texts = [tuple(method_section(run.about, run.rows).text) or silent for run in runs]
     if len(set(texts)) == 1:
         return sentences(texts[0])
     found: list[Markup] = []
-    for one, text in zip(runs, texts, strict=True):
-        found += [tag("h3", one.title, class_="of-run"), *sentences(text)]
+    for run, text in zip(runs, texts, strict=True):
+        found += [tag("h3", run.title, class_="of-run"), *sentences(text)]
     return found
 
 
 def _environments(runs: Sequence[PlacedRun]) -> list[Markup]:
     found = []
-    for one in runs:
-        section = machine_section(one.run)
-        title = one.title if len(runs) > 1 else section.title
+    for run in runs:
+        section = machine_section(run.about)
+        title = run.title if len(runs) > 1 else section.title
         section = Section(title, section.text, section.table)
-        found.append(section_block(section, f"environment-{one.number}", opened=True))
+        found.append(section_block(section, f"environment-{run.number}", opened=True))
     return found
 
 
-def _rows(one: PlacedRun) -> Markup:
+def _rows(run: PlacedRun) -> Markup:
     """Every row of a run, closed until something points there."""
     about = "Every row of results.jsonl, by its number there; that file has all samples of each."
     return tag(
         "details",
-        tag("summary", tag("h3", f"{len(one.rows)} rows, {one.title}")),
+        tag("summary", tag("h3", f"{len(run.rows)} rows, {run.title}")),
         tag("p", about),
-        raw_rows(one.rows, one.title) if one.rows else None,
+        raw_rows(run.rows, run.title) if run.rows else None,
         class_="block",
     )
 
@@ -239,13 +242,16 @@ def charts_section(
 ) -> Markup:
     """The charts but those ``shown`` already; of several runs, those of one name side by side."""
     names = dict.fromkeys(
-        chart.name for found in drawn for chart in found if not any(chart is one for one in shown)
+        chart.name
+        for found in drawn
+        for chart in found
+        if not any(chart is other for other in shown)
     )
     parts = []
     for name in names:
         figures = [
-            figure(chart, one, index, titled=len(runs) > 1)
-            for one, found in zip(runs, drawn, strict=True)
+            figure(chart, run, index, titled=len(runs) > 1)
+            for run, found in zip(runs, drawn, strict=True)
             for index, chart in enumerate(found)
             if chart.name == name
         ]

@@ -248,17 +248,17 @@ class Line:
 def read_line(name: str, path: Path, root: Path) -> Line:
     """The line of the run in ``path``, which lies below ``root``."""
     try:
-        one = PageRun.read(path, name, root)
-        bad = sum(row["status"] != "ok" for row in one.rows)
-        started = str(one.run.get("started") or "")[:16]
-        return Line(name, (one.title, started, str(len(one.rows)), str(bad)))
+        run = PageRun.read(path, name, root)
+        bad = sum(row["status"] != "ok" for row in run.rows)
+        started = str(run.about.get("started") or "")[:16]
+        return Line(name, (run.title, started, str(len(run.rows)), str(bad)))
     except Exception as error:  # one run, whatever is in it, never takes the others from the list
         return Line(name, (f"cannot be read: {one_line(str(error))}", "", "", ""))
 
 
 def listing(folder: str, runs: Sequence[Line]) -> str:
     """A table of ``runs``, each with a box to choose it."""
-    lines = [_shown(one) for one in runs]
+    lines = [_shown(line) for line in runs]
     columns = ("compare", "run", "suite and device", "started (UTC)", "rows", "not ok")
     head = tag("tr", *(tag("th", column, scope="col") for column in columns))
     table = tag("table", tag("thead", head), tag("tbody", *lines), aria_label="Runs")
@@ -277,13 +277,13 @@ def listing(folder: str, runs: Sequence[Line]) -> str:
     return document("flashmix: runs", tag("header", *top, class_="top"), body)
 
 
-def _shown(one: Line) -> Markup:
-    address = "/runs?" + urlencode({"run": one.name})
-    label = f"Compare {one.name}"
-    box = tag("input", type="checkbox", name="run", value=one.name, aria_label=label)
+def _shown(line: Line) -> Markup:
+    address = "/runs?" + urlencode({"run": line.name})
+    label = f"Compare {line.name}"
+    box = tag("input", type="checkbox", name="run", value=line.name, aria_label=label)
     return tag(
         "tr",
         tag("td", box),
-        tag("th", tag("a", one.name, href=address), scope="row"),
-        *(tag("td", cell) for cell in one.cells),
+        tag("th", tag("a", line.name, href=address), scope="row"),
+        *(tag("td", cell) for cell in line.cells),
     )

@@ -14,15 +14,17 @@ def section(found: Sequence[Training]) -> Section:
     """Accuracy on held-out digits beside the steps that fitted in the time."""
     rows = [
         [
-            one.mixer,
-            Cell(" / ".join(f"{100 * a:.1f} %" for a in one.accuracies) or "-", *one.rows),
-            Cell(" / ".join(f"{steps:,}" for steps in one.steps) or "-", *one.rows),
-            Cell(f"{one.params:,}" if one.accuracies else "-", *one.rows),
-            ", ".join(one.failed) or "ok",
+            training.mixer,
+            Cell(
+                " / ".join(f"{100 * a:.1f} %" for a in training.accuracies) or "-", *training.rows
+            ),
+            Cell(" / ".join(f"{steps:,}" for steps in training.steps) or "-", *training.rows),
+            Cell(f"{training.params:,}" if training.accuracies else "-", *training.rows),
+            ", ".join(training.failed) or "ok",
         ]
-        for one in found
+        for training in found
     ]
-    seconds = min((one.seconds for one in found if one.accuracies), default=0.0)
+    seconds = min((training.seconds for training in found if training.accuracies), default=0.0)
     return Section(
         "Accuracy on handwritten digits",
         [
@@ -37,8 +39,8 @@ def section(found: Sequence[Training]) -> Section:
 
 def statements(rows: Sequence[Row]) -> list[str]:
     """Which mixers are more, less or as accurate as attention."""
-    found = [one for one in trainings(rows) if one.accuracies]
-    attention = next((one for one in found if one.mixer == "attention"), None)
+    found = [training for training in trainings(rows) if training.accuracies]
+    attention = next((training for training in found if training.mixer == "attention"), None)
     if attention is None or len(found) < 2:
         return []
     better = [o.mixer for o in found if min(o.accuracies) > max(attention.accuracies)]
@@ -53,7 +55,11 @@ def statements(rows: Sequence[Row]) -> list[str]:
         )
         if names
     ]
-    fewer = [f"{one.seeds} seeds of {one.mixer} finished. " for one in found if one.failed]
+    fewer = [
+        f"{training.seeds} seeds of {training.mixer} finished. "
+        for training in found
+        if training.failed
+    ]
     seeds = len(attention.accuracies) + len(attention.failed)
     return [
         f"Accuracy on digits at equal training time, {seeds} seeds: {'; '.join(parts)}. "
@@ -64,14 +70,14 @@ def statements(rows: Sequence[Row]) -> list[str]:
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
     """The most accurate mixer."""
-    found = [one for one in trainings(rows) if one.accuracies]
+    found = [training for training in trainings(rows) if training.accuracies]
     if len(found) < 2:
         return []
-    mean = {one.mixer: statistics.fmean(one.accuracies) for one in found}
-    best = max(found, key=lambda one: mean[one.mixer])
+    mean = {training.mixer: statistics.fmean(training.accuracies) for training in found}
+    best = max(found, key=lambda training: mean[training.mixer])
     text = f"held-out accuracy on handwritten digits at equal training time: {best.mixer}"
     text += f", mean of {best.seeds} seeds"
-    attention = next((one for one in found if one.mixer == "attention"), None)
+    attention = next((training for training in found if training.mixer == "attention"), None)
     if attention is not None and attention is not best:
         text += f". Attention: {100 * mean['attention']:.1f} %"
     used = (*best.rows, *(attention.rows if attention else ()))

@@ -35,15 +35,15 @@ def sections(run: dict[str, Any], rows: Sequence[Row]) -> tuple[list[Section], l
     )
 
 
-def mean_cell(one: Outcome, name: str) -> str:
+def mean_cell(model: Outcome, name: str) -> str:
     """The mean of a field over the seeds."""
-    value = one.mean(name)
+    value = model.mean(name)
     return "-" if value is None else number(value)
 
 
-def _kept(one: Outcome, base: Outcome) -> str:
+def _kept(model: Outcome, base: Outcome) -> str:
     """The share of the base's test accuracy that a pattern keeps."""
-    whole, part = base.mean("test_accuracy"), one.mean("test_accuracy")
+    whole, part = base.mean("test_accuracy"), model.mean("test_accuracy")
     return "-" if not whole or part is None else f"{100 * part / whole:.1f} %"
 
 
@@ -79,16 +79,16 @@ def _accuracy(rows: Sequence[Row]) -> Section:
             ],
             [
                 [
-                    one.mixers,
-                    points(one.interval("test_accuracy")),
-                    points(one.interval("f1")),
-                    points(one.interval("val_accuracy")),
-                    mean_cell(one, "train_seconds"),
-                    mean_cell(one, "infer_ms"),
-                    f"{one.ok[0]['params']:,}",
-                    one.seeds,
+                    model.mixers,
+                    points(model.interval("test_accuracy")),
+                    points(model.interval("f1")),
+                    points(model.interval("val_accuracy")),
+                    mean_cell(model, "train_seconds"),
+                    mean_cell(model, "infer_ms"),
+                    f"{model.ok[0]['params']:,}",
+                    model.seeds,
                 ]
-                for one in finished(rows)
+                for model in finished(rows)
             ],
         ),
     )
@@ -103,10 +103,10 @@ def _cost(rows: Sequence[Row]) -> Section:
     }
     vanilla = {name: _vanilla(rows, own) for name, own in fields.items()}
     body = []
-    for one in finished(rows):
-        line = [one.mixers]
+    for model in finished(rows):
+        line = [model.mixers]
         for name in fields:
-            value = next(iter(one.values(name)), None)
+            value = next(iter(model.values(name)), None)
             line.append("-" if value is None else number(value))
             if name != "peak_memory_mb":
                 line += [_times(vanilla[name][label], value) for label in VANILLA]
@@ -151,11 +151,11 @@ def _differences(rows: Sequence[Row]) -> Section:
             ["mixers", "difference (points)", "kept"],
             [
                 [
-                    one.mixers,
+                    model.mixers,
                     points(gap, ""),
-                    _kept(one, base),
+                    _kept(model, base),
                 ]
-                for one, base, gap in against_base(rows)
+                for model, base, gap in against_base(rows)
             ],
         ),
     )
@@ -164,7 +164,9 @@ def _differences(rows: Sequence[Row]) -> Section:
 def _inference(rows: Sequence[Row]) -> Section:
     """Throughput and memory at several lengths."""
     measured = {
-        one.mixers: one.ok[0]["inference"] for one in finished(rows) if one.ok[0].get("inference")
+        model.mixers: model.ok[0]["inference"]
+        for model in finished(rows)
+        if model.ok[0].get("inference")
     }
     lengths = [timed["seq_len"] for timed in next(iter(measured.values()), ())]
     return Section(
@@ -176,8 +178,8 @@ def _inference(rows: Sequence[Row]) -> Section:
                 [
                     mixers,
                     *(
-                        f"{number(one['sequences_per_s'])}/s, {number(one['peak_memory_mb'])} MB"
-                        for one in timed
+                        f"{number(at['sequences_per_s'])}/s, {number(at['peak_memory_mb'])} MB"
+                        for at in timed
                     ),
                 ]
                 for mixers, timed in measured.items()
@@ -193,13 +195,15 @@ def _two_classes(row: Row) -> bool:
 def _confusion(rows: Sequence[Row]) -> Section:
     """Right and wrong by class, of a task with two classes."""
     found = finished(rows)
-    if not found or not all(_two_classes(row) for one in found for row in one.ok):
+    if not found or not all(_two_classes(row) for model in found for row in model.ok):
         return Section("")
     cells = ["true negative", "false positive", "false negative", "true positive"]
     body = []
-    for one in found:
-        flat = [[count for line in row["confusion"] for count in line] for row in one.ok]
-        body.append([one.mixers, *(f"{statistics.fmean(x):,.0f}" for x in zip(*flat, strict=True))])
+    for model in found:
+        flat = [[count for line in row["confusion"] for count in line] for row in model.ok]
+        body.append(
+            [model.mixers, *(f"{statistics.fmean(x):,.0f}" for x in zip(*flat, strict=True))]
+        )
     return Section("Confusion on the test set", ["Means over the seeds."], Table(
         ["mixers", *cells], body
     ))  # fmt: skip
@@ -215,22 +219,22 @@ def _disagreements(content: Mapping[str, Any] | None) -> list[Section]:
     pairs = [pair for pair in content["pairs"] if BASE in pair["models"]] or content["pairs"]
 
     def other(pair: Mapping[str, Any]) -> tuple[str, str]:
-        one, two = pair["models"]
-        return (two, one) if one == BASE else (one, two)
+        first, second = pair["models"]
+        return (second, first) if first == BASE else (first, second)
 
     table = Table(
         ["model", "against", "both right", "only the model", "only the other", "neither"],
         [
             [
-                one,
-                two,
+                first,
+                second,
                 f"{pair['both_right']:,}",
-                f"{pair['only'][one]:,}",
-                f"{pair['only'][two]:,}",
+                f"{pair['only'][first]:,}",
+                f"{pair['only'][second]:,}",
                 f"{pair['neither']:,}",
             ]
             for pair in pairs
-            for one, two in [other(pair)]
+            for first, second in [other(pair)]
         ],
     )
     shown = [
@@ -256,7 +260,7 @@ def _disagreements(content: Mapping[str, Any] | None) -> list[Section]:
 def statements(rows: Sequence[Row]) -> list[str]:
     """What the run supports about each pattern relative to attention."""
     found = []
-    for one, base, gap in against_base(rows):
+    for model, base, gap in against_base(rows):
         if math.isnan(gap.low):
             verdict = "from one seed"
         elif gap.low > 0:
@@ -267,18 +271,18 @@ def statements(rows: Sequence[Row]) -> list[str]:
             verdict = "no significant difference"
         cost = []
         for name, what in (("train_seconds", "trains"), ("infer_ms", "infers")):
-            ours, theirs = one.mean(name), base.mean(name)
+            ours, theirs = model.mean(name), base.mean(name)
             if ours and theirs:
                 cost.append(f"{what} {number(theirs / ours)}x as fast")
         found.append(
-            f"{one.mixers} compared with attention: test accuracy differs by "
-            f"{points(gap, ' points')}, {verdict}; it keeps {_kept(one, base)} of the accuracy"
+            f"{model.mixers} compared with attention: test accuracy differs by "
+            f"{points(gap, ' points')}, {verdict}; it keeps {_kept(model, base)} of the accuracy"
             + (f" and {' and '.join(cost)}." if cost else ".")
         )
         missing = [
-            f"{model.seeds} seeds of {model.mixers}"
-            for model in (one, base)
-            if len(model.ok) < model.asked
+            f"{short.seeds} seeds of {short.mixers}"
+            for short in (model, base)
+            if len(short.ok) < short.asked
         ]
         if missing:
             found[-1] += f" Only {' and '.join(missing)} finished."
@@ -291,13 +295,13 @@ LEAST_LEAD = 0.02
 
 def findings(rows: Sequence[Row]) -> list[Finding]:
     """The most accurate model, the fastest, and the fastest that keeps nearly all accuracy."""
-    scored = [one for one in outcomes(rows) if one.mean(accuracy) is not None]
+    scored = [model for model in outcomes(rows) if model.mean(accuracy) is not None]
     if not scored:
         return []
     task = scored[0].task
-    scored = [one for one in scored if one.task == task]
-    score = {id(one): one.mean(accuracy) or 0.0 for one in scored}
-    best = max(scored, key=lambda one: score[id(one)])
+    scored = [model for model in scored if model.task == task]
+    score = {id(model): model.mean(accuracy) or 0.0 for model in scored}
+    best = max(scored, key=lambda model: score[id(model)])
     result = [
         Finding(
             f"{100 * score[id(best)]:.1f} %",
@@ -307,12 +311,14 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
         )
     ]
     for name, what in (("infer_ms", "inference"), ("train_seconds", "training")):
-        base = next((one for one in scored if set(one.mixers.split(",")) == {"attention"}), None)
-        timed = [one for one in scored if one.mean(name)]
+        base = next(
+            (model for model in scored if set(model.mixers.split(",")) == {"attention"}), None
+        )
+        timed = [model for model in scored if model.mean(name)]
         if base is None or base not in timed or len(timed) < 2:
             continue
-        others = [one for one in timed if one is not base]
-        fastest = min(others, key=lambda one: one.mean(name) or math.inf)
+        others = [model for model in timed if model is not base]
+        fastest = min(others, key=lambda model: model.mean(name) or math.inf)
         times = (base.mean(name) or 0.0) / (fastest.mean(name) or math.inf)
         if abs(times - 1) < LEAST_LEAD:
             continue

@@ -104,7 +104,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
             and row["label"] in (ours, theirs)
         ]
         found.append((mean, Finding(f"{number(mean)}x", text, tuple(used))))
-    return [one for _, one in sorted(found, key=lambda pair: -pair[0])]
+    return [finding for _, finding in sorted(found, key=lambda pair: -pair[0])]
 
 
 DENSE = "sdpa"
@@ -112,7 +112,7 @@ DENSE = "sdpa"
 
 def sparse_sections(rows: Sequence[Row]) -> list[Section]:
     """Crossovers against fused dense attention, and the quality of block selection."""
-    return [one for one in (_crossovers(rows), _selection(rows)) if one is not None]
+    return [section for section in (_crossovers(rows), _selection(rows)) if section is not None]
 
 
 def _series(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:

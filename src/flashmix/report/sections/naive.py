@@ -34,7 +34,10 @@ def _pairs(rows: Sequence[Row], label: str) -> list[tuple[Row | None, Row | None
     for row in rows:
         if row["label"] == label:
             by_shape.setdefault((row["dim"], row["seq_len"]), {})[row["direction"]] = row
-    return [(one.get("forward"), one.get("backward")) for one in by_shape.values()]
+    return [
+        (by_direction.get("forward"), by_direction.get("backward"))
+        for by_direction in by_shape.values()
+    ]
 
 
 def _mean_std(row: Row | None) -> str:
@@ -46,14 +49,14 @@ def _mean_std(row: Row | None) -> str:
 def _naive_table(rows: Sequence[Row], label: str) -> Section:
     body = []
     for pair in _pairs(rows, label):
-        one = next(row for row in pair if row is not None)
-        matrix = one["batch"] * one["num_heads"] * one["seq_len"] ** 2 * _width(one) / 1e6
+        case = next(row for row in pair if row is not None)
+        matrix = case["batch"] * case["num_heads"] * case["seq_len"] ** 2 * _width(case) / 1e6
         statuses = [row["status"].upper() for row in pair if row is not None]
         body.append(
             [
-                f"{one['dim']}",
-                f"{one['seq_len']:,}",
-                f"{one['batch']}",
+                f"{case['dim']}",
+                f"{case['seq_len']:,}",
+                f"{case['batch']}",
                 *(_mean_std(row) for row in pair),
                 *(memory_cell(row) if row and row["status"] == "ok" else "-" for row in pair),
                 number(matrix),

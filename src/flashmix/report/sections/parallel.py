@@ -48,16 +48,16 @@ def _over(rows: Sequence[Row], *, weak: bool) -> list[Row]:
 
 
 def _strong(rows: Sequence[Row], direction: str, *, graph: bool = False) -> Section:
-    found = {id(pair.over): pair for pair in pairs(rows, graph=graph)}
+    found = {id(pair.several): pair for pair in pairs(rows, graph=graph)}
     alone = {(row["mixer"], row["seq_len"]): row for row in rows if row["ranks"] == 1}
     body = []
     for row in _over(rows, weak=False):
-        pair, one = found.get(id(row)), alone.get((row["mixer"], row["seq_len"]))
+        pair, single = found.get(id(row)), alone.get((row["mixer"], row["seq_len"]))
         line = [
             row["mixer"],
             f"{row['seq_len']:,}",
             f"{row['ranks']}",
-            _median(one),
+            _median(single),
             _median(row),
             Cell(interval(pair.speedup), *pair.rows) if pair else "-",
         ]
@@ -96,13 +96,13 @@ def _memory(rows: Sequence[Row], direction: str) -> Section:
     alone = {(row["mixer"], row["seq_len"]): row for row in rows if row["ranks"] == 1}
     body = []
     for row in _over(rows, weak=False):
-        one, copy = alone.get((row["mixer"], row["seq_len"])), alone.get((COPY, row["seq_len"]))
+        single, copy = alone.get((row["mixer"], row["seq_len"])), alone.get((COPY, row["seq_len"]))
         body.append(
             [
                 row["mixer"],
                 f"{row['seq_len']:,}",
                 f"{row['ranks']}",
-                memory_cell(one) if one and one["status"] == "ok" else "-",
+                memory_cell(single) if single and single["status"] == "ok" else "-",
                 memory_cell(row) if row["status"] == "ok" else "-",
                 time_cell(row),
                 _times_copy(row, copy),
@@ -133,11 +133,11 @@ def _times_copy(row: Row, copy: Row | None) -> str:
 def _weak(rows: Sequence[Row], direction: str) -> Section:
     body = [
         [
-            pair.one["mixer"],
-            f"{pair.one['seq_len']:,}",
-            f"{pair.over['ranks']}",
-            time_cell(pair.one),
-            time_cell(pair.over),
+            pair.single["mixer"],
+            f"{pair.single['seq_len']:,}",
+            f"{pair.several['ranks']}",
+            time_cell(pair.single),
+            time_cell(pair.several),
             Cell(interval(pair.speedup, ""), *pair.rows),
             Cell(f"{number(pair.memory)}x", *pair.rows),
         ]
@@ -213,8 +213,8 @@ def statements(rows: Sequence[Row]) -> list[str]:
     """What the run supports of each mixer across ranks, at the longest N measured."""
     longest: dict[tuple[str, str], Pair] = {}
     for pair in (*pairs(rows), *pairs(rows, graph=True)):
-        key = (pair.over["label"], pair.direction)
-        if key not in longest or pair.one["seq_len"] > longest[key].one["seq_len"]:
+        key = (pair.several["label"], pair.direction)
+        if key not in longest or pair.single["seq_len"] > longest[key].single["seq_len"]:
             longest[key] = pair
     return [_statement(pair) for pair in longest.values()]
 
@@ -227,7 +227,7 @@ def _statement(pair: Pair) -> str:
         verdict = f"is not faster than on one rank, {interval(speed)} as fast"
     else:
         verdict = f"has no significant difference in speed from one rank, {interval(speed)} as fast"
-    if pair.over.get("graph"):
+    if pair.several.get("graph"):
         return f"{pair.name} {verdict}, both as CUDA graphs ({direction})."
     return f"{pair.name} {verdict}, with {number(pair.memory)}x its memory per rank ({direction})."
 

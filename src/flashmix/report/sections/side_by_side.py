@@ -34,7 +34,7 @@ def beside_sections(runs: Sequence[Run]) -> list[Section]:
             sweeps = [(name, Sweep(comparable(rows, subject), direction)) for name, rows in cases]
             found.append(_times(sweeps))
     found.append(_accuracies(runs))
-    return [one for one in found if one is not None]
+    return [section for section in found if section is not None]
 
 
 def _times(sweeps: Sequence[tuple[str, Sweep]]) -> Section | None:
@@ -79,15 +79,16 @@ def _shape(sweep: Sweep) -> str:
 def _accuracies(runs: Sequence[Run]) -> Section | None:
     """Accuracy of the models that every run fine-tuned."""
     found: list[dict[tuple[str, str, str], Outcome]] = [
-        {(one.task, one.model, one.mixers): one for one in outcomes(rows)} for _, rows in runs
+        {(outcome.task, outcome.model, outcome.mixers): outcome for outcome in outcomes(rows)}
+        for _, rows in runs
     ]
-    shared = [key for key in found[0] if all(key in one for one in found)]
+    shared = [key for key in found[0] if all(key in models for models in found)]
     if not shared:
         return None
     body = []
     for key in shared:
-        means = [one[key].mean(accuracy) for one in found]
-        times = [one[key].mean("infer_ms") for one in found]
+        means = [models[key].mean(accuracy) for models in found]
+        times = [models[key].mean("infer_ms") for models in found]
         body.append(
             [
                 key[2],

@@ -68,8 +68,8 @@ def summary_section(rows: Sequence[Row]) -> Section:
 def _training_of(label: str, trained: Sequence[Training]) -> Training | None:
     """The training of a timed mixer: of that very variant, or of the only one of its name."""
     wanted = "attention" if label == FUSED else label
-    exact = [one for one in trained if one.mixer == wanted]
-    named = [one for one in trained if one.mixer.partition("(")[0] == wanted]
+    exact = [training for training in trained if training.mixer == wanted]
+    named = [training for training in trained if training.mixer.partition("(")[0] == wanted]
     if exact:
         return exact[0]
     return named[0] if len(named) == 1 else None
@@ -79,7 +79,7 @@ def _against(sweep: Sweep, label: str, seq_len: int) -> str:
     value = sweep.speedup(label, FUSED, seq_len)
     if value is None:
         return "-"
-    rows = (sweep.cells[one][seq_len] for one in (label, FUSED))
+    rows = (sweep.cells[name][seq_len] for name in (label, FUSED))
     return Cell(f"{tables.number(value.value)}x", *rows)
 
 

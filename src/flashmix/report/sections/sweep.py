@@ -42,7 +42,11 @@ def sections(rows: Sequence[Row]) -> list[Section]:
         if not sweep.cells:
             continue
         found.append(time_section(sweep))
-        found += [speedup_section(sweep, one) for one in (FUSED, NAIVE) if one in sweep.cells]
+        found += [
+            speedup_section(sweep, baseline)
+            for baseline in (FUSED, NAIVE)
+            if baseline in sweep.cells
+        ]
         found += [
             crossover_section(sweep),
             growth_section(sweep),
@@ -243,7 +247,7 @@ def _others(sweep: Sweep) -> list[str]:
 
 def findings(sweep: Sweep) -> list[Finding]:
     """The largest speed-up over fused attention, and which mixers are faster from which N."""
-    return [one for one in (_fastest(sweep), _from_where(sweep)) if one]
+    return [finding for finding in (_fastest(sweep), _from_where(sweep)) if finding]
 
 
 def _fastest(sweep: Sweep) -> Finding | None:

@@ -88,16 +88,16 @@ def _results(rows: Sequence[Row]) -> Section:
             ["mixers", "loss", "accuracy", "steps", "step", "training (s)", "parameters", "seeds"],
             [
                 [
-                    one.mixers,
-                    f"{statistics.fmean(one.values('val_loss')):.3f}",
-                    points(one.interval("val_accuracy")),
-                    f"{statistics.fmean(one.values('steps')):,.0f}",
-                    mean_cell(one, "step_ms"),
-                    mean_cell(one, "train_seconds"),
-                    f"{one.ok[0]['params']:,}",
-                    one.seeds,
+                    model.mixers,
+                    f"{statistics.fmean(model.values('val_loss')):.3f}",
+                    points(model.interval("val_accuracy")),
+                    f"{statistics.fmean(model.values('steps')):,.0f}",
+                    mean_cell(model, "step_ms"),
+                    mean_cell(model, "train_seconds"),
+                    f"{model.ok[0]['params']:,}",
+                    model.seeds,
                 ]
-                for one in finished(rows)
+                for model in finished(rows)
             ],
         ),
     )
@@ -106,11 +106,11 @@ def _results(rows: Sequence[Row]) -> Section:
 def _curves(rows: Sequence[Row]) -> Section:
     """Losses and validation accuracy by epoch."""
     body = []
-    for one in finished(rows):
-        for epoch in one.ok[0]["history"]:
+    for model in finished(rows):
+        for epoch in model.ok[0]["history"]:
             body.append(
                 [
-                    one.mixers,
+                    model.mixers,
                     str(epoch["epoch"]),
                     f"{epoch['train_loss']:.4f}",
                     f"{epoch['val_loss']:.4f}",
