@@ -206,8 +206,8 @@ def test_below_a_root_no_link_is_followed(tmp_path):
 def test_a_broken_run_is_one_line_of_the_list(tmp_path):
     folder = write_run(tmp_path / "a", [{"label": "x"}])
     line = read_line("a", folder, tmp_path)
-    assert line.facts[0].startswith("cannot be read: ")
-    assert "results.jsonl, line 1" in line.facts[0]
+    assert line.cells[0].startswith("cannot be read: ")
+    assert "results.jsonl, line 1" in line.cells[0]
 
 
 # What a terminal would obey
