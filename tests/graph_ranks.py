@@ -26,6 +26,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from flashmix import create_mixer, parallel
 from flashmix.errors import ImplementationError
+from flashmix.mixers import parse_mixer
 from flashmix.models import Encoder, SequenceClassifier, TextClassifier
 
 DEVICE = "cuda"
@@ -47,7 +48,7 @@ class Case:
 
 def mixer(text: str, heads: int = HEADS, **fields: Any) -> Case:
     """A mixer alone."""
-    return Case(functools.partial(create_mixer, text, DIM, num_heads=heads), **fields)
+    return Case(functools.partial(parse_mixer(text).build, DIM, num_heads=heads), **fields)
 
 
 LAYERS: dict[str, Any] = {"dim": DIM, "depth": 2, "num_heads": HEADS}

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from flashmix import create_mixer, ops
+from flashmix import ops
+from flashmix.mixers import MixerSpec, parse_mixer
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -76,11 +77,17 @@ MIXERS = [
 ]
 
 
+def fresh_mixer(text: str, dim: int = 8, *, num_heads: int = 2, **options) -> nn.Module:
+    """A mixer as it is created, with ``num_heads`` where it has heads."""
+    spec = parse_mixer(text)
+    return MixerSpec(spec.name, {**spec.options, **options}).build(dim, num_heads=num_heads)
+
+
 def make_mixer(
     text: str, dim: int = 8, *, num_heads: int = 2, dtype=torch.float64, device="cpu", **options
 ) -> nn.Module:
     """A mixer whose parameters are all random, since some start where they do nothing."""
-    mixer = create_mixer(text, dim, num_heads=num_heads, **options)
+    mixer = fresh_mixer(text, dim, num_heads=num_heads, **options)
     for seed, parameter in enumerate(mixer.parameters()):
         parameter.data = randn(*parameter.shape, seed=100 + seed) * dim**-0.5
     return mixer.to(device, dtype)

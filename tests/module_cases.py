@@ -10,9 +10,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-from flashmix import create_mixer, parallel
+from flashmix import parallel
 from flashmix.models import SequenceClassifier
-from helpers import make_mixer, randn, right_padding
+from helpers import fresh_mixer, make_mixer, randn, right_padding
 from parallel_cases import MESHES, _relative, encoder, errors_of_mixer, seeded
 
 WIDTH = 16
@@ -260,7 +260,7 @@ def both_ways(first):
 def made_on_meta(text, shard):
     """A mixer that is sharded before it has values, and then gets those that it starts with."""
     with torch.device("meta"):
-        model = create_mixer(text, WIDTH, num_heads=4)
+        model = fresh_mixer(text, WIDTH, num_heads=4)
     shard(model)
     model.to_empty(device="cpu")
     for module in model.modules():

@@ -30,7 +30,7 @@ from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch as block_topk
 from flashmix.ops.local_attention import torch as local
 from flashmix.parallel import _channels, _fnet, _pieces, _ring, _sharded, _spectral
-from helpers import by_reference, make_mixer, randn
+from helpers import by_reference, fresh_mixer, make_mixer, randn
 
 MESHES: dict[int, DeviceMesh] = {}
 
@@ -329,7 +329,7 @@ def bytes_of(text, ranks, n, batch, dim, heads, masked=False):
     """(exchanged, reduced) of a forward pass and of its backward, float32."""
     if dist.get_rank() >= ranks:
         return None
-    mixer = create_mixer(text, dim, num_heads=heads)
+    mixer = fresh_mixer(text, dim, num_heads=heads)
     mixer = parallel.shard_sequence(mixer, MESHES[ranks], sum_gradients=False)
     x = randn(batch, n, dim, dtype=torch.float32).requires_grad_()
     mask = torch.ones(batch, n, dtype=torch.bool) if masked else None
@@ -383,7 +383,7 @@ def call(text, *, odd_rank=None, timeout_s=None, **odd):
     mesh = MESHES[dist.get_world_size()]
     if timeout_s is not None:
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), mesh.get_group())
-    mixer = parallel.shard_sequence(create_mixer(text, 8, num_heads=2), mesh, sum_gradients=False)
+    mixer = parallel.shard_sequence(fresh_mixer(text), mesh, sum_gradients=False)
     x = torch.zeros(odd.get("batch", 2), 6, odd.get("dim", 8), requires_grad=odd.get("grad", True))
     dtype = getattr(torch, odd.get("dtype", "float32"))
     mixer, x = mixer.to(dtype), x.detach().to(dtype).requires_grad_(x.requires_grad)

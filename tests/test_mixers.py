@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashmix import create_mixer, ops
-from helpers import DTYPES, assert_close, each_mixer, make_mixer, randn, right_padding
+from helpers import DTYPES, assert_close, each_mixer, fresh_mixer, make_mixer, randn, right_padding
 
 
 @each_mixer
@@ -98,7 +98,7 @@ def test_two_runs_give_the_same_bits(text, device, unpoisoned_memory):
 
 @each_mixer
 def test_state_dict_carries_everything(text, device):
-    trained, fresh = make_mixer(text, device=device), create_mixer(text, 8, num_heads=2)
+    trained, fresh = make_mixer(text, device=device), fresh_mixer(text)
     fresh.to(device, torch.float64).load_state_dict(trained.state_dict(), strict=True)
     x = randn(2, 9, 8, device=device)
     assert torch.equal(fresh(x), trained(x))

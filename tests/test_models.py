@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 import flashmix
 from flashmix import create_mixer, list_mixers, ops
 from flashmix.errors import ArgumentError
-from flashmix.mixers import FNet, Hybrid, LocalAttention, MixerSpec, parse_mixer, parse_pattern
+from flashmix.mixers import (
+    MIXERS,
+    FNet,
+    Hybrid,
+    LocalAttention,
+    MixerSpec,
+    parse_mixer,
+    parse_pattern,
+)
 from flashmix.mixers import __all__ as mixer_names
 from flashmix.models import Block, Encoder
 from helpers import DEVICES, assert_close, each_mixer, make_mixer, randn, right_padding
@@ -188,10 +196,18 @@ def test_heads_are_of_width_64_by_default(dim, heads):
         assert create_mixer(name, dim).num_heads == heads
 
 
-def test_num_heads_is_taken_by_mixers_that_have_heads_and_ignored_by_the_others():
+def test_num_heads_is_taken_by_mixers_that_have_heads_and_shared_by_the_layers_of_a_pattern():
     for name in list_mixers():
-        mixer = create_mixer(name, 12, num_heads=3)
-        assert getattr(mixer, "num_heads", 3) == 3
+        if "num_heads" in MIXERS[name].Config.options():
+            assert create_mixer(name, 12, num_heads=3).num_heads == 3
+        else:
+            for text in (name, f"{name}(num_heads=3)"):
+                with pytest.raises(ArgumentError, match=f"option of mixer '{name}'.*num_heads"):
+                    create_mixer(text, 12, **({"num_heads": 3} if text == name else {}))
+    encoder = Encoder(12, 4, "fnet,attention,spectral,spectral+local", num_heads=3)
+    assert encoder.blocks[1].mixer.num_heads == encoder.blocks[3].mixer.mixers[1].num_heads == 3
+    with pytest.raises(ArgumentError, match="num_heads = 2 is for a mixer given as text"):
+        Block(8, create_mixer("attention", 8), num_heads=2)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,15 @@ from torch import nn
 from flashmix import create_mixer
 from flashmix.errors import ArgumentError
 from flashmix.models import Block, Encoder, SequenceClassifier, TextClassifier
-from helpers import MIXERS, each_mixer, make_mixer, randn, relative_error, right_padding
+from helpers import (
+    MIXERS,
+    each_mixer,
+    fresh_mixer,
+    make_mixer,
+    randn,
+    relative_error,
+    right_padding,
+)
 
 MODELS = {
     "Block": lambda: Block(8, "spectral+local", num_heads=2),
@@ -21,7 +29,7 @@ MODELS = {
     "SequenceClassifier": lambda: SequenceClassifier(8, 9, 3, dim=8, mixers="spectral,local"),
     "TextClassifier": lambda: TextClassifier(11, 9, 3, dim=8, mixers="topk,fourier"),
 }
-MAKERS = {text: lambda text=text: create_mixer(text, 8, num_heads=2) for text in MIXERS} | MODELS
+MAKERS = {text: lambda text=text: fresh_mixer(text) for text in MIXERS} | MODELS
 each_module = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
 
 
@@ -150,7 +158,7 @@ def test_half_parameters_give_what_float_ones_do(text):
 def test_the_default_dtype_and_device_are_those_of_parameters_alone(text):
     try:
         torch.set_default_dtype(torch.float64)
-        mixer = create_mixer(text, 8, num_heads=2)
+        mixer = fresh_mixer(text)
         wide = mixer(randn(2, 9, 8))
         narrow = mixer.float()(randn(2, 9, 8, dtype=torch.float32))
     finally:

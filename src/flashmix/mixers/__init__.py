@@ -6,31 +6,39 @@ To add a mixer, give it a file, and list its class in MIXERS.
 from __future__ import annotations
 
 import fnmatch
-import inspect
-from typing import Any
+from typing import Any, overload
 
-from flashmix.errors import ArgumentError, shown, unknown_choice
+from flashmix.errors import ArgumentError, shown
 from flashmix.mixers._base import Mixer
-from flashmix.mixers.attention import Attention
-from flashmix.mixers.fnet import FNet
-from flashmix.mixers.fourier import FourierAttention
-from flashmix.mixers.hybrid import Hybrid
-from flashmix.mixers.local import LocalAttention
+from flashmix.mixers.attention import Attention, AttentionConfig
+from flashmix.mixers.config import MixerConfig
+from flashmix.mixers.fnet import FNet, FNetConfig
+from flashmix.mixers.fourier import FourierAttention, FourierAttentionConfig
+from flashmix.mixers.hybrid import Hybrid, HybridConfig
+from flashmix.mixers.local import LocalAttention, LocalAttentionConfig
 from flashmix.mixers.spec import MixerSpec, parse_layers, parse_mixer, parse_pattern
-from flashmix.mixers.spectral import Spectral
-from flashmix.mixers.topk import TopKAttention
+from flashmix.mixers.spectral import Spectral, SpectralConfig
+from flashmix.mixers.topk import TopKAttention, TopKAttentionConfig
 
 __all__ = [
     "MIXERS",
     "Attention",
+    "AttentionConfig",
     "FNet",
+    "FNetConfig",
     "FourierAttention",
+    "FourierAttentionConfig",
     "Hybrid",
+    "HybridConfig",
     "LocalAttention",
+    "LocalAttentionConfig",
     "Mixer",
+    "MixerConfig",
     "MixerSpec",
     "Spectral",
+    "SpectralConfig",
     "TopKAttention",
+    "TopKAttentionConfig",
     "create_mixer",
     "list_mixers",
     "parse_layers",
@@ -54,46 +62,58 @@ def list_mixers(pattern: str = "*") -> list[str]:
     return [name for name in MIXERS if fnmatch.fnmatchcase(name, pattern)]
 
 
-def create_mixer(name: str, dim: int, *, num_heads: int | None = None, **options: Any) -> Mixer:
-    """Create a mixer by name.
+@overload
+def create_mixer(name: MixerConfig) -> Mixer: ...
+@overload
+def create_mixer(name: str, dim: int, *, num_heads: int | None = None, **options: Any) -> Mixer: ...
+def create_mixer(
+    name: str | MixerConfig,
+    dim: int | None = None,
+    *,
+    num_heads: int | None = None,
+    **options: Any,
+) -> Mixer:
+    """Create a mixer by name, or by the config of one.
 
         >>> create_mixer("local", 256, window=64)
         >>> create_mixer("local(window=64)", 256)
         >>> create_mixer("spectral+local", 256)
+        >>> create_mixer(mixer.config)  # another mixer like it, with parameters of its own
 
     Args:
         name: one of :func:`list_mixers`, with options in brackets where wanted; names joined by
-            "+" make a :class:`Hybrid`.
+            "+" make a :class:`Hybrid`. Or a config, which holds everything: see
+            :class:`MixerConfig`.
         dim: width D.
-        num_heads: heads of the mixers that have them (a divisor of ``dim``; heads of width 64 by
-            default); the others take no notice of it.
+        num_heads: heads of a mixer that has them, a divisor of ``dim``; heads of width 64 by
+            default.
         **options: the mixer's own options, for example ``window=64``.
 
     Raises:
         ArgumentError: an unknown name or option (the choices are listed), a bad value, or an option
-            that is given both in the text and as an argument.
+            that is given both in the text, or the config, and as an argument.
     """
+    if num_heads is not None:
+        options = {"num_heads": num_heads, **options}
+    if isinstance(name, MixerConfig):
+        given = [*(["dim"] if dim is not None else []), *options]
+        if given:
+            raise ArgumentError(
+                f"create_mixer: {', '.join(given)} is given as an argument and by the config; "
+                "change the config with dataclasses.replace"
+            )
+        return name.build()
     spec = parse_mixer(name)
-    if spec.name not in MIXERS:
-        raise unknown_choice("mixer", spec.name, MIXERS)
-    kind = MIXERS[spec.name]
-    choices = mixer_options(spec.name)
-    named = {**options, **({} if num_heads is None else {"num_heads": num_heads})}
-    if twice := named.keys() & spec.options.keys():
+    if twice := options.keys() & spec.options.keys():
         raise ArgumentError(
             f"create_mixer: {', '.join(sorted(twice))} of {shown(name)} is given in the text and "
             "as an argument; keep one"
         )
-    options |= spec.options
-    for option in options:
-        if option not in choices:
-            raise unknown_choice(f"option of mixer {spec.name!r}:", option, choices)
-    if "num_heads" in choices:
-        options.setdefault("num_heads", num_heads)
-    return kind(dim, **options)
+    if dim is None:
+        raise ArgumentError(f"create_mixer: {shown(name)} needs dim, the width D")
+    return MixerSpec(spec.name, {**options, **spec.options}).build(dim)
 
 
 def mixer_options(name: str) -> dict[str, Any]:
     """A mixer's options with their defaults."""
-    parameters = inspect.signature(MIXERS[name]).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    return MIXERS[name].Config.options()

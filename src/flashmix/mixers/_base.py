@@ -5,6 +5,7 @@ Shapes: B batch, N tokens, D width, H heads, dh = D / H width of a head.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
@@ -12,11 +13,13 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from flashmix.errors import ArgumentError, ImplementationError
-from flashmix.ops import OPERATORS, _checks
+from flashmix.errors import ImplementationError
+from flashmix.mixers.config import MixerConfig, QKVConfig
+from flashmix.ops import _checks
 from flashmix.ops._padding import zero_padding
 
-HEAD_WIDTH = 64
+ALWAYS_SHOWN = ("window", "topk", "modes", "impl")
+"""Options that ``repr`` shows at their defaults, too."""
 
 
 class Heads(NamedTuple):
@@ -50,16 +53,39 @@ class Mixer(nn.Module, ABC):
     cost: ClassVar[str]
     op: ClassVar[str]
     """Name of the operator that mixes, whose implementations ``impl`` names."""
+    Config: ClassVar[type[MixerConfig]]
+    """The frozen dataclass of its options; see :attr:`config`."""
     reads: str = ""
     """Which of the projections q, k and v its mixing reads: "qkv", "v" or "" (the tokens)."""
+    dim: int
+    impl: str
 
-    def __init__(self, dim: int, impl: str = "auto") -> None:
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if "Config" in cls.__dict__:
+            cls.Config.mixer_class, cls.op = cls, cls.Config.op
+
+    def __init__(self, config: MixerConfig) -> None:
         super().__init__()
-        _checks.check_count(type(self).__name__, "dim", dim)
-        if impl != "auto":
-            OPERATORS[self.op].check_impl(impl)
-        self.dim = dim
-        self.impl = impl
+        self._created = config
+        for name in config.attributes():
+            setattr(self, name, getattr(config, name))
+
+    @property
+    def config(self) -> MixerConfig:
+        """The options, as they are now: ``create_mixer(mixer.config)`` gives such a mixer."""
+        now = {name: getattr(self, name) for name in self._created.attributes()}
+        return dataclasses.replace(self._created, **now)
+
+    def extra_repr(self) -> str:
+        """The width, the options that are not the default, and the sizes and ``impl`` always."""
+        defaults = self.Config.options()
+        options = [
+            f"{name}={value!r}"
+            for name in self._created.attributes()
+            if (value := getattr(self, name)) != defaults.get(name) or name in ALWAYS_SHOWN
+        ]
+        return ", ".join(options)
 
     @abstractmethod
     def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
@@ -106,29 +132,19 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def head_count(where: str, dim: int, num_heads: int | None) -> int:
-    """``num_heads``, or by default heads of width 64 where they divide ``dim``, else one."""
-    if num_heads is None:
-        return dim // HEAD_WIDTH if dim % HEAD_WIDTH == 0 else 1
-    _checks.check_count(where, "num_heads", num_heads)
-    if dim % num_heads:
-        raise ArgumentError(f"{where}: num_heads must divide dim = {dim}, got {num_heads}")
-    return num_heads
-
-
 class QKVMixer(Mixer):
     """A mixer with q, k, v and output projections; subclasses say how heads mix."""
 
     reads = "qkv"
+    num_heads: int
+    causal: bool
 
-    def __init__(
-        self, dim: int, *, num_heads: int | None = None, bias: bool = True, impl: str = "auto"
-    ) -> None:
-        super().__init__(dim, impl)
-        self.num_heads = head_count(type(self).__name__, dim, num_heads)
+    def __init__(self, config: QKVConfig) -> None:
+        super().__init__(config)
+        dim = self.dim
         self.head_dim = dim // self.num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=bias)
-        self.out = nn.Linear(dim, dim, bias=bias)
+        self.qkv = nn.Linear(dim, 3 * dim, bias=config.bias)
+        self.out = nn.Linear(dim, dim, bias=config.bias)
 
     def forward(
         self,

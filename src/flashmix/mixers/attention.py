@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from flashmix.mixers._base import QKVMixer, check_weights_impl
-from flashmix.ops import _checks, attention
+from flashmix.mixers.config import QKVConfig
+from flashmix.ops import attention
 from flashmix.ops.attention.reference import attention_and_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig(QKVConfig):
+    """The options of :class:`Attention`."""
+
+    name = "attention"
+    op = "attention"
 
 
 class Attention(QKVMixer):
@@ -22,7 +33,7 @@ class Attention(QKVMixer):
 
     summary = "softmax(q k^T / sqrt(dh)) v: every token sees every token"
     cost = "O(N^2)"
-    op = "attention"
+    Config = AttentionConfig
 
     def __init__(
         self,
@@ -33,9 +44,9 @@ class Attention(QKVMixer):
         bias: bool = True,
         impl: str = "auto",
     ) -> None:
-        super().__init__(dim, num_heads=num_heads, bias=bias, impl=impl)
-        _checks.check_flag("Attention", "causal", causal)
-        self.causal = causal
+        super().__init__(
+            AttentionConfig(dim=dim, num_heads=num_heads, causal=causal, bias=bias, impl=impl)
+        )
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return attention(q, k, v, mask=mask, causal=self.causal, impl=self.impl)

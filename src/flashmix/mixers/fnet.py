@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from flashmix.mixers._base import Heads, Mixer
+from flashmix.mixers.config import MixerConfig
 from flashmix.ops import _checks, fnet
+
+
+@dataclass(frozen=True, kw_only=True)
+class FNetConfig(MixerConfig):
+    """The options of :class:`FNet`."""
+
+    name = "fnet"
+    op = "fnet"
+
+    norm: Literal["backward", "ortho"] = "backward"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.check_choice(self.where, "norm", self.norm, ("backward", "ortho"))
 
 
 class FNet(Mixer):
@@ -22,14 +38,13 @@ class FNet(Mixer):
 
     summary = "Re(FFT over tokens of FFT over width): fixed, no parameters"
     cost = "O(N log N)"
-    op = "fnet"
+    Config = FNetConfig
+    norm: Literal["backward", "ortho"]
 
     def __init__(
         self, dim: int, *, norm: Literal["backward", "ortho"] = "backward", impl: str = "auto"
     ) -> None:
-        super().__init__(dim, impl)
-        _checks.check_choice("FNet", "norm", norm, ("backward", "ortho"))
-        self.norm = norm
+        super().__init__(FNetConfig(dim=dim, norm=norm, impl=impl))
 
     def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
         return fnet(self.tokens(x, mask), mask=mask, norm=self.norm, impl=self.impl)

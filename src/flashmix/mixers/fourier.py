@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ImplementationError
-from flashmix.mixers._base import Heads, Mixer, head_count, merge_heads
-from flashmix.ops import fourier, fourier_weights
+from flashmix.mixers._base import Heads, Mixer, merge_heads
+from flashmix.mixers.config import BUILT_ONLY, MixerConfig, head_count
+from flashmix.ops import _checks, fourier, fourier_weights
 from flashmix.ops._padding import zero_padding
 from flashmix.ops._precision import transform_dtype
+
+
+@dataclass(frozen=True, kw_only=True)
+class FourierAttentionConfig(MixerConfig):
+    """The options of :class:`FourierAttention`."""
+
+    name = "fourier"
+    op = "fourier"
+
+    num_heads: int | None = None
+    bias: bool = field(default=True, metadata=BUILT_ONLY)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._resolve(num_heads=head_count(self.where, self.dim, self.num_heads))
+        _checks.check_flag(self.where, "bias", self.bias)
 
 
 class FourierAttention(Mixer):
@@ -29,14 +47,14 @@ class FourierAttention(Mixer):
 
     summary = "each head's frequencies weighed by their share of its power"
     cost = "O(N log N)"
-    op = "fourier"
+    Config = FourierAttentionConfig
+    num_heads: int
     reads = "v"
 
     def __init__(
         self, dim: int, *, num_heads: int | None = None, bias: bool = True, impl: str = "auto"
     ) -> None:
-        super().__init__(dim, impl)
-        self.num_heads = head_count("FourierAttention", dim, num_heads)
+        super().__init__(FourierAttentionConfig(dim=dim, num_heads=num_heads, bias=bias, impl=impl))
         self.head_dim = dim // self.num_heads
         self.value = nn.Linear(dim, dim, bias=bias)
         self.out = nn.Linear(dim, dim, bias=bias)

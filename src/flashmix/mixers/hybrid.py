@@ -2,17 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, Self, cast
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError
-from flashmix.mixers._base import Heads, Mixer, head_count
+from flashmix.mixers._base import Heads, Mixer
+from flashmix.mixers.config import BUILT_ONLY, MixerConfig, head_count
 from flashmix.mixers.spec import parse_mixer
 from flashmix.ops import _checks
 from flashmix.ops._padding import zero_padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class HybridConfig(MixerConfig):
+    """The options of :class:`Hybrid`, whose ``mixers`` are configs once it is made."""
+
+    name = "hybrid"
+
+    mixers: Sequence[str | MixerConfig | Mapping[str, Any]] = field(
+        default=("spectral", "local"), metadata=BUILT_ONLY
+    )
+    combine: Literal["sum", "gate", "heads"] = "sum"
+    num_heads: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.check_choice(self.where, "combine", self.combine, ("sum", "gate", "heads"))
+        mixers = self.mixers
+        if not isinstance(mixers, list | tuple) or len(mixers) < 2:
+            raise ArgumentError(
+                f"Hybrid: mixers must be at least two names, got {mixers!r}; "
+                "for example ('spectral', 'local')"
+            )
+        heads = head_count(self.where, self.dim, self.num_heads)
+        self._resolve(num_heads=heads)
+        width = self.dim
+        if self.combine == "heads":
+            if width % len(mixers) or heads % len(mixers):
+                raise ArgumentError(
+                    f"Hybrid: combine='heads' shares dim = {width} and num_heads = {heads} among "
+                    f"{len(mixers)} mixers; both must be multiples of it"
+                )
+            width, heads = width // len(mixers), heads // len(mixers)
+        self._resolve(mixers=tuple(self._part(one, width, heads) for one in mixers))
+
+    def _part(self, mixer: str | MixerConfig | Mapping[str, Any], dim: int, heads: int) -> Any:
+        """The config of a part that is ``dim`` wide."""
+        if isinstance(mixer, Mapping):
+            mixer = MixerConfig.from_dict(mixer)
+        if not isinstance(mixer, MixerConfig):
+            return parse_mixer(mixer).config(dim, num_heads=heads, impl=self.impl)
+        if mixer.dim != dim:
+            raise ArgumentError(f"Hybrid: a mixer of it must have dim = {dim}, got {mixer.dim}")
+        return mixer
 
 
 class Hybrid(Mixer):
@@ -20,7 +67,8 @@ class Hybrid(Mixer):
 
     Args:
         dim: width D.
-        mixers: at least two names, with options where wanted: ("spectral", "local(window=64)").
+        mixers: at least two names, with options where wanted: ("spectral", "local(window=64)"); or
+            configs.
         combine: "sum" adds the outputs; "gate" adds them with learned weights, a softmax over the
             mixers for each channel that starts even; "heads" gives each mixer an equal share of
             the width, as heads of different kinds.
@@ -30,40 +78,34 @@ class Hybrid(Mixer):
 
     summary = "several mixers in one layer, spectral + local by default"
     cost = "the sum of its parts"
+    Config = HybridConfig
+    combine: Literal["sum", "gate", "heads"]
+    num_heads: int
 
     def __init__(
         self,
         dim: int,
         *,
-        mixers: Sequence[str] = ("spectral", "local"),
+        mixers: Sequence[str | MixerConfig | Mapping[str, Any]] = ("spectral", "local"),
         combine: Literal["sum", "gate", "heads"] = "sum",
         num_heads: int | None = None,
         impl: str = "auto",
     ) -> None:
-        super().__init__(dim)
-        _checks.check_choice("Hybrid", "combine", combine, ("sum", "gate", "heads"))
-        if not isinstance(mixers, list | tuple) or len(mixers) < 2:
-            raise ArgumentError(
-                f"Hybrid: mixers must be at least two names, got {mixers!r}; "
-                "for example ('spectral', 'local')"
-            )
-        self.combine = combine
-        heads = head_count("Hybrid", dim, num_heads)
-        width = dim
-        if combine == "heads":
-            if dim % len(mixers) or heads % len(mixers):
-                raise ArgumentError(
-                    f"Hybrid: combine='heads' shares dim = {dim} and num_heads = {heads} among "
-                    f"{len(mixers)} mixers; both must be multiples of it"
-                )
-            width, heads = dim // len(mixers), heads // len(mixers)
-        self.mixers = nn.ModuleList(
-            parse_mixer(text).build(width, num_heads=heads, impl=impl) for text in mixers
+        config = HybridConfig(
+            dim=dim, mixers=mixers, combine=combine, num_heads=num_heads, impl=impl
         )
+        super().__init__(config)
+        parts = cast("Sequence[MixerConfig]", config.mixers)
+        self.mixers = nn.ModuleList(part.build() for part in parts)
         self.reads = "".join(p for p in "qkv" if any(p in m.reads for m in self._parts()))
         if combine == "gate":
-            self.gate = nn.Parameter(torch.empty(len(mixers), dim))
+            self.gate = nn.Parameter(torch.empty(len(parts), dim))
             self.reset_parameters()
+
+    @property
+    def config(self) -> MixerConfig:
+        mixers = tuple(part.config for part in self._parts())
+        return dataclasses.replace(super().config, mixers=mixers)  # type: ignore[call-arg]
 
     def reset_parameters(self) -> None:
         """An even gate; the parts have their own parameters."""

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from torch import Tensor
 
 from flashmix.mixers._base import QKVMixer, check_weights_impl
+from flashmix.mixers.config import QKVConfig
 from flashmix.ops import _checks, local_attention
 from flashmix.ops.local_attention.reference import local_attention_and_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalAttentionConfig(QKVConfig):
+    """The options of :class:`LocalAttention`."""
+
+    name = "local"
+    op = "local_attention"
+
+    window: int = 128
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.check_count(self.where, "window", self.window)
 
 
 class LocalAttention(QKVMixer):
@@ -25,7 +42,8 @@ class LocalAttention(QKVMixer):
 
     summary = "attention to the tokens within window // 2 on each side"
     cost = "O(N * window)"
-    op = "local_attention"
+    Config = LocalAttentionConfig
+    window: int
 
     def __init__(
         self,
@@ -37,11 +55,11 @@ class LocalAttention(QKVMixer):
         bias: bool = True,
         impl: str = "auto",
     ) -> None:
-        super().__init__(dim, num_heads=num_heads, bias=bias, impl=impl)
-        _checks.check_count("LocalAttention", "window", window)
-        _checks.check_flag("LocalAttention", "causal", causal)
-        self.window = window
-        self.causal = causal
+        super().__init__(
+            LocalAttentionConfig(
+                dim=dim, window=window, num_heads=num_heads, causal=causal, bias=bias, impl=impl
+            )
+        )
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return local_attention(

@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flashmix.errors import ArgumentError, shown
+from flashmix.errors import ArgumentError, shown, unknown_choice
+from flashmix.mixers.config import CONFIGS, MixerConfig, check_options
 
 if TYPE_CHECKING:
     from flashmix.mixers._base import Mixer
@@ -43,12 +44,25 @@ class MixerSpec:
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
-    def build(self, dim: int, *, num_heads: int | None = None, impl: str = "auto") -> Mixer:
-        """Create the mixer; its own options win over ``num_heads`` and ``impl``."""
-        from flashmix.mixers import create_mixer
+    def config(self, dim: int, *, num_heads: int | None = None, impl: str = "auto") -> MixerConfig:
+        """The mixer's config at width ``dim``.
 
-        options = {"num_heads": num_heads, "impl": impl, **self.options}
-        return create_mixer(self.name, dim, **options)
+        ``num_heads`` and ``impl`` are shared by the layers of a model: a mixer's own options win
+        over them, and one without heads has no use for ``num_heads``.
+
+        Raises:
+            ArgumentError: an unknown name or option (the choices are listed), or a bad value.
+        """
+        if self.name not in CONFIGS:
+            raise unknown_choice("mixer", self.name, CONFIGS)
+        check_options(self.name, self.options)
+        kind, shared = CONFIGS[self.name], {"num_heads": num_heads, "impl": impl}
+        shared = {name: value for name, value in shared.items() if name in kind.options()}
+        return kind(dim=dim, **{**shared, **self.options})
+
+    def build(self, dim: int, *, num_heads: int | None = None, impl: str = "auto") -> Mixer:
+        """Create the mixer of :meth:`config`."""
+        return self.config(dim, num_heads=num_heads, impl=impl).build()
 
     def __str__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.options.items())

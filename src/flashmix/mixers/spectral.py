@@ -2,15 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError
 from flashmix.mixers._base import Heads, Mixer
+from flashmix.mixers.config import MixerConfig
 from flashmix.ops import _checks, spectral
 
 MOST = 1 << 25
 """Modes, or taps, of a filter: more than any sequence has, and no text may ask for more memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectralConfig(MixerConfig):
+    """The options of :class:`Spectral`."""
+
+    name = "spectral"
+    op = "spectral"
+
+    modes: int | None = None
+    unitary: bool = False
+    causal: bool = False
+    context: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        modes = max(1, self.dim // 2) if self.modes is None else self.modes
+        _checks.check_count(self.where, "modes", modes)
+        for name in ("unitary", "causal"):
+            _checks.check_flag(self.where, name, getattr(self, name))
+        if self.causal and self.unitary:
+            raise ArgumentError("Spectral: causal and unitary exclude each other; choose one")
+        if self.context is not None:
+            _checks.check_count(self.where, "context", self.context)
+            if not self.causal:
+                raise ArgumentError(
+                    "Spectral: context is the length of a causal filter; set causal=True"
+                )
+        for name, value in (("modes", modes), ("context", self.context)):
+            if value is not None and value > MOST:
+                raise ArgumentError(f"Spectral: {name} must be at most {MOST}, got {value}")
+        self._resolve(modes=modes)
 
 
 class Spectral(Mixer):
@@ -33,7 +68,11 @@ class Spectral(Mixer):
 
     summary = "irfft(W * rfft(x)) + b: a learned filter per channel along tokens"
     cost = "O(N log N)"
-    op = "spectral"
+    Config = SpectralConfig
+    modes: int
+    unitary: bool
+    causal: bool
+    context: int | None
 
     def __init__(
         self,
@@ -45,25 +84,11 @@ class Spectral(Mixer):
         context: int | None = None,
         impl: str = "auto",
     ) -> None:
-        super().__init__(dim, impl)
-        self.modes = max(1, dim // 2) if modes is None else modes
-        _checks.check_count("Spectral", "modes", self.modes)
-        for name, flag in (("unitary", unitary), ("causal", causal)):
-            _checks.check_flag("Spectral", name, flag)
-        if causal and unitary:
-            raise ArgumentError("Spectral: causal and unitary exclude each other; choose one")
-        if context is not None:
-            _checks.check_count("Spectral", "context", context)
-            if not causal:
-                raise ArgumentError(
-                    "Spectral: context is the length of a causal filter; set causal=True"
-                )
-        for name, value in (("modes", self.modes), ("context", context)):
-            if value is not None and value > MOST:
-                raise ArgumentError(f"Spectral: {name} must be at most {MOST}, got {value}")
-        self.unitary = unitary
-        self.causal = causal
-        self.context = context
+        super().__init__(
+            SpectralConfig(
+                dim=dim, modes=modes, unitary=unitary, causal=causal, context=context, impl=impl
+            )
+        )
         if unitary:
             self.phase = nn.Parameter(torch.empty(self.modes, dim))
             self.register_parameter("bias", None)

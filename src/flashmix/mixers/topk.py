@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor
 
 from flashmix.mixers._base import QKVMixer, check_weights_impl
+from flashmix.mixers.config import QKVConfig
 from flashmix.ops import _checks, topk_attention
 from flashmix.ops.block_topk_attention.reference import block_topk_attention_and_weights
 from flashmix.ops.topk_attention.reference import topk_attention_and_weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class TopKAttentionConfig(QKVConfig):
+    """The options of :class:`TopKAttention`."""
+
+    name = "topk"
+    op = "topk_attention"
+
+    topk: int = 32
+    selection: Literal["exact", "block"] = "exact"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checks.check_count(self.where, "topk", self.topk)
+        _checks.check_choice(self.where, "selection", self.selection, ("exact", "block"))
 
 
 class TopKAttention(QKVMixer):
@@ -28,7 +46,9 @@ class TopKAttention(QKVMixer):
 
     summary = "attention to the topk tokens with the largest scores"
     cost = "O(N^2) to choose, O(N * topk) to mix"
-    op = "topk_attention"
+    Config = TopKAttentionConfig
+    topk: int
+    selection: Literal["exact", "block"]
 
     def __init__(
         self,
@@ -41,13 +61,17 @@ class TopKAttention(QKVMixer):
         bias: bool = True,
         impl: str = "auto",
     ) -> None:
-        super().__init__(dim, num_heads=num_heads, bias=bias, impl=impl)
-        _checks.check_count("TopKAttention", "topk", topk)
-        _checks.check_choice("TopKAttention", "selection", selection, ("exact", "block"))
-        _checks.check_flag("TopKAttention", "causal", causal)
-        self.topk = topk
-        self.selection = selection
-        self.causal = causal
+        super().__init__(
+            TopKAttentionConfig(
+                dim=dim,
+                topk=topk,
+                selection=selection,
+                num_heads=num_heads,
+                causal=causal,
+                bias=bias,
+                impl=impl,
+            )
+        )
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return topk_attention(

@@ -20,7 +20,7 @@ class Block(nn.Module):
     Args:
         dim: width D.
         mixer: a mixer, or one as text: "fnet", "local(window=64)", "spectral+local".
-        num_heads: heads of a mixer given as text; heads of width 64 by default.
+        num_heads: heads of a mixer given as text that has them; heads of width 64 by default.
         mlp_ratio: hidden width of the MLP over ``dim``.
         dropout: probability after the mixer and after the MLP.
         norm_first: normalise before each part (default) or after each sum.
@@ -46,6 +46,11 @@ class Block(nn.Module):
             )
         if not isinstance(mixer, Mixer):
             mixer = parse_mixer(mixer).build(dim, num_heads=num_heads)
+        elif num_heads is not None:
+            raise ArgumentError(
+                f"Block: num_heads = {num_heads} is for a mixer given as text; this one is built "
+                "already, so give num_heads to it"
+            )
         if mixer.dim != dim:
             raise ArgumentError(f"Block: mixer must have dim = {dim}, got {mixer.dim}")
         self.norm_first = norm_first
