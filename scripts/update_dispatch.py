@@ -1,7 +1,7 @@
-"""Write the table that ``impl="auto"`` chooses by from runs of suite ``kernels`` on a GPU.
+"""Write the table that ``impl="auto"`` chooses by from runs of suite ``kernels`` on GPUs.
 
 Usage: python scripts/update_dispatch.py benchmarks/results/h200/kernels*
-An op is taken from the last of them that measured it.
+Of a machine, an op is taken from the last of them that measured it.
 """
 
 from __future__ import annotations
@@ -11,29 +11,34 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flashmix.bench import read_rows, read_run
-from flashmix.bench.dispatch import machine_of, measured_ops
-from flashmix.bench.store import write_whole
-from flashmix.ops._measured import TABLE
+from flashmix._files import write_whole
+from flashmix.bench import read_run
+from flashmix.bench.dispatch import capability_of, machine_of, measured_ops
+from flashmix.bench.repeat import measured_rows
+from flashmix.ops.dispatch.tables import FORMAT, SHIPPED
 
 
 def table(folders: list[Path]) -> dict[str, Any]:
-    """The times of the runs' forwards, and where they are from."""
-    runs: dict[str, Any] = {}
-    gpus: dict[str, Any] = {}
+    """The times of the runs, and where they are from."""
+    machines: dict[str, Any] = {}
     for folder in folders:
         run = read_run(folder)
-        for op, found in measured_ops(read_rows(folder)).items():
-            gpus.setdefault(machine_of(run), {})[op] = found
-            runs[op] = {"folder": folder.as_posix(), "commit": run["machine"]["commit"]}
-    return {"runs": runs, "gpus": gpus}
+        capability = capability_of(run)
+        machine = machines.setdefault(
+            machine_of(run),
+            {"capability": capability and "{}.{}".format(*capability), "ops": {}},
+        )
+        for op, times in measured_ops(measured_rows(folder)).items():
+            commit = run["machine"]["commit"]
+            machine["ops"][op] = {"run": folder.as_posix(), "commit": commit, "times": times}
+    return {"format": FORMAT, "machines": machines}
 
 
 def main() -> None:
     """Write the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folders", type=Path, nargs="+", metavar="folder")
-    write_whole(TABLE, json.dumps(table(parser.parse_args().folders), indent=1) + "\n")
+    write_whole(SHIPPED, json.dumps(table(parser.parse_args().folders), indent=1) + "\n")
 
 
 if __name__ == "__main__":

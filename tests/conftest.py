@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-from flashmix.ops import _measured
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch as block_topk
+from flashmix.ops.dispatch import costs, tables
 from flashmix.ops.local_attention import torch as local
 from flashmix.ops.spectral import causal_conv
 from flashmix.ops.topk_attention import torch as topk
@@ -54,7 +54,10 @@ def returned_memory():
 @pytest.fixture
 def unmeasured(monkeypatch):
     """A machine of which no measurement is known, whichever the tests run on."""
-    monkeypatch.setattr(_measured, "device_name", lambda device: None)
+    tables.forget()
+    monkeypatch.setattr(costs, "device_name", lambda device: None)
+    yield
+    tables.forget()
 
 
 @pytest.fixture(scope="module")

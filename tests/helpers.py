@@ -184,14 +184,15 @@ def runnable(operator: str, dtype: torch.dtype = torch.float32) -> list[str]:
     return [
         one.name
         for one in ops.OPERATORS[operator].implementations
-        if "cpu" in one.devices and any(one.refusal(dtype, device) is None for device in DEVICES)
+        if "cpu" in one.devices
+        and any(one.unavailable_reason(dtype, device) is None for device in DEVICES)
     ]
 
 
 def skip_unless_runs(operator: str, impl: str, dtype: torch.dtype, device: str) -> None:
     """Skip a case that the implementation says it does not support."""
     (one,) = (x for x in ops.OPERATORS[operator].implementations if x.name == impl)
-    if refusal := one.refusal(dtype, device):
+    if refusal := one.unavailable_reason(dtype, device):
         pytest.skip(f"{impl} {refusal}")
 
 

@@ -15,7 +15,7 @@ from flashmix import create_mixer, ops
 from flashmix.errors import ArgumentError, ImplementationError, missing_extra
 from flashmix.mixers import MIXERS, Hybrid, Spectral, parse_mixer
 from flashmix.models import Block, Encoder
-from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops.dispatch import Implementation, Operator, Signature
 from helpers import MIXERS as MIXER_TEXTS
 from helpers import OPS, make_mixer, runnable
 
@@ -311,8 +311,12 @@ def test_an_impl_that_cannot_run_here_raises_and_says_what_is_missing():
     absent = Implementation(
         name="absent", run=lambda: None, summary="", missing=lambda: "needs a package: install it"
     )
-    operator = Operator(name="op", axes="B", implementations=(gpu, half, absent, here))
-    choose = partial(operator.choose, dtype=torch.float32, device=torch.device("cpu"))
+    operator = Operator(name="an op", axes="B", implementations=[gpu, half, absent, here])
+    signature = Signature((2, 3, 4), torch.float32, torch.device("cpu"))
+
+    def choose(impl):
+        return operator.select(impl, signature).implementation
+
     assert choose("auto").run() == choose("torch").run() == "ran"
     for name, words in (
         ("gpu", "'gpu' runs on cuda, not on cpu"),
@@ -321,9 +325,9 @@ def test_an_impl_that_cannot_run_here_raises_and_says_what_is_missing():
     ):
         with pytest.raises(ImplementationError, match=words):
             choose(name)
-    none_left = Operator(name="op", axes="B", implementations=(gpu, absent))
+    none_left = Operator(name="an op", axes="B", implementations=[gpu, absent])
     with pytest.raises(ImplementationError, match=r"'gpu' runs on cuda.*'absent' needs a"):
-        none_left.choose("auto", torch.float32, torch.device("cpu"))
+        none_left.select("auto", signature)
 
 
 def test_a_missing_extra_comes_with_its_install_command():

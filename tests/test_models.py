@@ -22,6 +22,7 @@ from flashmix.mixers import (
 )
 from flashmix.mixers import __all__ as mixer_names
 from flashmix.models import Block, Encoder
+from flashmix.ops.dispatch import Signature
 from helpers import DEVICES, assert_close, each_mixer, make_mixer, randn, right_padding
 
 
@@ -249,8 +250,8 @@ def test_every_mixer_class_tells_its_summary_and_cost():
 def test_explain_names_the_impl_that_auto_runs(op, device):
     axes = len(ops.OPERATORS[op].axes.split(", "))
     explanation = flashmix.explain(op, (2,) * axes, torch.float32, device)
-    chosen = ops.OPERATORS[op].choose("auto", torch.float32, torch.device(device))
-    assert explanation.impl == chosen.name
+    signature = Signature((2,) * axes, torch.float32, torch.device(device))
+    assert explanation.impl == ops.OPERATORS[op].select("auto", signature).impl
     names = {one.name for one in ops.OPERATORS[op].implementations}
     assert {explanation.impl, *explanation.alternatives} == names
     for text in (op, explanation.impl, explanation.reason, *explanation.alternatives.values()):

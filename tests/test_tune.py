@@ -9,34 +9,37 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import flashmix
-from flashmix.bench.dispatch import choosable, measured_ops, tunable
+from flashmix._core.machine import cpu_name
+from flashmix.bench.dispatch import NAMES, choosable, measured_ops
 from flashmix.cli.main import main
-from flashmix.ops import OPERATORS, _measured, _user_table
-from flashmix.ops._machine import cpu_name
+from flashmix.ops import OPERATORS
+from flashmix.ops.dispatch import Signature, tables
 
-
-def forget():
-    for cached in (_user_table.read, _measured._measurements, _measured._nearest):
-        cached.cache_clear()
+forget = tables.forget
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(autouse=True)
 def table(monkeypatch, tmp_path):
     """A table of this test alone."""
     path = tmp_path / "cache" / "dispatch.json"
-    monkeypatch.setenv(_user_table.VARIABLE, str(path))
+    monkeypatch.setenv(tables.VARIABLE, str(path))
     forget()
     yield path
     forget()
 
 
 def entry(seq_len, **ms):
-    return {"sizes": {"batch": 8, "seq_len": seq_len, "dim": 128}, "ms": ms}
+    times = {name: [time, 0.99 * time, 1.01 * time] for name, time in ms.items()}
+    return {"sizes": {"batch": 8, "seq_len": seq_len, "dim": 128}, "ms": times}
+
+
+def forward(*entries, dtype="float32"):
+    return {"fnet": {dtype: {"forward": list(entries)}}}
 
 
 def write(*entries):
-    _user_table.write(cpu_name(), {"fnet": {"float32": list(entries)}})
-    forget()
+    tables.write(cpu_name(), None, forward(*entries))
 
 
 def chosen(seq_len):
@@ -50,16 +53,19 @@ def test_tune_measures_and_auto_goes_by_it(table, tmp_path, capsys):
     said = capsys.readouterr().out
     assert f"wrote {table}" in said
     forget()
-    (measured,) = json.loads(table.read_text())["machines"][cpu_name()]["fnet"]["float32"]
+    times = json.loads(table.read_text())["machines"][cpu_name()]["ops"]["fnet"]["times"]
+    assert times["float32"].keys() == {"forward", "training"}
+    (measured,) = times["float32"]["forward"]
     assert measured["sizes"] == {"batch": 8, "seq_len": 128, "dim": 128}
     runnable = {
         one.name
         for one in OPERATORS["fnet"].implementations
-        if one.name != "reference" and one.refusal(torch.float32, "cpu") is None
+        if one.name != "reference"
+        and one.refusal(Signature((8, 128, 128), torch.float32, CPU)) is None
     }
     assert set(measured["ms"]) == runnable
     told = flashmix.explain("fnet", (8, 128, 128))
-    assert told.impl == min(measured["ms"], key=measured["ms"].get)
+    assert measured["ms"][told.impl][1] <= min(time[2] for time in measured["ms"].values())
     assert f"measured on {cpu_name()}" in told.reason
     assert str(table) in told.reason
     before = table.read_text()
@@ -67,21 +73,22 @@ def test_tune_measures_and_auto_goes_by_it(table, tmp_path, capsys):
     assert table.read_text() == before
 
 
-def test_auto_takes_the_fastest_within_reach_among_lengths_of_its_kind():
-    default = chosen(128)
+def test_auto_takes_the_fastest_of_the_nearest_length_of_its_kind():
     write(entry(128, torch=2.0, dense=1.0), entry(509, torch=1.0, dense=2.0))
     assert chosen(128) == chosen(512) == "dense"
-    assert chosen(499) == "torch", "a prime goes by the prime, though 512 is as near"
-    assert chosen(2048) == default, "out of reach counts as unmeasured"
+    assert chosen(499) == "torch", "a prime is looked up among primes, though 512 is as near"
+    assert chosen(2048) == "dense"
 
 
 def test_no_other_machine_and_no_other_dtype_is_touched():
-    _user_table.write("another GPU", {"fnet": {"bfloat16": [entry(64, torch=1.0)]}})
+    tables.write("another GPU", (9, 0), forward(entry(64, torch=1.0), dtype="bfloat16"))
     write(entry(128, torch=2.0, dense=1.0))
-    machines = _user_table.read()["machines"]
-    assert machines["another GPU"]["fnet"]["bfloat16"] == [entry(64, torch=1.0)]
-    _user_table.write(cpu_name(), {"fnet": {"bfloat16": [entry(64, torch=1.0)]}})
-    assert set(_user_table.read()["machines"][cpu_name()]["fnet"]) == {"float32", "bfloat16"}
+    other = tables.user()["machines"]["another GPU"]
+    assert other["capability"] == "9.0"
+    assert other["ops"]["fnet"]["times"]["bfloat16"]["forward"] == [entry(64, torch=1.0)]
+    tables.write(cpu_name(), None, forward(entry(64, torch=1.0), dtype="bfloat16"))
+    times = tables.user()["machines"][cpu_name()]["ops"]["fnet"]["times"]
+    assert set(times) == {"float32", "bfloat16"}
 
 
 @pytest.mark.parametrize(
@@ -93,13 +100,16 @@ def test_no_other_machine_and_no_other_dtype_is_touched():
         (lambda text: text.replace("1.25", '"fast"'), "is damaged"),
         (lambda text: text.replace("1.25", "-1.25"), "is damaged"),
         (lambda text: text.replace(torch.__version__, "1.0"), r"was measured with torch 1\.0"),
-        (lambda text: text.replace('"format": 1', '"format": 0'), "was measured with format 0"),
+        (lambda text: text.replace('"format": 2', '"format": 0'), "was measured with format 0"),
+        (lambda text: text.replace('"forward"', '"sideways"'), "is damaged"),
+        (lambda text: text.replace("null", '"nine"'), "is damaged"),
     ],
 )
 def test_a_stale_or_damaged_table_is_left_aside_with_one_warning(table, damage, wrong):
     default = chosen(128)
     write(entry(128, torch=2.0, dense=1.25))
     table.write_text(damage(table.read_text()))
+    forget()
     with pytest.warns(UserWarning, match=rf"(?s){wrong}.*flashmix tune"):
         assert chosen(128) == default
     with warnings.catch_warnings():
@@ -179,10 +189,11 @@ def test_a_table_bends_no_compiled_graph():
 def row(impl, median_ms, seq_len=128, **fields):
     base = {"direction": "forward", "status": "ok", "op": "fnet", "mixer": "fnet", "modes": None}
     sizes = {"batch": 8, "seq_len": seq_len, "dim": 128, "dtype": "float32"}
-    return {**base, **sizes, "impl": impl, "median_ms": median_ms, **fields}
+    samples = {"samples_ms": [median_ms] * 3, "median_ms": median_ms}
+    return {**base, **sizes, "impl": impl, **samples, **fields}
 
 
-def test_rows_count_by_both_times_and_only_where_compared():
+def test_costs_are_the_devices_time_by_direction_and_only_where_compared():
     rows = [
         row("torch", 1.0, mixer="copy"),
         row("torch", 1.0, host_ms=3.0),
@@ -190,15 +201,22 @@ def test_rows_count_by_both_times_and_only_where_compared():
         row("fftn", 0.1),
         row("cpu", 0.5, status="oom"),
         row("torch", 9.0, direction="forward_backward"),
+        row("dense", 8.0, direction="forward_backward"),
         row("torch", 4.0, seq_len=256),
     ]
-    assert measured_ops(rows) == {"fnet": {"float32": [entry(128, torch=4.0, dense=2.0)]}}
+    sizes = {"batch": 8, "seq_len": 128, "dim": 128}
+
+    def times(**ms):
+        return [{"sizes": sizes, "ms": {name: [t, t, t] for name, t in ms.items()}}]
+
+    forward, training = times(torch=1.0, dense=2.0), times(torch=9.0, dense=8.0)
+    assert measured_ops(rows) == {"fnet": {"float32": {"forward": forward, "training": training}}}
 
 
-def test_only_ops_with_a_choice_are_tuned():
-    assert {"fnet", "spectral"} <= set(tunable())
+def test_what_is_tuned_has_a_choice():
+    assert {"fnet", "spectral"} <= set(NAMES)
     assert choosable("fnet") >= {"torch", "triton", "dense"}
-    assert choosable("fourier") == set()
+    assert "reference" not in choosable("fnet")
 
 
 @pytest.mark.parametrize(

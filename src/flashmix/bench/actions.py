@@ -19,7 +19,7 @@ from flashmix.bench.contenders import build_contender
 from flashmix.bench.graphs import replayed
 from flashmix.mixers import Mixer, parse_mixer
 from flashmix.models import Block, TextClassifier
-from flashmix.ops._registry import Choice, implementations_by_op, recorded_choices
+from flashmix.ops.dispatch import Choice, implementations_by_op, recorded_choices
 
 Action = Callable[[], object]
 

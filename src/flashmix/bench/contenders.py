@@ -19,7 +19,7 @@ from torch import Tensor
 from flashmix import ops
 from flashmix.bench.case import Case
 from flashmix.ops import OPERATORS
-from flashmix.ops._case import Case as OpCase
+from flashmix.ops.dispatch import Signature
 
 Function = Callable[..., Tensor]
 
@@ -188,11 +188,11 @@ def implementations(case: Case) -> list[str]:
         shape = (case.batch, case.num_heads, case.seq_len, case.dim // case.num_heads)
     knobs = {"window": case.window, "topk": case.topk, "modes": case.modes}
     options = {name: value for name, value in knobs.items() if value is not None}
-    asked = OpCase(shape, dtype, torch.device(case.device), options)
+    signature = Signature(shape, dtype, torch.device(case.device), options)
     return [
         one.name
         for one in OPERATORS[case.op].implementations
-        if one.name != "reference" and one.refusal(dtype, case.device, asked) is None
+        if one.name != "reference" and one.refusal(signature) is None
     ]
 
 

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
+from flashmix._core.machine import cpu_name
 from flashmix._version import __version__
 from flashmix.bench.process import package
 from flashmix.bench.timing import clock
 from flashmix.errors import ArgumentError
-from flashmix.ops._machine import cpu_name
 
 PACKAGES = ("torch", "numpy", "triton", "transformers", "scikit-learn")
 
@@ -112,6 +112,7 @@ def describe(device: str) -> dict[str, Any]:
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
         facts["gpu"] = properties.name
+        facts["gpu_capability"] = f"{properties.major}.{properties.minor}"
         facts["gpu_memory_gb"] = round(properties.total_memory / 1e9, 1)
         facts["cuda"] = torch.version.cuda
     return facts

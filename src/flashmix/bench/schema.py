@@ -207,7 +207,9 @@ CONFIGS = {
 MACHINE = record(
     {},
     {
-        **dict.fromkeys(("cpu", "gpu", "cpu_capability", "system", "python", "flashmix"), TEXT),
+        **dict.fromkeys(
+            ("cpu", "gpu", "gpu_capability", "cpu_capability", "system", "python", "flashmix"), TEXT
+        ),
         **dict.fromkeys(("commit", "cuda"), maybe(TEXT)),
         "cores": maybe(COUNT),
         "gpu_memory_gb": AMOUNT,

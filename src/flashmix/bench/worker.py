@@ -29,7 +29,7 @@ from flashmix.bench.process import package
 from flashmix.bench.store import FULL
 from flashmix.bench.timing import Clock, CpuClock, CudaClock, clock, interleave
 from flashmix.errors import FlashmixError
-from flashmix.ops._registry import recorded_choices
+from flashmix.ops.dispatch import recorded_choices
 from flashmix.tasks.digits import train_digits
 from flashmix.tasks.loop import DivergedError
 

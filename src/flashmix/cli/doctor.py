@@ -42,8 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     from flashmix.bench import machine
     from flashmix.cli.terminal import Terminal
-    from flashmix.ops import OPERATORS, _user_table, explain
+    from flashmix.ops import OPERATORS, explain
     from flashmix.ops._cpu import build, library
+    from flashmix.ops.dispatch import tables
 
     terminal = Terminal()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,8 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
         terminal.say(f"  {name:<18}{version or missing}")
     absent = library.missing()
     terminal.say(f"native    {f'none; {absent}' if absent else build.library_path()}")
-    place = _user_table.path()
-    tuned = str(place) if _user_table.read() else "none; flashmix tune measures what auto runs"
+    place = tables.path()
+    tuned = str(place) if tables.user() else "none; flashmix tune measures what auto runs"
     terminal.say(f"tuned     {tuned}")
     terminal.say("what impl='auto' runs here (float32):")
     for name, operator in OPERATORS.items():

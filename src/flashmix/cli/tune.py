@@ -14,15 +14,16 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 Every op has several implementations. Which is the fastest depends on the machine, the dtype and the
-shape; impl="auto" goes by measurements, and where there are none it takes a road that is safe
-everywhere. This command measures, forward, all that can run here, and writes what it found to
+shape: impl="auto" uses measurements, and where there are none an implementation that is safe
+everywhere. This command measures all that can run here, forward and with the backward, and writes
+what it found to
 
   $XDG_CACHE_HOME/flashmix/dispatch.json     (by default ~/.cache/flashmix/dispatch.json)
 
-or to the file that FLASHMIX_DISPATCH names. From then on auto and flashmix.explain go by it before
-what comes with flashmix, within reach of a measured shape: 64 times the batch, 8 the length, 4 the
-width, 2 the modes. It is valid for this release of flashmix and of PyTorch; tune again after an
-upgrade (a warning tells you). To undo it, remove the file.
+or to the file that FLASHMIX_DISPATCH names. From then on auto and flashmix.explain use it before
+the table that comes with flashmix; a call takes the measured shape that is nearest to its own. It
+is valid for this release of flashmix and of PyTorch; tune again after an upgrade (a warning says
+so). To undo it, remove the file.
 
 The rows are kept in a run's folder like those of flashmix bench; after Ctrl-C, --resume FOLDER goes
 on and repeats nothing.
@@ -54,7 +55,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16", "float16"),
-        help="default: float32 on cpu, bfloat16 on cuda, which also stands for float16",
+        help="default: float32 on cpu, bfloat16 on cuda, which also applies to float16",
     )
     parser.add_argument("--ops", type=words, metavar="OP,OP,...", help="default: all there are")
     parser.add_argument(
@@ -76,10 +77,10 @@ def add_command(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
-    from flashmix.bench.dispatch import machine_of, measured_ops
+    from flashmix.bench.dispatch import capability_of, machine_of, measured_ops
     from flashmix.cli.terminal import Terminal
     from flashmix.errors import ArgumentError, FlashmixError
-    from flashmix.ops import _user_table
+    from flashmix.ops.dispatch import tables
     from flashmix.report import load
 
     terminal = Terminal()
@@ -98,40 +99,41 @@ def run(arguments: argparse.Namespace) -> int:
         raise FlashmixError(
             f"{folder} holds no shape that two implementations ran, so there is nothing to choose"
         )
-    place = _user_table.write(machine_of(measured), ops)
+    place = tables.write(machine_of(measured), capability_of(measured), ops)
     for op, dtypes in ops.items():
-        for dtype, entries in dtypes.items():
-            terminal.say(f"{op}, {dtype}, on {machine_of(measured)}:")
-            for entry in entries:
-                terminal.say(f"  {_told(entry)}")
-    terminal.say(f"wrote {place}; impl='auto' and flashmix.explain go by it from now on")
+        for dtype, directions in dtypes.items():
+            for direction, entries in directions.items():
+                terminal.say(f"{op}, {dtype}, {direction}, on {machine_of(measured)}:")
+                for entry in entries:
+                    terminal.say(f"  {_in_words(entry)}")
+    terminal.say(f"wrote {place}; impl='auto' and flashmix.explain use it from now on")
     return 0
 
 
-def _told(entry: dict[str, Any]) -> str:
+def _in_words(entry: dict[str, Any]) -> str:
     """A measured shape in words, the fastest first."""
     sizes = ", ".join(f"{name} {size}" for name, size in entry["sizes"].items())
-    times = sorted(entry["ms"].items(), key=lambda one: one[1])
-    return f"{sizes}: " + ", ".join(f"{name} {ms:.3g} ms" for name, ms in times)
+    times = sorted((time[0], name) for name, time in entry["ms"].items())
+    return f"{sizes}: " + ", ".join(f"{name} {ms:.3g} ms" for ms, name in times)
 
 
 def _measure(terminal: Terminal, arguments: argparse.Namespace) -> Path | None:
     """Measure into a folder and return it; None after Ctrl-C."""
     from flashmix.bench import Grid, run_suite
-    from flashmix.bench.dispatch import tunable
+    from flashmix.bench.dispatch import DIRECTIONS, NAMES
     from flashmix.errors import unknown_choice
 
-    ops = arguments.ops or tuple(tunable())
+    ops = arguments.ops or tuple(NAMES)
     for op in ops:
-        if op not in tunable():
-            raise unknown_choice("op to tune", op, tunable())
+        if op not in NAMES:
+            raise unknown_choice("op to tune", op, NAMES)
     folder: Path = arguments.resume or arguments.out or default_folder("tune")
     grid = Grid(
         device=device_name(arguments.device),
         dtype=arguments.dtype,
         mixers=ops,
         seq_lens=arguments.seq_lens,
-        directions=("forward",),
+        directions=tuple(DIRECTIONS),
         contenders=False,
     )
     try:

@@ -10,10 +10,11 @@ from collections.abc import Sequence
 
 import torch
 
-from flashmix.ops._registry import Explanation, explain_choice
+from flashmix.errors import unknown_choice
 from flashmix.ops.attention import OPERATOR as _ATTENTION
 from flashmix.ops.attention import attention
 from flashmix.ops.block_topk_attention import OPERATOR as _BLOCK_TOPK_ATTENTION
+from flashmix.ops.dispatch import Decision, Direction, Implementation, explain_choice
 from flashmix.ops.fnet import OPERATOR as _FNET
 from flashmix.ops.fnet import fnet
 from flashmix.ops.fourier import OPERATOR as _FOURIER
@@ -27,13 +28,15 @@ from flashmix.ops.topk_attention import topk_attention
 
 __all__ = [
     "OPERATORS",
-    "Explanation",
+    "Decision",
+    "Implementation",
     "attention",
     "explain",
     "fnet",
     "fourier",
     "fourier_weights",
     "local_attention",
+    "register_implementation",
     "spectral",
     "topk_attention",
 ]
@@ -58,9 +61,10 @@ def explain(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
     *,
+    direction: Direction = "forward",
     machine: str | None = None,
     **options: int | bool,
-) -> Explanation:
+) -> Decision:
     """Tell which implementation ``impl="auto"`` runs for a case, and why.
 
     Args:
@@ -68,16 +72,36 @@ def explain(
         shape: the shape of its first argument, [B, N, D] or [B, H, N, dh].
         dtype: a floating dtype.
         device: for example "cpu" or "cuda".
+        direction: "forward", or "training" where autograd records the call.
         machine: the name of another machine of that kind, as ``torch.cuda.get_device_name()`` gives
             it there, for example "NVIDIA H200": nothing counts as missing on it.
         options: what else the choice depends on: ``masked``, ``causal``, for "spectral" ``modes``,
-            for "local_attention" ``window`` and ``gradient`` (whether autograd records the call),
-            for top-k attention ``topk``.
+            for "local_attention" ``window``, for top-k attention ``topk``.
 
     Returns:
-        An :class:`Explanation`; print it for the story.
+        The decision that a call would take; print it for the whole of it.
 
     Raises:
-        ArgumentError: an unknown op, a shape with the wrong number of axes, another dtype.
+        ArgumentError: an unknown op, a shape with the wrong number of axes, another dtype
+            or direction.
     """
-    return explain_choice(OPERATORS, op, shape, dtype, device, options, machine)
+    return explain_choice(OPERATORS, op, shape, dtype, device, options, direction, machine)
+
+
+def register_implementation(op: str, implementation: Implementation) -> None:
+    """Add an implementation of an op from outside the package.
+
+    ``impl=`` takes it by its name; ``auto`` where ``flashmix tune`` found it the fastest. A package
+    that is installed can do it without being imported: it names, as an entry point of the group
+    ``flashmix.implementations``, a function without arguments that calls this.
+
+    Args:
+        op: an operator's name, for example "fnet".
+        implementation: its ``run`` takes what those of the op take; see ``OPERATORS[op]``.
+
+    Raises:
+        ArgumentError: there is no such op, or it has an implementation of that name.
+    """
+    if op not in OPERATORS:
+        raise unknown_choice("op", op, OPERATORS)
+    OPERATORS[op].register(implementation)

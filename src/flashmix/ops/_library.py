@@ -21,6 +21,7 @@ from torch.autograd import forward_ad
 
 from flashmix.errors import ImplementationError
 from flashmix.ops import _derivatives
+from flashmix.ops.dispatch.signature import Direction
 
 _LIBRARY = torch.library.Library("flashmix", "FRAGMENT")
 
@@ -42,6 +43,11 @@ def needs_gradient(*arguments: Any) -> bool:
         if isinstance(one, Tensor) and one.requires_grad:
             return True
     return torch._C._are_functorch_transforms_active() or torch.compiler.is_exporting()
+
+
+def direction_of(*arguments: Any) -> Direction:
+    """What a call with these arguments is chosen an implementation for."""
+    return "training" if needs_gradient(*arguments) else "forward"
 
 
 class CompositeOp:

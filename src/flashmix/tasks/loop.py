@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from flashmix._clock import running_seconds
 from flashmix.errors import ArgumentError, FlashmixError
-from flashmix.ops._registry import implementations_by_op, recorded_choices
+from flashmix.ops.dispatch import implementations_by_op, recorded_choices
 from flashmix.tasks import checkpoint, distributed
 from flashmix.tasks.batches import Batch, derived_seed
 

@@ -11,7 +11,7 @@ import os
 
 import torch
 
-from flashmix.ops._case import Case
+from flashmix.ops.dispatch.signature import Signature
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -36,7 +36,7 @@ MOST_WIDTH = 256
 """The widest head whose tiles fit in shared memory."""
 
 
-def too_wide(case: Case) -> str | None:
+def too_wide(signature: Signature) -> str | None:
     """Why heads [B, H, N, dh] do not fit the kernels; None where they do."""
-    width = case.shape[3]
+    width = signature.shape[3]
     return None if width <= MOST_WIDTH else f"takes heads up to {MOST_WIDTH} wide, not {width}"

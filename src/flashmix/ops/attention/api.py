@@ -5,13 +5,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from flashmix.ops import _checks
-from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops._library import direction_of
 from flashmix.ops.attention import reference, torch
+from flashmix.ops.dispatch import Implementation, Operator, Signature
 
 OPERATOR = Operator(
     name="attention",
     axes="B, H, N, dh",
-    implementations=(
+    implementations=[
         Implementation(
             name="torch",
             run=torch.attention,
@@ -22,7 +23,7 @@ OPERATOR = Operator(
             run=reference.attention,
             summary="the formula, with the N x N weights in memory",
         ),
-    ),
+    ],
     aliases={"sdpa": "torch", "naive": "reference"},
 )
 
@@ -53,5 +54,7 @@ def attention(
     """
     _checks.check_qkv("attention", q, k, v, mask)
     _checks.check_flag("attention", "causal", causal)
-    y: Tensor = OPERATOR.choose(impl, q.dtype, q.device).run(q, k, v, mask, causal)
+    options = {"masked": mask is not None, "causal": causal}
+    signature = Signature(tuple(q.shape), q.dtype, q.device, options, direction_of(q, k, v))
+    y: Tensor = OPERATOR.select(impl, signature).implementation.run(q, k, v, mask, causal)
     return y

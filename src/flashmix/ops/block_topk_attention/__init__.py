@@ -2,10 +2,10 @@
 
 from torch import Tensor
 
-from flashmix.ops._cpu import library
-from flashmix.ops._registry import Implementation, Operator
 from flashmix.ops._triton import availability
 from flashmix.ops.block_topk_attention import cpu, reference, torch
+from flashmix.ops.dispatch import Implementation, Operator
+from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
 
 
 def _triton(
@@ -19,36 +19,32 @@ def _triton(
 OPERATOR = Operator(
     name="block_topk_attention",
     axes="B, H, N, dh",
-    implementations=(
-        Implementation(
-            name="cpu",
-            run=cpu.block_topk_attention,
-            summary="native kernels; scores of the kept blocks stay in cache",
-            devices=library.DEVICES,
-            missing=library.missing,
+    implementations=[
+        cpu_implementation(
+            cpu.block_topk_attention,
+            "native kernels; scores of the kept blocks stay in cache",
         ),
         Implementation(
             name="torch",
             run=torch.block_topk_attention,
             summary="gathers the selected key blocks for each block of queries",
+            launches=12,
+            scales_with="topk",
         ),
-        Implementation(
-            name="triton",
-            run=_triton,
-            summary="tiles that visit the selected key blocks where they stand, gathering nothing",
-            devices=availability.DEVICES,
-            dtypes=availability.DTYPES,
-            missing=availability.missing,
-            unfit=availability.too_wide,
-            preferred=False,
-            grouped=True,
+        triton_implementation(
+            _triton,
+            "tiles that visit the selected key blocks where they stand, gathering nothing",
+            unsupported_reason=availability.too_wide,
+            grouped_heads=True,
+            launches=4,
+            scales_with="topk",
         ),
         Implementation(
             name="reference",
             run=reference.block_topk_attention,
             summary="the formula, with the N x N weights in memory",
         ),
-    ),
+    ],
 )
 
 __all__ = ["OPERATOR"]

@@ -7,11 +7,10 @@ from typing import Literal
 from torch import Tensor
 
 from flashmix.ops import _checks
-from flashmix.ops._case import Case
-from flashmix.ops._cpu import library
-from flashmix.ops._registry import Implementation, Operator
-from flashmix.ops._triton import availability
+from flashmix.ops._library import direction_of
 from flashmix.ops._triton.columns import plan as columns
+from flashmix.ops.dispatch import Implementation, Operator, Signature
+from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
 from flashmix.ops.fnet import cpu, dense, reference, torch
 from flashmix.ops.fnet.plan import road, unplanned, unsplit
 
@@ -28,34 +27,34 @@ def _triton_columns(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     return fnet(x, mask, norm)
 
 
-def _unfit_for_triton(case: Case) -> str | None:
-    _, seq_len, dim = case.sizes()
-    length = None if case.options.get("masked") else seq_len
-    return unplanned(length, dim, case.dtype)
+def _triton_unsupported_reason(signature: Signature) -> str | None:
+    _, seq_len, dim = signature.static_shape()
+    length = None if signature.options.get("masked") else seq_len
+    return unplanned(length, dim, signature.dtype)
 
 
-def _triton_road(case: Case) -> str | None:
-    _, seq_len, dim = case.sizes()
-    if case.options.get("masked"):
+def _describe_triton_plan(signature: Signature) -> str | None:
+    _, seq_len, dim = signature.static_shape()
+    if signature.options.get("masked"):
         return "true lengths without a plan go through the FFT"
-    return road(seq_len, dim, case.dtype)
+    return road(seq_len, dim, signature.dtype)
 
 
-def _unfit_for_columns(case: Case) -> str | None:
-    _, seq_len, dim = case.sizes()
+def _columns_unsupported_reason(signature: Signature) -> str | None:
+    _, seq_len, dim = signature.static_shape()
     if refusal := unsplit(dim) or columns.unfit(seq_len, dim):
         return refusal
-    return None if case.options.get("masked") else columns.uncut(seq_len)
+    return None if signature.options.get("masked") else columns.uncut(seq_len)
 
 
-def _columns_road(case: Case) -> str | None:
-    if case.options.get("masked"):
+def _describe_columns_plan(signature: Signature) -> str | None:
+    if signature.options.get("masked"):
         return "true lengths that are odd or have a large factor go through the FFT"
-    return str(columns.digits(case.sizes()[1]))
+    return str(columns.digits(signature.static_shape()[1]))
 
 
-def _unfit_for_dense(case: Case) -> str | None:
-    _, seq_len, dim = case.shape
+def _dense_unsupported_reason(signature: Signature) -> str | None:
+    _, seq_len, dim = signature.shape
     if seq_len > dense.MOST or dim > dense.MOST:
         return f"takes N and D up to {dense.MOST}, where two products still pay"
     return None
@@ -64,50 +63,41 @@ def _unfit_for_dense(case: Case) -> str | None:
 OPERATOR = Operator(
     name="fnet",
     axes="B, N, D",
-    implementations=(
-        Implementation(
-            name="cpu",
-            run=cpu.fnet,
-            summary="native transform of the even part, mirrored; its own backward, nothing saved",
-            devices=library.DEVICES,
-            missing=library.missing,
+    implementations=[
+        cpu_implementation(
+            cpu.fnet,
+            "native transform of the even part, mirrored; its own backward, nothing saved",
         ),
         Implementation(
             name="torch",
             run=torch.fnet,
             summary="half-spectrum real FFT, mirrored; its own backward, nothing saved",
+            launches=6,
         ),
-        Implementation(
-            name="triton",
-            run=_triton,
-            summary="two passes of tensor-core products; its own backward, nothing saved",
-            devices=availability.DEVICES,
-            dtypes=availability.DTYPES,
-            missing=availability.missing,
-            unfit=_unfit_for_triton,
-            road=_triton_road,
-            preferred=False,
+        triton_implementation(
+            _triton,
+            "two passes of tensor-core products; its own backward, nothing saved",
+            launches=2,
+            unsupported_reason=_triton_unsupported_reason,
+            describe_plan=_describe_triton_plan,
         ),
-        Implementation(
+        triton_implementation(
+            _triton_columns,
+            "three passes, width first and half of the columns after; nothing saved",
             name="triton_columns",
-            run=_triton_columns,
-            summary="three passes, width first and half of the columns after; nothing saved",
-            devices=availability.DEVICES,
-            dtypes=availability.DTYPES,
-            missing=availability.missing,
-            unfit=_unfit_for_columns,
-            road=_columns_road,
-            preferred=False,
+            launches=3,
+            unsupported_reason=_columns_unsupported_reason,
+            describe_plan=_describe_columns_plan,
         ),
         Implementation(
             name="dense",
             run=dense.fnet,
             summary="two plain matrix products, any short length; its own backward, nothing saved",
-            unfit=_unfit_for_dense,
-            preferred=False,
+            launches=5,
+            unsupported_reason=_dense_unsupported_reason,
         ),
         Implementation(name="reference", run=reference.fnet, summary="Re(fftn(x)), the formula"),
-    ),
+    ],
 )
 
 
@@ -141,6 +131,7 @@ def fnet(
     """
     _checks.check_tokens("fnet", x, mask)
     _checks.check_choice("fnet", "norm", norm, ("backward", "ortho"))
-    case = Case(tuple(x.shape), x.dtype, x.device, {"masked": mask is not None})
-    y: Tensor = OPERATOR.choose(impl, x.dtype, x.device, case).run(x, mask, norm)
+    options = {"masked": mask is not None}
+    signature = Signature(tuple(x.shape), x.dtype, x.device, options, direction_of(x))
+    y: Tensor = OPERATOR.select(impl, signature).implementation.run(x, mask, norm)
     return y

@@ -5,20 +5,18 @@ from __future__ import annotations
 from torch import Tensor
 
 from flashmix.ops import _checks
-from flashmix.ops._cpu import library
-from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops._library import direction_of
+from flashmix.ops.dispatch import Implementation, Operator, Signature
+from flashmix.ops.dispatch.families import cpu_implementation
 from flashmix.ops.fourier import cpu, reference, torch
 
 OPERATOR = Operator(
     name="fourier",
     axes="B, H, N, dh",
-    implementations=(
-        Implementation(
-            name="cpu",
-            run=cpu.fourier,
-            summary="native transform, weigh, inverse; saves only the input",
-            devices=library.DEVICES,
-            missing=library.missing,
+    implementations=[
+        cpu_implementation(
+            cpu.fourier,
+            "native transform, weigh, inverse; saves only the input",
         ),
         Implementation(
             name="torch",
@@ -26,7 +24,7 @@ OPERATOR = Operator(
             summary="real FFT, weigh, inverse, with a backward that saves only the input",
         ),
         Implementation(name="reference", run=reference.fourier, summary="the formula"),
-    ),
+    ],
 )
 
 
@@ -52,7 +50,9 @@ def fourier(v: Tensor, *, mask: Tensor | None = None, impl: str = "auto") -> Ten
     """
     _checks.check_floating("fourier", "v", v, "B, H, N, dh")
     _checks.check_mask("fourier", mask, v, v.shape[2])
-    y: Tensor = OPERATOR.choose(impl, v.dtype, v.device).run(v, mask)
+    options = {"masked": mask is not None}
+    signature = Signature(tuple(v.shape), v.dtype, v.device, options, direction_of(v))
+    y: Tensor = OPERATOR.select(impl, signature).implementation.run(v, mask)
     return y
 
 

@@ -9,13 +9,12 @@ import torch as _torch
 from torch import Tensor
 
 from flashmix.ops import _checks
-from flashmix.ops._case import Case
 from flashmix.ops._compile import constant_in_graphs, kept_for_any
-from flashmix.ops._cpu import library
 from flashmix.ops._dense import repeat_heads
-from flashmix.ops._library import needs_gradient
-from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops._library import direction_of
 from flashmix.ops._triton import availability
+from flashmix.ops.dispatch import Implementation, Operator, Signature
+from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
 from flashmix.ops.local_attention import cpu, reference, torch
 
 
@@ -37,12 +36,14 @@ def _has_amx() -> bool:
     return bool(_processor().get("amx_bf16"))
 
 
-def _outdone(case: Case) -> str | None:
-    if case.dtype != _torch.bfloat16 or not _has_amx():
+def _deprioritized_reason(signature: Signature) -> str | None:
+    if signature.dtype != _torch.bfloat16 or not _has_amx():
         return None
-    reach, causal = case.options.get("window", 0) // 2, bool(case.options.get("causal"))
-    n = case.shape[2]
-    if case.options.get("gradient") and (kept_for_any(n) or not torch.at_once(n, reach, causal)):
+    reach, causal = signature.options.get("window", 0) // 2, bool(signature.options.get("causal"))
+    n = signature.shape[2]
+    if signature.direction == "training" and (
+        kept_for_any(n) or not torch.at_once(n, reach, causal)
+    ):
         return None
     return "is slower than bfloat16 products on this processor (AMX), but to train short windows"
 
@@ -50,37 +51,31 @@ def _outdone(case: Case) -> str | None:
 OPERATOR = Operator(
     name="local_attention",
     axes="B, H, N, dh",
-    implementations=(
-        Implementation(
-            name="cpu",
-            run=cpu.local_attention,
-            summary="native kernels; the window's weights stay in cache, computed anew to train",
-            devices=library.DEVICES,
-            missing=library.missing,
-            outdone=_outdone,
+    implementations=[
+        cpu_implementation(
+            cpu.local_attention,
+            "native kernels; the window's weights stay in cache, computed anew to train",
+            deprioritized_reason=_deprioritized_reason,
         ),
         Implementation(
             name="torch",
             run=torch.local_attention,
             summary="blocks of queries against overlapping key blocks through fused attention",
+            launches=8,
         ),
-        Implementation(
-            name="triton",
-            run=_triton,
-            summary="tiles that visit only the keys in view; saves the output and a number a query",
-            devices=availability.DEVICES,
-            dtypes=availability.DTYPES,
-            missing=availability.missing,
-            unfit=availability.too_wide,
-            preferred=False,
-            grouped=True,
+        triton_implementation(
+            _triton,
+            "tiles that visit only the keys in view; saves the output and a number a query",
+            unsupported_reason=availability.too_wide,
+            grouped_heads=True,
+            scales_with="window",
         ),
         Implementation(
             name="reference",
             run=reference.local_attention,
             summary="the formula, with the N x N weights in memory",
         ),
-    ),
+    ],
 )
 
 
@@ -119,10 +114,9 @@ def local_attention(
     _checks.check_count("local_attention", "window", window)
     _checks.check_flag("local_attention", "causal", causal)
     options = {"masked": mask is not None, "causal": causal, "window": window}
-    options["gradient"] = needs_gradient(q, k, v)
-    case = Case(tuple(q.shape), q.dtype, q.device, options)
-    chosen = OPERATOR.choose(impl, q.dtype, q.device, case)
-    if not chosen.grouped:
+    signature = Signature(tuple(q.shape), q.dtype, q.device, options, direction_of(q, k, v))
+    chosen = OPERATOR.select(impl, signature).implementation
+    if not chosen.grouped_heads:
         k, v = repeat_heads(q, k, v)
     y: Tensor = chosen.run(q, k, v, mask, window, causal)
     return y

@@ -9,14 +9,13 @@ from torch import Tensor
 
 from flashmix.errors import ArgumentError
 from flashmix.ops import _checks
-from flashmix.ops._case import Case
-from flashmix.ops._cpu import library
+from flashmix.ops._library import direction_of
 from flashmix.ops._padding import zero_padding
 from flashmix.ops._precision import transform_dtype
-from flashmix.ops._registry import Implementation, Operator
-from flashmix.ops._triton import availability
 from flashmix.ops._triton.columns import plan
 from flashmix.ops._triton.launch import MOST_OFFSET
+from flashmix.ops.dispatch import Implementation, Operator, Signature
+from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
 from flashmix.ops.spectral import cpu, reference, torch
 from flashmix.ops.spectral.plan import MOST_MODES
 
@@ -83,25 +82,25 @@ def _cpu(
     return y
 
 
-def _unfit_for_cpu(case: Case) -> str | None:
-    return "has no causal filter" if case.options.get("causal") else None
+def _cpu_unsupported_reason(signature: Signature) -> str | None:
+    return "has no causal filter" if signature.options.get("causal") else None
 
 
-def _not_for_kernels(case: Case) -> str | None:
-    if case.options.get("causal"):
+def _kernels_unsupported_reason(signature: Signature) -> str | None:
+    if signature.options.get("causal"):
         return "has no causal filter"
-    if case.options.get("double_weight"):
+    if signature.options.get("double_weight"):
         return "does not support a float64 weight"
     return None
 
 
-def _unfit_for_triton(case: Case) -> str | None:
-    if refusal := _not_for_kernels(case):
+def _triton_unsupported_reason(signature: Signature) -> str | None:
+    if refusal := _kernels_unsupported_reason(signature):
         return refusal
-    _, seq_len, dim = case.sizes()
+    _, seq_len, dim = signature.static_shape()
     if seq_len * dim >= MOST_OFFSET:
         return f"takes N * D below {MOST_OFFSET}, not {seq_len * dim}"
-    kept = min(case.options.get("modes", max(1, dim // 2)), seq_len // 2 + 1)
+    kept = min(signature.options.get("modes", max(1, dim // 2)), seq_len // 2 + 1)
     if kept > MOST_MODES:
         return (
             f"takes at most {MOST_MODES} modes in use, not {kept}; impl='triton_columns' takes any "
@@ -110,14 +109,14 @@ def _unfit_for_triton(case: Case) -> str | None:
     return None
 
 
-def _unfit_for_columns(case: Case) -> str | None:
-    _, seq_len, dim = case.sizes()
-    return _not_for_kernels(case) or plan.unfit(seq_len, dim)
+def _columns_unsupported_reason(signature: Signature) -> str | None:
+    _, seq_len, dim = signature.static_shape()
+    return _kernels_unsupported_reason(signature) or plan.unfit(seq_len, dim)
 
 
-def _columns_road(case: Case) -> str:
-    seq_len = case.sizes()[1]
-    if case.options.get("masked"):
+def _describe_columns_plan(signature: Signature) -> str:
+    seq_len = signature.static_shape()[1]
+    if signature.options.get("masked"):
         return "each true length by its own digits"
     cut = plan.digits(seq_len)
     longer = plan.longer(2 * seq_len - 1)
@@ -127,48 +126,39 @@ def _columns_road(case: Case) -> str:
 OPERATOR = Operator(
     name="spectral",
     axes="B, N, D",
-    implementations=(
-        Implementation(
-            name="cpu",
-            run=_cpu,
-            summary="native transform, filter and back in cache; saves only the input",
-            devices=library.DEVICES,
-            missing=library.missing,
-            unfit=_unfit_for_cpu,
+    implementations=[
+        cpu_implementation(
+            _cpu,
+            "native transform, filter and back in cache; saves only the input",
+            unsupported_reason=_cpu_unsupported_reason,
         ),
         Implementation(
             name="torch",
             run=_then_bias(torch.filter_tokens),
             summary="real FFT, filter, inverse, with a backward that saves only the input",
+            launches=8,
         ),
-        Implementation(
-            name="triton",
-            run=_triton,
-            summary="skinny tensor-core products, one read and one write; saves only the input",
-            devices=availability.DEVICES,
-            dtypes=availability.DTYPES,
-            missing=availability.missing,
-            unfit=_unfit_for_triton,
-            preferred=False,
-            grows="modes",
+        triton_implementation(
+            _triton,
+            "skinny tensor-core products, one read and one write; saves only the input",
+            unsupported_reason=_triton_unsupported_reason,
+            launches=3,
+            scales_with="modes",
         ),
-        Implementation(
+        triton_implementation(
+            _triton_columns,
+            "whole transforms in tensor-core passes, any modes; saves only the input",
             name="triton_columns",
-            run=_triton_columns,
-            summary="whole transforms in tensor-core passes, any modes; saves only the input",
-            devices=availability.DEVICES,
-            dtypes=availability.DTYPES,
-            missing=availability.missing,
-            unfit=_unfit_for_columns,
-            road=_columns_road,
-            preferred=False,
+            launches=3,
+            unsupported_reason=_columns_unsupported_reason,
+            describe_plan=_describe_columns_plan,
         ),
         Implementation(
             name="reference",
             run=_then_bias(reference.filter_tokens),
             summary="irfft(W * rfft(x)), the formula",
         ),
-    ),
+    ],
 )
 
 
@@ -255,6 +245,7 @@ def spectral(
         "modes": weight.shape[0],
         "double_weight": weight.dtype == _torch.float64,
     }
-    case = Case(tuple(x.shape), x.dtype, x.device, options)
-    run: Run = OPERATOR.choose(impl, x.dtype, x.device, case).run
+    direction = direction_of(x, weight, bias)
+    signature = Signature(tuple(x.shape), x.dtype, x.device, options, direction)
+    run: Run = OPERATOR.select(impl, signature).implementation.run
     return run(x, weight.to(compute), bias, mask, unitary, taps)

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from flashmix.errors import ImplementationError
 from flashmix.ops import _checks, block_topk_attention
-from flashmix.ops._case import Case
 from flashmix.ops._compile import exported_for_any
-from flashmix.ops._cpu import library
 from flashmix.ops._dense import repeat_heads
-from flashmix.ops._registry import Implementation, Operator
+from flashmix.ops._library import direction_of
 from flashmix.ops._triton import availability
+from flashmix.ops.dispatch import Implementation, Operator, Signature
+from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
 from flashmix.ops.topk_attention import cpu, reference, torch
 
 MOST_TRITON = 4096
@@ -28,46 +28,41 @@ def _triton(
     return topk_attention(q, k, v, mask, topk, causal)
 
 
-def _unfit_for_triton(case: Case) -> str | None:
-    topk = case.options.get("topk", 1)
-    if topk > MOST_TRITON and topk < case.shape[2]:
+def _triton_unsupported_reason(signature: Signature) -> str | None:
+    topk = signature.options.get("topk", 1)
+    if topk > MOST_TRITON and topk < signature.shape[2]:
         return f"takes topk up to {MOST_TRITON}, not {topk}"
-    return availability.too_wide(case)
+    return availability.too_wide(signature)
 
 
 OPERATOR = Operator(
     name="topk_attention",
     axes="B, H, N, dh",
-    implementations=(
-        Implementation(
-            name="cpu",
-            run=cpu.topk_attention,
-            summary="native kernels; scores stay in cache, k indices and weights saved to train",
-            devices=library.DEVICES,
-            missing=library.missing,
+    implementations=[
+        cpu_implementation(
+            cpu.topk_attention,
+            "native kernels; scores stay in cache, k indices and weights saved to train",
         ),
         Implementation(
             name="torch",
             run=torch.topk_attention,
             summary="chunks of queries; holds k indices and weights per query, never N x N",
+            launches=20,
         ),
-        Implementation(
-            name="triton",
-            run=_triton,
-            summary="two passes over scores never stored; k indices and weights saved to train",
-            devices=availability.DEVICES,
-            dtypes=availability.DTYPES,
-            missing=availability.missing,
-            unfit=_unfit_for_triton,
-            preferred=False,
-            grouped=True,
+        triton_implementation(
+            _triton,
+            "two passes over scores never stored; k indices and weights saved to train",
+            unsupported_reason=_triton_unsupported_reason,
+            grouped_heads=True,
+            launches=5,
+            scales_with="topk",
         ),
         Implementation(
             name="reference",
             run=reference.topk_attention,
             summary="the formula, with the N x N scores in memory",
         ),
-    ),
+    ],
 )
 
 
@@ -119,9 +114,9 @@ def topk_attention(
         )
     operator = OPERATOR if selection == "exact" else block_topk_attention.OPERATOR
     options = {"masked": mask is not None, "causal": causal, "topk": topk}
-    case = Case(tuple(q.shape), q.dtype, q.device, options)
-    chosen = operator.choose(impl, q.dtype, q.device, case)
-    if not chosen.grouped:
+    signature = Signature(tuple(q.shape), q.dtype, q.device, options, direction_of(q, k, v))
+    chosen = operator.select(impl, signature).implementation
+    if not chosen.grouped_heads:
         k, v = repeat_heads(q, k, v)
     y: Tensor = chosen.run(q, k, v, mask, topk, causal)
     return y

@@ -1,4 +1,4 @@
-"""The names that measurements of a machine go by."""
+"""The names that machines have in tables of measurements."""
 
 from __future__ import annotations
 
@@ -33,3 +33,15 @@ def device_name(device: torch.device) -> str | None:
     if device.type != "cuda" or not torch.cuda.is_available():
         return None
     return _gpu_name(device.index)
+
+
+@functools.cache
+def _gpu_capability(index: int | None) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(index)
+
+
+def capability(device: torch.device) -> tuple[int, int] | None:
+    """A GPU's compute capability, for example (9, 0); None for a CPU or a GPU not there."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    return _gpu_capability(device.index)
