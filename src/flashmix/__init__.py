@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flashmix import bench, hf, mixers, models, ops, parallel, report, tasks, visualize
     from flashmix.hf import from_pretrained, register_attention, swap, swap_report
     from flashmix.mixers import create_mixer, list_mixers
-    from flashmix.ops import explain
+    from flashmix.ops import explain, register_implementation
 
 __all__ = [
     "__version__",
@@ -33,6 +33,7 @@ __all__ = [
     "ops",
     "parallel",
     "register_attention",
+    "register_implementation",
     "report",
     "swap",
     "swap_report",
@@ -47,6 +48,7 @@ _FUNCTIONS = {
     "from_pretrained": "hf",
     "list_mixers": "mixers",
     "register_attention": "hf",
+    "register_implementation": "ops",
     "swap": "hf",
     "swap_report": "hf",
 }

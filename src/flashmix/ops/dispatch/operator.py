@@ -18,6 +18,7 @@ from flashmix.errors import ArgumentError, ImplementationError, unknown_choice
 from flashmix.ops._checks import FLOATING
 from flashmix.ops.dispatch.costs import Costs, cheapest, costs
 from flashmix.ops.dispatch.implementation import Implementation
+from flashmix.ops.dispatch.plugins import load_plugins
 from flashmix.ops.dispatch.recording import record
 from flashmix.ops.dispatch.signature import Direction, Signature
 from flashmix.ops.dispatch.tables import forget, forget_with
@@ -139,6 +140,7 @@ class Operator:
         return found
 
     def _decide(self, impl: str, signature: Signature) -> Decision:
+        load_plugins()
         name = self.aliases.get(impl, impl)
         named = [one for one in self.implementations if name in ("auto", one.name)]
         able = [one for one in named if one.refusal(signature) is None]
