@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import copy
+from typing import Literal, get_overloads, get_type_hints
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from flashmix import create_mixer, ops
+from flashmix.errors import ArgumentError
+from flashmix.mixers import FourierAttention, parse_mixer
+from flashmix.mixers._base import QKVMixer, WeighingMixer
 from helpers import DTYPES, assert_close, each_mixer, fresh_mixer, make_mixer, randn, right_padding
 
 
@@ -77,6 +82,71 @@ def test_mixer_is_the_op_with_its_options_between_projections(name, op, options,
     q, k, v = (part.view(2, 90, 3, 4).transpose(1, 2) for part in mixer.qkv(x).chunk(3, dim=-1))
     mixed = op(q, k, v, mask=mask, **options).transpose(1, 2).reshape(2, 90, 12)
     assert_close(mixer(x, mask), mixer.out(mixed) * mask[..., None])
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "attention(causal=True)",
+        "attention(impl=naive)",
+        "local(window=5)",
+        "local(window=4, causal=True, impl=torch)",
+        "topk(topk=3)",
+        "topk(topk=3, impl=reference)",
+        "topk(topk=70, selection=block)",
+    ],
+)
+def test_heads_of_k_and_v_are_shared_by_neighbouring_heads_of_q(text, masked, device):
+    options = parse_mixer(text).options
+    grouped = make_mixer(text, 12, num_heads=6, num_kv_heads=2, device=device)
+    whole = make_mixer(parse_mixer(text).name, 12, num_heads=6, device=device, **options)
+    assert grouped.qkv.weight.shape == (12 + 2 * 4, 12)
+
+    def spread(rows):
+        """Rows of q, k and v with each head of k and v three times."""
+        q, k, v = rows.split([12, 4, 4])
+        return torch.cat(
+            (q, *(x.unflatten(0, (2, 2)).repeat_interleave(3, 0).flatten(0, 1) for x in (k, v)))
+        )
+
+    state = {
+        name: spread(x) if name.startswith("qkv") else x for name, x in grouped.state_dict().items()
+    }
+    whole.load_state_dict(state)
+    x = randn(2, 90, 12, device=device).requires_grad_()
+    mask = right_padding(2, 90, device=device) if masked else None
+    y, want = grouped(x, mask), whole(x, mask)
+    assert_close(y, want)
+    grads = torch.autograd.grad(y.square().sum(), [x, grouped.qkv.weight])
+    wants = torch.autograd.grad(want.square().sum(), [x, whole.qkv.weight])
+    assert_close(grads[0], wants[0])
+    q, k, v = wants[1].split(12)
+    summed = [x.unflatten(0, (2, 3, 2)).sum(1).flatten(0, 1) for x in (k, v)]
+    assert_close(grads[1], torch.cat((q, *summed)))
+    if "torch" not in text:
+        weighed = grouped(x, mask, return_weights=True), whole(x, mask, return_weights=True)
+        for got, want in zip(*weighed, strict=True):
+            assert_close(got, want)
+
+
+@pytest.mark.parametrize("name", ["attention", "local", "topk"])
+@pytest.mark.parametrize("count", [0, 4, 3.0, True])
+def test_heads_of_k_and_v_divide_those_of_q(name, count):
+    with pytest.raises(ArgumentError, match=f"num_kv_heads must .* got {count!r}"):
+        create_mixer(name, 12, num_heads=6, num_kv_heads=count)
+
+
+@pytest.mark.parametrize("kind", [QKVMixer, FourierAttention])
+def test_a_call_with_weights_is_typed_as_a_pair(kind):
+    assert issubclass(kind, WeighingMixer)
+    hints = [get_type_hints(one) for one in get_overloads(WeighingMixer.forward)]
+    returned = {hint["return_weights"]: hint["return"] for hint in hints}
+    assert returned == {
+        Literal[False]: Tensor,
+        Literal[True]: tuple[Tensor, Tensor],
+        bool: Tensor | tuple[Tensor, Tensor],
+    }
 
 
 def bits(mixer, device):

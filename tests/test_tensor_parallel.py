@@ -12,6 +12,7 @@ from helpers import FLOAT64_BUDGET
 from parallel_pool import Failure
 
 MIXERS = [
+    "local(window=5, num_kv_heads=2)",
     "attention",
     "attention(causal=True, bias=False)",
     "local(window=5)",

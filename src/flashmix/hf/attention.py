@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flashmix.errors import ModelError
-from flashmix.mixers import Attention, LocalAttention, Mixer
+from flashmix.errors import ArgumentError, ModelError
+from flashmix.mixers import Attention, LocalAttention, Mixer, MixerSpec
+from flashmix.mixers._base import QKVMixer
 from flashmix.ops import _dense
 from flashmix.ops._padding import zero_head_padding, zero_padding
 
@@ -26,6 +27,19 @@ def mixer_of(module: nn.Module) -> Mixer | None:
     if mixer is None or isinstance(mixer, Mixer):
         return mixer
     return next((one for one in mixer.modules() if isinstance(one, Mixer)), None)
+
+
+def check_projections(where: str, spec: MixerSpec, mixer: Mixer) -> None:
+    """Raise ArgumentError where ``mixer`` shares heads of k and v, which a model's own q, k, v say.
+
+    ``spec`` is what it was built from.
+    """
+    for part in mixer.modules():
+        if isinstance(part, QKVMixer) and part.num_kv_heads != part.num_heads:
+            raise ArgumentError(
+                f"{where}: num_kv_heads of {spec} is an option of projections, and the model keeps "
+                "its own; leave it out"
+            )
 
 
 def takes_relative_positions(mixer: Mixer) -> bool:

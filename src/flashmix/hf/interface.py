@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ModelError, missing_extra
-from flashmix.hf.attention import full_attention, mixer_of, relative_attention
+from flashmix.hf.attention import check_projections, full_attention, mixer_of, relative_attention
 from flashmix.hf.guard import NAMES, guard_models
 from flashmix.hf.masks import padding_mask, tokens_mask
 from flashmix.mixers import Attention, Mixer, parse_mixer
@@ -69,6 +69,7 @@ def register_attention(mixer: str = "local", name: str | None = None) -> str:
     """
     spec = parse_mixer(mixer)
     probe = spec.build(2, num_heads=1).drop_projections()
+    check_projections("register_attention", spec, probe)
     if probe.reads != "qkv" or next(probe.parameters(), None) is not None:
         raise ArgumentError(
             f"register_attention: {mixer!r} does not mix q, k and v alone; "

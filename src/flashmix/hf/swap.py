@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ImplementationError, ModelError
-from flashmix.hf.attention import mixer_of, takes_relative_positions
+from flashmix.hf.attention import check_projections, mixer_of, takes_relative_positions
 from flashmix.hf.guard import refuse_other_tokens
 from flashmix.hf.interface import SWAPPED, transformers
 from flashmix.hf.relative import freeze_unread_positions
@@ -98,6 +98,7 @@ def _specs(mixers: str | Mapping[int, str], depth: int) -> dict[int, MixerSpec]:
 def _build(layer: Layer, spec: MixerSpec) -> Mixer:
     """The mixer of a layer, without projections of its own, where the layer's weights are."""
     mixer = spec.build(layer.dim, num_heads=layer.num_heads).drop_projections()
+    check_projections("swap", spec, mixer)
     if any(getattr(part, "causal", False) for part in mixer.modules()):
         raise ArgumentError(f"swap: {spec} is causal; flashmix swaps the mixing of encoders")
     needless = layer.absolute and "k" not in mixer.reads

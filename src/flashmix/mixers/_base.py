@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, overload
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from flashmix.errors import ImplementationError
 from flashmix.mixers.config import MixerConfig, QKVConfig
 from flashmix.ops import _checks
+from flashmix.ops._dense import repeat_heads
 from flashmix.ops._padding import zero_padding
 
 ALWAYS_SHOWN = ("window", "topk", "modes", "impl")
@@ -132,18 +133,49 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-class QKVMixer(Mixer):
+class WeighingMixer(Mixer):
+    """A mixer whose call returns its weights too, where ``return_weights=True`` asks for them."""
+
+    @overload
+    def forward(
+        self,
+        x: Tensor | Heads,
+        mask: Tensor | None = None,
+        *,
+        return_weights: Literal[False] = ...,
+    ) -> Tensor: ...
+    @overload
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, return_weights: Literal[True]
+    ) -> tuple[Tensor, Tensor]: ...
+    @overload
+    def forward(
+        self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool
+    ) -> Tensor | tuple[Tensor, Tensor]: ...
+    @abstractmethod
+    def forward(self, x: Any, mask: Tensor | None = None, *, return_weights: bool = False) -> Any:
+        """Y [B, N, D], or (y, weights)."""
+
+    if TYPE_CHECKING:
+        __call__ = forward
+
+
+class QKVMixer(WeighingMixer):
     """A mixer with q, k, v and output projections; subclasses say how heads mix."""
 
     reads = "qkv"
     num_heads: int
+    num_kv_heads: int
     causal: bool
+    grouped: ClassVar[bool] = True
+    """Whether :meth:`mix` takes fewer heads of k and v than of q; else they are repeated for it."""
 
     def __init__(self, config: QKVConfig) -> None:
         super().__init__(config)
         dim = self.dim
         self.head_dim = dim // self.num_heads
-        self.qkv = nn.Linear(dim, 3 * dim, bias=config.bias)
+        width = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
+        self.qkv = nn.Linear(dim, width, bias=config.bias)
         self.out = nn.Linear(dim, dim, bias=config.bias)
 
     def forward(
@@ -169,39 +201,60 @@ class QKVMixer(Mixer):
                 sharded in another way than by :func:`flashmix.parallel.tp_plan`.
         """
         if isinstance(x, Heads):
-            return merge_heads(self.mix(*x, mask))
+            return merge_heads(self.mix(*self._repeated(*x), mask))
         if isinstance(x, AttentionHeads):
             return x.attend(self, x.q, x.k, x.v, mask)
         self.check(x, mask)
-        # NaN at padding would reach the projections' gradients through 0 * NaN.
-        qkv = self.qkv(zero_padding(x, mask))
-        if qkv.shape[-1] != 3 * self.dim:
-            self._check_shard(qkv, return_weights)
-        # Split where they lie, so that their gradients are put together by one copy.
-        parts = qkv.unflatten(-1, (3, -1, self.head_dim)).unbind(2)
-        q, k, v = (part.transpose(1, 2) for part in parts)
+        q, k, v = self.heads(x, mask)
         weights = None
         if return_weights:
-            y, weights = self.mix_with_weights(q, k, v, mask)
+            if q.shape[1] != self.num_heads:
+                raise self._no_weights()
+            y, weights = self.mix_with_weights(q, *repeat_heads(q, k, v), mask)
         else:
-            y = self.mix(q, k, v, mask)
+            y = self.mix(*self._repeated(q, k, v), mask)
         y = zero_padding(self.out(merge_heads(y)), mask)
         return y if weights is None else (y, weights)
 
-    def _check_shard(self, qkv: Tensor, return_weights: bool) -> None:
+    def heads(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v of ``x`` [B, N, D] by head, [B, H, N, dh]; k and v ``num_kv_heads`` of them.
+
+        Under tensor parallelism, those of this rank.
+
+        Raises:
+            ImplementationError: ``qkv`` is sharded in another way than by
+                :func:`flashmix.parallel.tp_plan`.
+        """
+        # NaN at padding would reach the projections' gradients through 0 * NaN.
+        qkv = self.qkv(zero_padding(x, mask))
+        counts = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
+        width = sum(counts) * self.head_dim
+        if qkv.shape[-1] != width:
+            self._check_shard(qkv, width)
+            counts = [count * qkv.shape[-1] // width for count in counts]
+        # Split where they lie, so that their gradients are put together by one copy.
+        parts = qkv.unflatten(-1, (-1, self.head_dim)).split(counts, 2)
+        q, k, v = (part.transpose(1, 2) for part in parts)
+        return q, k, v
+
+    def _repeated(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """q, k and v as :meth:`mix` takes them."""
+        return (q, k, v) if self.grouped else (q, *repeat_heads(q, k, v))
+
+    def _check_shard(self, qkv: Tensor, width: int) -> None:
         """Raise ImplementationError unless ``qkv`` holds q, k and v of some of the heads."""
-        where = type(self).__name__
         if not _sharded_by_heads(self):
             raise ImplementationError(
-                f"{where}: qkv gave {qkv.shape[-1]} channels, not 3 * dim = {3 * self.dim}; a "
-                "shard of its columns does not hold q, k and v of the same heads. For tensor "
-                "parallelism take the plan that flashmix.parallel.tp_plan(model) gives"
+                f"{type(self).__name__}: qkv gave {qkv.shape[-1]} channels, not the {width} of its "
+                "q, k and v; a shard of its columns does not hold q, k and v of the same heads. "
+                "For tensor parallelism take the plan that flashmix.parallel.tp_plan(model) gives"
             )
-        if return_weights:
-            raise ImplementationError(
-                f"{where}: under tensor parallelism a rank holds the weights of its own heads "
-                "alone; ask for them on one device"
-            )
+
+    def _no_weights(self) -> ImplementationError:
+        return ImplementationError(
+            f"{type(self).__name__}: under tensor parallelism a rank holds the weights of its own "
+            "heads alone; ask for them on one device"
+        )
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Takes q, k and v apart, as :func:`flashmix.parallel.tp_plan` has them, too."""
@@ -219,7 +272,7 @@ class QKVMixer(Mixer):
 
     @abstractmethod
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix heads, [B, H, N, dh]."""
+        """Mix heads, [B, H, N, dh]; k and v may have fewer where ``grouped``."""
 
     @abstractmethod
     def mix_with_weights(

@@ -26,6 +26,8 @@ class Attention(QKVMixer):
     Args:
         dim: width D.
         num_heads: heads H, a divisor of ``dim``; heads of width 64 by default.
+        num_kv_heads: heads of k and v, a divisor of H, each shared by neighbouring heads of q; H
+            by default.
         causal: token i sees tokens j <= i only.
         bias: whether the four projections have one.
         impl: "auto", "sdpa" (PyTorch's fused kernel) or "naive" (N x N weights in memory).
@@ -34,18 +36,27 @@ class Attention(QKVMixer):
     summary = "softmax(q k^T / sqrt(dh)) v: every token sees every token"
     cost = "O(N^2)"
     Config = AttentionConfig
+    grouped = False
 
     def __init__(
         self,
         dim: int,
         *,
         num_heads: int | None = None,
+        num_kv_heads: int | None = None,
         causal: bool = False,
         bias: bool = True,
         impl: str = "auto",
     ) -> None:
         super().__init__(
-            AttentionConfig(dim=dim, num_heads=num_heads, causal=causal, bias=bias, impl=impl)
+            AttentionConfig(
+                dim=dim,
+                num_heads=num_heads,
+                num_kv_heads=num_kv_heads,
+                causal=causal,
+                bias=bias,
+                impl=impl,
+            )
         )
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

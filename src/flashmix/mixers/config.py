@@ -141,17 +141,27 @@ class QKVConfig(MixerConfig):
     Attributes:
         dim: width D.
         num_heads: heads H, a divisor of ``dim``; heads of width 64 by default.
+        num_kv_heads: heads of k and v, a divisor of H, each shared by neighbouring heads of q; H
+            by default.
         causal: token i sees tokens j <= i only.
         bias: whether the projections have one.
         impl: "auto", or the name of an implementation of the mixer's op.
     """
 
     num_heads: int | None = None
+    num_kv_heads: int | None = None
     causal: bool = False
     bias: bool = dataclasses.field(default=True, metadata=BUILT_ONLY)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._resolve(num_heads=head_count(self.where, self.dim, self.num_heads))
+        heads = head_count(self.where, self.dim, self.num_heads)
+        shared = heads if self.num_kv_heads is None else self.num_kv_heads
+        _checks.check_count(self.where, "num_kv_heads", shared)
+        if heads % shared:
+            raise ArgumentError(
+                f"{self.where}: num_kv_heads must divide num_heads = {heads}, got {shared}"
+            )
+        self._resolve(num_heads=heads, num_kv_heads=shared)
         _checks.check_flag(self.where, "causal", self.causal)
         _checks.check_flag(self.where, "bias", self.bias)

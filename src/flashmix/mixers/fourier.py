@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ImplementationError
-from flashmix.mixers._base import Heads, Mixer, merge_heads
+from flashmix.mixers._base import Heads, WeighingMixer, merge_heads
 from flashmix.mixers.config import BUILT_ONLY, MixerConfig, head_count
 from flashmix.ops import _checks, fourier, fourier_weights
 from flashmix.ops._padding import zero_padding
@@ -32,7 +32,7 @@ class FourierAttentionConfig(MixerConfig):
         _checks.check_flag(self.where, "bias", self.bias)
 
 
-class FourierAttention(Mixer):
+class FourierAttention(WeighingMixer):
     """Each head's frequencies weighed by their share of its power, between two projections.
 
     :func:`flashmix.ops.fourier` on v = in-projection of x, then the out-projection. The weights

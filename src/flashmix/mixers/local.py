@@ -35,6 +35,8 @@ class LocalAttention(QKVMixer):
         dim: width D.
         window: tokens in view, >= 1: ``window // 2`` on each side and the token itself.
         num_heads: heads H, a divisor of ``dim``; heads of width 64 by default.
+        num_kv_heads: heads of k and v, a divisor of H, each shared by neighbouring heads of q; H
+            by default.
         causal: token i sees tokens j <= i only.
         bias: whether the four projections have one.
         impl: "auto", or a name of :func:`flashmix.ops.local_attention`'s.
@@ -51,13 +53,20 @@ class LocalAttention(QKVMixer):
         *,
         window: int = 128,
         num_heads: int | None = None,
+        num_kv_heads: int | None = None,
         causal: bool = False,
         bias: bool = True,
         impl: str = "auto",
     ) -> None:
         super().__init__(
             LocalAttentionConfig(
-                dim=dim, window=window, num_heads=num_heads, causal=causal, bias=bias, impl=impl
+                dim=dim,
+                window=window,
+                num_heads=num_heads,
+                num_kv_heads=num_kv_heads,
+                causal=causal,
+                bias=bias,
+                impl=impl,
             )
         )
 

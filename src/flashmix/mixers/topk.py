@@ -39,6 +39,8 @@ class TopKAttention(QKVMixer):
         selection: "exact", or "block", which keeps whole blocks of 64 tokens by the score of
             their means and so approximates; see :func:`flashmix.ops.topk_attention`.
         num_heads: heads H, a divisor of ``dim``; heads of width 64 by default.
+        num_kv_heads: heads of k and v, a divisor of H, each shared by neighbouring heads of q; H
+            by default.
         causal: token i sees tokens j <= i only.
         bias: whether the four projections have one.
         impl: "auto", or a name of :func:`flashmix.ops.topk_attention`'s.
@@ -57,6 +59,7 @@ class TopKAttention(QKVMixer):
         topk: int = 32,
         selection: Literal["exact", "block"] = "exact",
         num_heads: int | None = None,
+        num_kv_heads: int | None = None,
         causal: bool = False,
         bias: bool = True,
         impl: str = "auto",
@@ -67,6 +70,7 @@ class TopKAttention(QKVMixer):
                 topk=topk,
                 selection=selection,
                 num_heads=num_heads,
+                num_kv_heads=num_kv_heads,
                 causal=causal,
                 bias=bias,
                 impl=impl,

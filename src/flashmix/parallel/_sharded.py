@@ -125,6 +125,8 @@ class Sharded(OverRanks, Mixer):
 class ShardedQKV(Sharded):
     """A sharded mixer with q, k and v."""
 
+    grouped = False
+
     def mix_with_weights(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:

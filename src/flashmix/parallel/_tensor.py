@@ -57,7 +57,9 @@ def tp_plan(model: nn.Module) -> dict[str, ParallelStyle]:
                 "not go together with tensor parallelism; choose one"
             )
         if isinstance(module, QKVMixer) and hasattr(module, "qkv"):
-            plan[f"{place}qkv"] = HeadsParallel(module.num_heads, fused=True)
+            plan[f"{place}qkv"] = HeadsParallel(
+                module.num_heads, fused=True, num_kv_heads=module.num_kv_heads
+            )
             plan[f"{place}out"] = RowwiseParallel()
         elif isinstance(module, FourierAttention) and hasattr(module, "value"):
             plan[f"{place}value"] = HeadsParallel(module.num_heads, fused=False)
@@ -77,11 +79,13 @@ class HeadsParallel(ColwiseParallel):
     Args:
         num_heads: H, a multiple of the ranks.
         fused: the layer's rows are those of q, then k, then v.
+        num_kv_heads: heads of k and v in a fused layer, a multiple of the ranks; H when None.
     """
 
-    def __init__(self, num_heads: int, *, fused: bool) -> None:
+    def __init__(self, num_heads: int, *, fused: bool, num_kv_heads: int | None = None) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         self.fused = fused
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
@@ -90,16 +94,19 @@ class HeadsParallel(ColwiseParallel):
                 "HeadsParallel: only an nn.Linear can be sharded by heads, got "
                 f"{type(module).__name__}; shard the projections before they are wrapped"
             )
-        if self.num_heads % device_mesh.size():
-            raise ArgumentError(
-                f"HeadsParallel: num_heads must be a multiple of the {device_mesh.size()} ranks "
-                f"that share them, got {self.num_heads}"
-            )
+        for name in ("num_heads", "num_kv_heads"):
+            if getattr(self, name) % device_mesh.size():
+                raise ArgumentError(
+                    f"HeadsParallel: {name} must be a multiple of the {device_mesh.size()} ranks "
+                    f"that share them, got {getattr(self, name)}"
+                )
         if not self.fused:
             return super()._apply(module, device_mesh)
         for name, whole in list(module.named_parameters()):
             delattr(module, name)
-            for part, rows in zip("qkv", whole.detach().chunk(3), strict=True):
+            head = len(whole) // (self.num_heads + 2 * self.num_kv_heads)
+            counts = [head * n for n in (self.num_heads, self.num_kv_heads, self.num_kv_heads)]
+            for part, rows in zip("qkv", whole.detach().split(counts), strict=True):
                 shard = distribute_tensor(
                     rows, device_mesh, [Shard(0)], src_data_rank=self.src_data_rank
                 )

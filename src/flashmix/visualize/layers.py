@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from flashmix.mixers import MIXERS, FourierAttention, Hybrid, Mixer
 from flashmix.mixers._base import QKVMixer
+from flashmix.ops._dense import repeat_heads
 from flashmix.visualize.matrices import has_head_matrices, head_matrices, hybrid_parts
 
 
@@ -68,8 +69,7 @@ def mixer_name(mixer: Mixer) -> str:
 
 def _values(mixer: Mixer, x: Tensor) -> Tensor:
     if isinstance(mixer, QKVMixer):
-        values = mixer.qkv(x).chunk(3, dim=-1)[2]
-        return values.unflatten(-1, (mixer.num_heads, -1)).transpose(1, 2)
+        return repeat_heads(*mixer.heads(x, None))[1]
     if isinstance(mixer, FourierAttention):
         return mixer.heads(x, None)
     return x[:, None]
