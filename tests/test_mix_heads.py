@@ -24,7 +24,8 @@ def by_hand(mixer, q, k, v, mask):
         twin.qkv, twin.out = Given(torch.cat((q, k, v), 1)), nn.Identity()
     elif mixer.reads == "v":
         twin.value, twin.out = Given(v), nn.Identity()
-    return twin(v.transpose(1, 2).flatten(2), mask)
+    tokens = q if mixer.reads == "qkv" else v
+    return twin(tokens.transpose(1, 2).flatten(2), mask)
 
 
 class Given(nn.Module):
