@@ -1,17 +1,14 @@
-"""Tensors [B, H, N, dh] as the native kernels take them."""
+"""Tensors as the native kernels take them: [B, H, N, dh], or [B, N, D] as of one head."""
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from flashmix.ops._cpu.library import Shape, address
-from flashmix.ops._padding import real_first
 from flashmix.ops._precision import transform_dtype
 
 
@@ -29,34 +26,19 @@ def strides(*xs: Tensor) -> Any:
     return (ctypes.c_int64 * len(flat))(*flat)
 
 
-def shape_of(x: Tensor, mask: Tensor | None) -> tuple[Shape, tuple[Tensor, ...]]:
-    """The sequences of ``x`` with their real tokens, and the tensors this points into."""
-    if mask is None:
-        return Shape(*x.shape, None, None), ()
-    order, lengths = real_first(mask), mask.sum(1)
-    return Shape(*x.shape, address(order), address(lengths)), (order, lengths)
+def shape_of(sizes: torch.Size, mask: Tensor | None = None) -> tuple[Shape, Tensor | None]:
+    """The sequences of [B, H, N, dh] or [B, N, D], and the tensor that this points into."""
+    batch, *heads, tokens, width = sizes
+    if mask is not None:
+        mask = mask.contiguous()
+    real = None if mask is None else address(mask)
+    return Shape(batch, *(heads or [1]), tokens, width, real, None), mask
 
 
-def _along(order: Tensor, x: Tensor) -> Tensor:
-    """``order`` [B, N] as an index for the tokens of ``x`` [B, H, N, ...]."""
-    batch, n = order.shape
-    return order.reshape(batch, 1, n, *(1,) * (x.dim() - 3)).expand_as(x)
+def packed_shape_of(sizes: torch.Size, offsets: Tensor) -> Shape:
+    """The S sequences of tokens one after another, [H, T, dh] or [T, D].
 
-
-def with_real_first(
-    run: Callable[..., list[Tensor]], mask: Tensor | None, *xs: Tensor
-) -> tuple[Tensor, ...]:
-    """``run(make, shape, *xs)`` with the real tokens of ``xs`` first, so that distances count them.
-
-    ``make(*shape)`` makes its results [B, H, N, ...], which are zero at padding. Without a mask
-    ``xs`` are passed as they are.
+    Sequence s is the tokens offsets[s] to offsets[s + 1]; ``offsets`` is int32 [S + 1].
     """
-    sizes = xs[0].shape
-    if mask is None:
-        make = partial(torch.empty, dtype=xs[0].dtype)
-        return tuple(run(make, Shape(*sizes, None, None), *xs))
-    order, lengths = real_first(mask), mask.sum(1)
-    make = partial(torch.zeros, dtype=xs[0].dtype)
-    packed = [x.gather(2, _along(order, x)) for x in xs]
-    results = run(make, Shape(*sizes, None, address(lengths)), *packed)
-    return tuple(torch.zeros_like(y).scatter_(2, _along(order, y), y) for y in results)
+    *heads, tokens, width = sizes
+    return Shape(len(offsets) - 1, *(heads or [1]), tokens, width, None, address(offsets))

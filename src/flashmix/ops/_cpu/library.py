@@ -32,11 +32,11 @@ def address(x: Tensor) -> int:
 
 
 class Shape(ctypes.Structure):
-    """``flashmix::Shape`` of csrc/heads.h."""
+    """``flashmix::Shape`` of csrc/sequences.h."""
 
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("batch", "heads", "tokens", "width")),
-        *((name, ctypes.c_void_p) for name in ("order", "lengths")),
+        *((name, ctypes.c_void_p) for name in ("mask", "offsets")),
     )
 
 

@@ -7,14 +7,13 @@ Shapes: B batch, H heads, N tokens, dh width of a head, G blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from flashmix.ops._cpu.heads import strides, widen, with_real_first
-from flashmix.ops._cpu.library import DATA, FLAG, INT, ROWS, SHAPE, STRIDES, Kernel, Shape
+from flashmix.ops._cpu.heads import shape_of, strides, widen
+from flashmix.ops._cpu.library import DATA, FLAG, INT, ROWS, SHAPE, STRIDES, Kernel
 from flashmix.ops._library import kernel_op
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.block_topk_attention import blocks, reference
@@ -43,15 +42,14 @@ def _op(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The output, each query's logarithm of its sum of exponentials, and the kept blocks."""
     kept = _select(q, k, mask, topk, causal)
-
-    def run(make: Callable[..., Tensor], shape: Shape, *qkv: Tensor) -> list[Tensor]:
-        y, logarithm = make(q.shape), make(q.shape[:3])
-        at = strides(*qkv)
-        _forward(y.dtype, shape, blocks.BLOCK, causal, kept, *qkv, at, y, logarithm)
-        return [y, logarithm]
-
-    y, logarithm = with_real_first(run, mask, *widen(q, k, v))
-    return y.to(q.dtype), logarithm, kept
+    dtype = q.dtype
+    q, k, v = widen(q, k, v)
+    y = torch.empty(q.shape, dtype=q.dtype)
+    logarithm = torch.empty(q.shape[:3], dtype=q.dtype)
+    shape, _alive = shape_of(q.shape, mask)
+    at = strides(q, k, v)
+    _forward(q.dtype, shape, blocks.BLOCK, causal, kept, q, k, v, at, y, logarithm)
+    return y.to(dtype), logarithm, kept
 
 
 @_op.register_fake
@@ -82,15 +80,12 @@ def _backward_op(
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to q, k and v, [B, H, N, dh] each."""
-
-    def run(make: Callable[..., Tensor], shape: Shape, *saved: Tensor) -> list[Tensor]:
-        *wide, logarithm = saved
-        grads = [make(q.shape) for _ in range(3)]
-        how = (blocks.BLOCK, causal, kept.contiguous())
-        _backward(logarithm.dtype, shape, *how, *wide, strides(*wide), logarithm, *grads)
-        return grads
-
-    grads = with_real_first(run, mask, *widen(grad, q, k, v), logarithm.contiguous())
+    wide = widen(grad, q, k, v)
+    grads = [torch.empty(q.shape, dtype=logarithm.dtype) for _ in range(3)]
+    shape, _alive = shape_of(q.shape, mask)
+    how = (blocks.BLOCK, causal, kept.contiguous())
+    saved = logarithm.contiguous()
+    _backward(saved.dtype, shape, *how, *wide, strides(*wide), saved, *grads)
     grad_q, grad_k, grad_v = (x.to(q.dtype) for x in grads)
     return grad_q, grad_k, grad_v
 

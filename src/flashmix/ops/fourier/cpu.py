@@ -5,15 +5,12 @@ The backward saves the input alone. Tokens stand on axis 1 in here: v [B, N, H, 
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor
 
-from flashmix.ops._cpu.heads import strides, widen
+from flashmix.ops._cpu.heads import packed_shape_of, shape_of, strides, widen
 from flashmix.ops._cpu.library import DATA, REAL, ROWS, SHAPE, STRIDES, Kernel, Shape
 from flashmix.ops._library import kernel_op
-from flashmix.ops._padding import each_length
 from flashmix.ops.fourier.reference import EPS
 from flashmix.ops.fourier.registration import register
 
@@ -21,22 +18,38 @@ _forward = Kernel("fourier_forward", SHAPE, REAL, ROWS, STRIDES, DATA)
 _backward = Kernel("fourier_backward", SHAPE, REAL, ROWS, ROWS, STRIDES, DATA)
 
 
-def _run(kernel: Kernel, *xs: Tensor) -> Tensor:
-    xs = tuple(widen(*xs))
-    y = torch.empty(xs[0].shape, dtype=xs[0].dtype)
-    by_head = [x.transpose(1, 2) for x in (*xs, y)]
-    kernel(y.dtype, Shape(*by_head[0].shape, None, None), EPS, *xs, strides(*by_head), y)
+def _run(kernel: Kernel, shape: Shape, *xs: Tensor) -> Tensor:
+    wide = widen(*xs)
+    y = torch.empty(xs[0].shape, dtype=wide[0].dtype)
+    kernel(y.dtype, shape, EPS, *wide, strides(*(x.transpose(1, 2) for x in (*wide, y))), y)
     return y
 
 
 @kernel_op("fourier_cpu", key="CPU")
 def _op(v: Tensor, mask: Tensor | None) -> Tensor:
-    return each_length(partial(_run, _forward), mask, *widen(v)).to(v.dtype)
+    shape, _alive = shape_of(v.transpose(1, 2).shape, mask)
+    return _run(_forward, shape, v).to(v.dtype)
 
 
 @kernel_op("fourier_cpu_backward", key="CPU")
 def _backward_op(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    return each_length(partial(_run, _backward), mask, *widen(grad, v)).to(v.dtype)
+    shape, _alive = shape_of(v.transpose(1, 2).shape, mask)
+    return _run(_backward, shape, grad, v).to(v.dtype)
+
+
+def _packed(kernel: Kernel, offsets: Tensor, *xs: Tensor) -> Tensor:
+    shape = packed_shape_of(xs[0].transpose(0, 1).shape, offsets)
+    return _run(kernel, shape, *(x[None] for x in xs))[0].to(xs[-1].dtype)
+
+
+def packed(v: Tensor, offsets: Tensor) -> Tensor:
+    """Fourier attention of sequences one after another, [T, H, dh]; ``offsets`` int32 [S + 1]."""
+    return _packed(_forward, offsets, v)
+
+
+def packed_backward(grad: Tensor, v: Tensor, offsets: Tensor) -> Tensor:
+    """The gradient of :func:`packed` with respect to ``v``."""
+    return _packed(_backward, offsets, grad, v)
 
 
 register(_op, _backward_op)

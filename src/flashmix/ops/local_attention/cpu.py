@@ -8,14 +8,14 @@ Shapes: B batch, H heads, N tokens, dh width of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from flashmix.ops._compile import kept_for_any
-from flashmix.ops._cpu.heads import strides, widen, with_real_first
-from flashmix.ops._cpu.library import DATA, INT, ROWS, SHAPE, STRIDES, Kernel, Shape
+from flashmix.ops._cpu.heads import shape_of, strides, widen
+from flashmix.ops._cpu.library import DATA, INT, ROWS, SHAPE, STRIDES, Kernel
 from flashmix.ops._derivatives import vjp
 from flashmix.ops._library import kernel_op
 from flashmix.ops._precision import transform_dtype
@@ -46,15 +46,14 @@ def _op(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
 ) -> tuple[Tensor, Tensor]:
     """The output, and the logarithm of each query's sum of exponentials [B, H, N]."""
-
-    def run(make: Callable[..., Tensor], shape: Shape, *qkv: Tensor) -> list[Tensor]:
-        y, logarithm = make(q.shape), make(q.shape[:3])
-        reach = _reach(window, causal)
-        _forward(y.dtype, shape, *reach, *qkv, strides(*qkv), y, logarithm)
-        return [y, logarithm]
-
-    y, logarithm = with_real_first(run, mask, *widen(q, k, v))
-    return y.to(q.dtype), logarithm
+    dtype = q.dtype
+    q, k, v = widen(q, k, v)
+    y = torch.empty(q.shape, dtype=q.dtype)
+    logarithm = torch.empty(q.shape[:3], dtype=q.dtype)
+    shape, _alive = shape_of(q.shape, mask)
+    reach = _reach(window, causal)
+    _forward(q.dtype, shape, *reach, q, k, v, strides(q, k, v), y, logarithm)
+    return y.to(dtype), logarithm
 
 
 @_op.register_fake
@@ -79,15 +78,12 @@ def _backward_op(
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to q, k and v, [B, H, N, dh] each."""
-
-    def run(make: Callable[..., Tensor], shape: Shape, *saved: Tensor) -> list[Tensor]:
-        *wide, logarithm = saved
-        grads = [make(q.shape) for _ in range(3)]
-        reach, at = _reach(window, causal), strides(*wide)
-        _backward(logarithm.dtype, shape, *reach, *wide, at, logarithm, *grads)
-        return grads
-
-    grads = with_real_first(run, mask, *widen(grad, q, k, v), logarithm.contiguous())
+    wide = widen(grad, q, k, v)
+    grads = [torch.empty(q.shape, dtype=logarithm.dtype) for _ in range(3)]
+    shape, _alive = shape_of(q.shape, mask)
+    how = _reach(window, causal)
+    saved = logarithm.contiguous()
+    _backward(saved.dtype, shape, *how, *wide, strides(*wide), saved, *grads)
     grad_q, grad_k, grad_v = (x.to(q.dtype) for x in grads)
     return grad_q, grad_k, grad_v
 

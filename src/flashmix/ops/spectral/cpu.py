@@ -10,17 +10,35 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flashmix.ops._cpu.library import DATA, FLAG, INT, Kernel
+from flashmix.ops._cpu.heads import packed_shape_of, shape_of
+from flashmix.ops._cpu.library import DATA, FLAG, INT, SHAPE, Kernel, Shape
 from flashmix.ops._library import kernel_op
-from flashmix.ops._padding import each_length, zero_padding
 from flashmix.ops.spectral.registration import register
 
-_forward = Kernel("spectral_forward", INT, INT, INT, INT, FLAG, DATA, DATA, DATA, DATA)
-_backward = Kernel("spectral_backward", INT, INT, INT, INT, FLAG, DATA, DATA, DATA, DATA, DATA)
+_forward = Kernel("spectral_forward", SHAPE, INT, FLAG, DATA, DATA, DATA, DATA)
+_backward = Kernel("spectral_backward", SHAPE, INT, FLAG, DATA, DATA, DATA, DATA, DATA, DATA)
 
 
-def _modes(n: int, weight: Tensor) -> int:
-    return min(weight.shape[0], n // 2 + 1)
+def _run(x: Tensor, shape: Shape, weight: Tensor, bias: Tensor | None, unitary: bool) -> Tensor:
+    weight = weight.contiguous()
+    offset = None if bias is None else bias.to(weight.dtype).contiguous()
+    wide = x.to(weight.dtype).contiguous()
+    y = torch.empty(wide.shape, dtype=wide.dtype)
+    _forward(y.dtype, shape, len(weight), unitary, wide, weight, offset, y)
+    return y.to(x.dtype)
+
+
+def _run_backward(
+    grad: Tensor, x: Tensor, shape: Shape, weight: Tensor, unitary: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype, weight = weight.dtype, weight.contiguous()
+    wide, upstream = x.to(dtype).contiguous(), grad.to(dtype).contiguous()
+    grad_x = torch.empty(x.shape, dtype=dtype)
+    grad_weight = torch.zeros(weight.shape, dtype=dtype)
+    grad_bias = torch.zeros(x.shape[-1], dtype=dtype)
+    grads = (grad_x, grad_weight, grad_bias)
+    _backward(dtype, shape, len(weight), unitary, upstream, wide, weight, *grads)
+    return grad_x.to(x.dtype), grad_weight, grad_bias
 
 
 @kernel_op("spectral_cpu", key="CPU", unbatched=("weight", "bias"))
@@ -33,17 +51,8 @@ def spectral(
     None; a mask, bool [B, N], or None; and whether the filter is unitary: whether it passes the
     modes from M up and leaves DC and Nyquist alone.
     """
-    weight = weight.contiguous()
-    offset = None if bias is None else bias.to(weight.dtype).contiguous()
-
-    def run(x: Tensor) -> Tensor:
-        modes = _modes(x.shape[1], weight)
-        x = x.contiguous()
-        y = torch.empty_like(x)
-        _forward(x.dtype, *x.shape, modes, unitary, x, weight, offset, y)
-        return y
-
-    return each_length(run, mask, x.to(weight.dtype)).to(x.dtype)
+    shape, _alive = shape_of(x.shape, mask)
+    return _run(x, shape, weight, bias, unitary)
 
 
 @kernel_op("spectral_cpu_backward", key="CPU", sums=True)
@@ -51,20 +60,22 @@ def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to ``x``, ``weight`` and a bias [D] in the dtype of ``weight``."""
-    weight = weight.contiguous()
-    grad_weight = torch.zeros(weight.shape, dtype=weight.dtype)
+    shape, _alive = shape_of(x.shape, mask)
+    return _run_backward(grad, x, shape, weight, unitary)
 
-    def run(grad: Tensor, x: Tensor) -> Tensor:
-        modes = _modes(x.shape[1], weight)
-        grad, x = grad.contiguous(), x.contiguous()
-        grad_x, part = torch.empty(x.shape, dtype=x.dtype), torch.zeros_like(grad_weight)
-        _backward(x.dtype, *x.shape, modes, unitary, grad, x, weight, grad_x, part)
-        grad_weight.add_(part)
-        return grad_x
 
-    wide = grad.to(weight.dtype)
-    grad_x = each_length(run, mask, wide, x.to(weight.dtype)).to(x.dtype)
-    return grad_x, grad_weight, zero_padding(wide, mask).sum((0, 1))
+def packed(
+    x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None, unitary: bool
+) -> Tensor:
+    """The filter of sequences one after another, [T, D]; ``offsets`` int32 [S + 1] rise to T."""
+    return _run(x, packed_shape_of(x.shape, offsets), weight, bias, unitary)
+
+
+def packed_backward(
+    grad: Tensor, x: Tensor, offsets: Tensor, weight: Tensor, unitary: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradients of :func:`packed`, as :func:`spectral_backward` has them."""
+    return _run_backward(grad, x, packed_shape_of(x.shape, offsets), weight, unitary)
 
 
 register(spectral, spectral_backward)

@@ -50,12 +50,10 @@ def _op(
         )
     dtype = q.dtype
     q, k, v = widen(q, k, v)
-    make = torch.empty if mask is None else torch.zeros
-    y = make(q.shape, dtype=q.dtype)
+    y = torch.empty(q.shape, dtype=q.dtype)
     kept = (*q.shape[:3], topk if save else 0)
-    index = torch.full(kept, -1, dtype=torch.int32)
-    weights = make(kept, dtype=q.dtype)
-    shape, _alive = shape_of(q, mask)
+    index, weights = torch.empty(kept, dtype=torch.int32), torch.empty(kept, dtype=q.dtype)
+    shape, _alive = shape_of(q.shape, mask)
     saved = (index, weights) if save else (None, None)
     _forward(q.dtype, shape, topk, causal, q, k, v, strides(q, k, v), y, *saved)
     return y.to(dtype), index, weights
@@ -84,7 +82,7 @@ def _backward_op(
     dtype = q.dtype
     grad, q, k, v = wide = widen(grad, q, k, v)
     grads = [torch.empty(q.shape, dtype=q.dtype) for _ in range(3)]
-    shape, _alive = shape_of(q, None)
+    shape, _ = shape_of(q.shape)
     topk = index.shape[-1]
     saved = index.contiguous(), weights.contiguous()
     _backward(q.dtype, shape, topk, *wide, strides(*wide), *saved, *grads)

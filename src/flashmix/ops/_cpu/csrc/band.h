@@ -3,6 +3,7 @@
 #pragma once
 
 #include "fft.h"
+#include "sequences.h"
 #include "shuffle.h"
 
 namespace flashmix {
@@ -49,7 +50,7 @@ struct Band {
   static constexpr int64_t W = L::W;
 
   int64_t n;
-  std::shared_ptr<const Plan<T>> plan = plan_of<T>(n);
+  std::shared_ptr<const Plan<T>> plan;
 
   C& mode(C* z, int64_t k) const { return z[plan->place[k]]; }
   // Mode k of the channels in z's real part and of those in its imaginary part.
@@ -65,23 +66,51 @@ struct Band {
   // Modes that are their own mirror image are real.
   bool own(int64_t k) const { return k == 0 || 2 * k == n; }
 
-  // The modes of channels c .. c + 2 W of rows of `dim` channels, `stride` apart.
-  void analyse(C* z, const T* x, int64_t stride, int64_t c, int64_t dim) const {
+  // The modes of channels c .. c + 2 W of the `dim` of each row.
+  void analyse(C* z, const Rows<const T>& x, int64_t c, int64_t dim) const {
     for (int64_t t = 0; t < n; ++t)
-      z[t] = {load_lanes(x + t * stride, c, dim), load_lanes(x + t * stride, c + W, dim)};
+      z[t] = {load_lanes(x(t), c, dim), load_lanes(x(t), c + W, dim)};
     fft(z, *plan);
   }
 
   // And back, with a vector each added to all rows.
-  void synthesise(C* z, T* y, int64_t stride, int64_t c, int64_t dim, V one = V{},
+  void synthesise(C* z, const Rows<T>& y, int64_t c, int64_t dim, V one = V{},
                   V other = V{}) const {
     fft<T, false>(z, *plan);
     T scale = T(1) / T(n);
     for (int64_t t = 0; t < n; ++t) {
-      store_lanes(y + t * stride, c, dim, z[t].re * scale + one);
-      store_lanes(y + t * stride, c + W, dim, z[t].im * scale + other);
+      store_lanes(y(t), c, dim, z[t].re * scale + one);
+      store_lanes(y(t), c + W, dim, z[t].im * scale + other);
     }
   }
+
+  // About how long the way there and back takes.
+  int64_t cost() const { return 2 * plan->cost() + 32 * n; }
 };
+
+// Those of each sequence, in order; of none where it has no token.
+template <class T>
+std::vector<Band<T>> bands_of(const Sequences& sequences) {
+  std::vector<Band<T>> bands;
+  for (int64_t s = 0; s < sequences.size(); ++s) {
+    int64_t n = sequences[s].length;
+    if (s && bands.back().n == n)
+      bands.push_back(bands.back());
+    else
+      bands.push_back({n, n ? plan_of<T>(n) : nullptr});
+  }
+  return bands;
+}
+
+// Zeros in channels c .. c + 2 W of a sequence's padding.
+template <class T>
+void zero_padding(const Sequences& sequences, int64_t s, T* y, const Strides& at, int64_t head,
+                  int64_t c, int64_t dim) {
+  int64_t end = std::min(dim, c + 2 * Lanes<T>::W);
+  T* row = y + sequences[s].row * at.batch + head * at.head;
+  sequences.each_padding(s, [&](int64_t t) {
+    std::fill(row + t * at.token + c, row + t * at.token + end, T(0));
+  });
+}
 
 }  // namespace flashmix

@@ -31,16 +31,21 @@ struct Complex {
   Complex times(T wr, T wi) const { return {re * wr - im * wi, re * wi + im * wr}; }
 };
 
-constexpr int64_t LARGEST_PRIME = 19;
+constexpr int64_t LARGEST_UNROLLED = 19;  // prime with a butterfly of its own
+constexpr int64_t LARGEST_PRIME = 113;    // that is cheaper summed than convolved
 
 template <class T>
 struct Plan;
 
-// The plan for n, kept for the next call; a few dozen are.
+// The plan for n, kept for the next call while all that are kept fit PLAN_BYTES: batches of many
+// lengths take as many plans.
+constexpr size_t PLAN_BYTES = 32 << 20;
+
 template <class T>
 std::shared_ptr<const Plan<T>> plan_of(int64_t n) {
   static std::mutex guard;
   static std::map<int64_t, std::shared_ptr<const Plan<T>>> kept;
+  static size_t bytes = 0;
   {
     std::lock_guard<std::mutex> lock(guard);
     auto found = kept.find(n);
@@ -48,8 +53,9 @@ std::shared_ptr<const Plan<T>> plan_of(int64_t n) {
   }
   auto made = std::make_shared<const Plan<T>>(n);  // asks for the plans of other lengths
   std::lock_guard<std::mutex> lock(guard);
-  if (kept.size() > 64) kept.clear();
-  return kept[n] = made;
+  if (bytes + made->bytes() > PLAN_BYTES) kept.clear(), bytes = 0;
+  if (kept.emplace(n, made).second) bytes += made->bytes();
+  return made;
 }
 
 template <class T>
@@ -57,6 +63,7 @@ struct Plan {
   struct Level {
     int64_t radix, rest;      // the length is radix * rest
     std::vector<T> twiddles;  // [rest][radix - 1][2]
+    std::vector<T> wave;      // cosine and sine of 2 pi i / radix, of a radix that is not unrolled
   };
   int64_t n;
   std::vector<int64_t> place;
@@ -74,13 +81,17 @@ struct Plan {
     }
     length = n;
     for (int64_t radix : radices) {
-      Level level{radix, length / radix, {}};
+      Level level{radix, length / radix, {}, {}};
       for (int64_t j = 0; j < level.rest; ++j)
         for (int64_t s = 1; s < radix; ++s) {
           double angle = -2 * M_PI * double(j * s % length) / double(length);
           level.twiddles.push_back(T(std::cos(angle)));
           level.twiddles.push_back(T(std::sin(angle)));
         }
+      for (int64_t i = 0; radix > LARGEST_UNROLLED && i < radix; ++i) {
+        level.wave.push_back(T(std::cos(2 * M_PI * double(i) / double(radix))));
+        level.wave.push_back(T(std::sin(2 * M_PI * double(i) / double(radix))));
+      }
       levels.push_back(std::move(level));
       length /= radix;
     }
@@ -94,6 +105,20 @@ struct Plan {
   }
 
   void convolve();
+
+  size_t bytes() const {
+    size_t numbers = wave.size() + filter.size();
+    for (const Level& level : levels) numbers += level.twiddles.size() + level.wave.size();
+    return numbers * sizeof(T) + place.size() * sizeof(int64_t);
+  }
+
+  // About how long a transform takes, of which reading and writing its elements is n * 16.
+  int64_t cost() const {
+    if (longer) return 2 * longer->cost() + 8 * longer->n;
+    int64_t each = 0;
+    for (const Level& level : levels) each += level.radix + 4;
+    return n * each;
+  }
 
   static std::vector<int64_t> factors(int64_t n) {
     std::vector<int64_t> found;
@@ -173,6 +198,37 @@ struct Butterfly {
   };
 };
 
+// The same for any odd length p, with cosines and sines [p][2]; two outputs share a look at the
+// sums, [p] of them.
+template <class T>
+void any_odd(Complex<T>* x, int64_t p, const T* wave, Complex<T>* sums) {
+  using C = Complex<T>;
+  int64_t half = (p - 1) / 2;
+  C *differences = sums + half, first = x[0];
+  for (int64_t q = 1; q <= half; ++q) {
+    sums[q - 1] = x[q] + x[p - q];
+    differences[q - 1] = (x[q] - x[p - q]).by_minus_i();
+    x[0] = x[0] + sums[q - 1];
+  }
+  for (int64_t s = 1; s <= half; s += 2) {
+    C even[2] = {first, first}, odd[2] = {};
+    int64_t other = std::min(s + 1, half), at[2] = {0, 0};
+    for (int64_t q = 0; q < half; ++q) {
+      at[0] += s - (at[0] + s >= p ? p : 0);
+      at[1] += other - (at[1] + other >= p ? p : 0);
+      for (int i = 0; i < 2; ++i) {
+        even[i] = even[i] + sums[q] * wave[2 * at[i]];
+        odd[i] = odd[i] + differences[q] * wave[2 * at[i] + 1];
+      }
+    }
+    for (int i = 0; i < 2; ++i) {
+      int64_t k = i ? other : s;
+      x[k] = even[i] + odd[i];
+      x[p - k] = even[i] - odd[i];
+    }
+  }
+}
+
 template <class T, int radix>
 FLASHMIX_INLINE void butterfly(Complex<T>* y) {
   if constexpr (radix == 2)
@@ -187,13 +243,16 @@ FLASHMIX_INLINE void butterfly(Complex<T>* y) {
 
 // One level: forward from natural order to reversed digits, or backward the other way. Backward
 // is forward with real and imaginary parts exchanged.
-template <class T, int radix, bool forward>
+//
+// A radix of zero is one that is known by the level alone.
+template <class T, int unrolled, bool forward>
 void fft_level(Complex<T>* x, const typename Plan<T>::Level& level) {
   using C = Complex<T>;
-  int64_t rest = level.rest;
+  constexpr int64_t most = unrolled ? unrolled : LARGEST_PRIME;
+  const int64_t rest = level.rest, radix = unrolled ? unrolled : level.radix;
   const T* w = level.twiddles.data();
   for (int64_t j = 0; j < rest; ++j, w += 2 * (radix - 1)) {
-    C y[radix];
+    C y[most];
     for (int s = 0; s < radix; ++s) {
       y[s] = x[j + s * rest];
       if (!forward) {
@@ -201,7 +260,12 @@ void fft_level(Complex<T>* x, const typename Plan<T>::Level& level) {
         if (s && rest > 1) y[s] = y[s].times(w[2 * s - 2], w[2 * s - 1]);
       }
     }
-    butterfly<T, radix>(y);
+    if constexpr (unrolled) {
+      butterfly<T, unrolled>(y);
+    } else {
+      C sums[most];
+      any_odd(y, radix, level.wave.data(), sums);
+    }
     for (int s = 0; s < radix; ++s) {
       if (!forward)
         y[s] = {y[s].im, y[s].re};
@@ -230,6 +294,7 @@ void fft_levels(Complex<T>* x, const Plan<T>& plan, size_t depth = 0) {
     case 13: fft_level<T, 13, forward>(x, level); break;
     case 17: fft_level<T, 17, forward>(x, level); break;
     case 19: fft_level<T, 19, forward>(x, level); break;
+    default: fft_level<T, 0, forward>(x, level);
   }
   if (forward)
     for (int64_t s = 0; s < level.radix; ++s)

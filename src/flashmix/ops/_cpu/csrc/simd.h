@@ -38,6 +38,26 @@ struct Lanes {
     return v;
   }
   static void store(T* p, V v) { memcpy(p, &v, sizeof v); }
+  // Lanes begin .. end alone, each to its own place.
+  static void store_some(T* p, V v, int64_t begin, int64_t end) {
+#if defined(__AVX512F__)
+    uint32_t which = ((1u << end) - 1) & ~((1u << begin) - 1);
+    if constexpr (sizeof(T) == 4)
+      _mm512_mask_storeu_ps(p, which, (__m512)v);
+    else
+      _mm512_mask_storeu_pd(p, which, (__m512d)v);
+#elif defined(__AVX2__)
+    I lane{};
+    for (int i = 0; i < W; ++i) lane[i] = i;
+    I which = (lane >= Int(begin)) & (lane < Int(end));
+    if constexpr (sizeof(T) == 4)
+      _mm256_maskstore_ps(p, (__m256i)which, (__m256)v);
+    else
+      _mm256_maskstore_pd(p, (__m256i)which, (__m256d)v);
+#else
+    for (int64_t i = begin; i < end; ++i) p[i] = v[i];
+#endif
+  }
   static V all(T x) { return x - V{}; }  // exact, so one broadcast; 0 + x is not (-0)
   static T sum(V v) {
     T total = 0;

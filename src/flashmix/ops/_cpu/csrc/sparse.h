@@ -5,7 +5,7 @@
 // The backward visits every pair twice: with queries in the lanes for the gradient of q, with keys
 // in them for those of k and v. So every sum has one owner, and the same bits for any threads.
 //
-// Sequences are [P, N, dh], real tokens first.
+// Keys must stand side by side: of sequences with holes, the real tokens are copied first.
 #pragma once
 
 #include <algorithm>
@@ -13,14 +13,48 @@
 #include <memory>
 
 #include "gemm.h"
-#include "heads.h"
 #include "parallel.h"
+#include "sequences.h"
 
 namespace flashmix {
 
 // Tokens first .. first + count.
 struct Run {
   int64_t first, count;
+};
+
+// Real tokens [.., dh] side by side, by their rank: as they stand, or copies of them.
+template <class T>
+struct Beside {
+  const Sequences* sequences = nullptr;
+  const T* x = nullptr;
+  Strides at{};
+  int64_t heads = 1;
+  std::unique_ptr<T[]> copies;
+
+  Beside() = default;
+  Beside(const Shape& shape, const Sequences& sequences, const T* x, const Strides& at)
+      : sequences(&sequences), x(x), at(at), heads(shape.heads) {
+    if (!sequences.any_holes()) return;
+    int64_t n = shape.tokens, dh = shape.width;
+    copies.reset(new T[shape.sequences() * n * dh]);
+    parallel(shape.sequences(), [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p) {
+        const Sequence& one = sequences[p / heads];
+        Rows<const T> from(one, x, at, p % heads);
+        for (int64_t i = 0; i < one.length; ++i)
+          std::copy_n(from(i), dh, copies.get() + (p * n + i) * dh);
+      }
+    });
+    this->x = copies.get();
+    this->at = {heads * n * dh, n * dh, dh};
+  }
+
+  const T* row(int64_t p, int64_t rank) const {
+    const Sequence& one = (*sequences)[p / heads];
+    return x + one.row * at.batch + p % heads * at.head +
+           ((copies ? 0 : one.first) + rank) * at.token;
+  }
 };
 
 // A pattern has, for a sequence p of n tokens in panels of at most `lanes` tokens:
@@ -32,10 +66,10 @@ struct Run {
 //   int64_t before, after                  query i sees only keys i - before .. i + after of these
 template <class T, class Pattern>
 struct Sparse {
-  Shape shape;  // with lengths, and without order: the tokens stand packed
+  const Shape& shape;
+  const Sequences& sequences;
   Pattern pattern;
-  const T *q, *k, *v, *grad;
-  Strides at_q, at_k, at_v, at_grad;
+  Beside<T> q, k, v, grad;
   T* y;          // [P, N, dh]
   T* logarithm;  // of each query's sum of exponentials, [P, N]
   T *grad_q = nullptr, *grad_k = nullptr, *grad_v = nullptr;
@@ -45,31 +79,50 @@ struct Sparse {
   using V = typename L::V;
   static constexpr int64_t W = L::W, P = PANEL<T>;
 
-  int64_t length(int64_t p) const {
-    return shape.lengths ? shape.lengths[p / shape.heads] : shape.tokens;
+  int64_t length(int64_t p) const { return sequences[p / shape.heads].length; }
+  int64_t place(int64_t p, int64_t i) const { return sequences.place(p, shape.heads, i); }
+  T* row(T* x, int64_t p, int64_t i) const {
+    return x + place(p, i) * shape.width;
   }
-  const T* at(const T* x, const Strides& s, int64_t p, int64_t i) const {
-    return x + p / shape.heads * s.batch + p % shape.heads * s.head + i * s.token;
-  }
-  T* row(T* x, int64_t p, int64_t i) const { return x + (p * shape.tokens + i) * shape.width; }
   T scale() const { return T(1) / std::sqrt(T(shape.width)); }
 
   template <class Body>
   void panels(const Body& body) const {
     int64_t each = pattern.panels(P);
-    parallel(shape.sequences() * each, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        Run panel = pattern.panel(i % each, P, length(i / each));
-        if (panel.count > 0) body(i / each, panel, scratch<Run>(pattern.most_runs()));
-      }
+    Shares shares;
+    std::vector<int64_t> real;
+    for (int64_t i = 0; i < shape.sequences() * each; ++i) {
+      int64_t n = length(i / each);
+      Run panel = pattern.panel(i % each, P, n);
+      if (panel.count <= 0) continue;
+      real.push_back(i);
+      shares.add(P + std::min(n, pattern.before + pattern.after + P));
+    }
+    shares.run([&](int64_t i) {
+      int64_t p = real[i] / each;
+      body(p, pattern.panel(real[i] % each, P, length(p)), scratch<Run>(pattern.most_runs()));
+    });
+  }
+
+  // Zeros at the padding of results [P, N, width].
+  void zeros(std::initializer_list<T*> results, int64_t width) const {
+    if (!sequences.any_padding()) return;
+    parallel(shape.sequences(), [&](int64_t begin, int64_t end) {
+      for (int64_t p = begin; p < end; ++p)
+        sequences.each_padding(p / shape.heads, [&](int64_t t) {
+          for (T* x : results) std::fill_n(x + (p * shape.tokens + t) * width, width, T(0));
+        });
     });
   }
 
   void forward() const {
+    zeros({y}, shape.width);
+    zeros({logarithm}, 1);
     panels([&](int64_t p, Run panel, Run* runs) { attend(p, panel, runs); });
   }
 
   void backward() const {
+    zeros({grad_q, grad_k, grad_v}, shape.width);
     panels([&](int64_t p, Run panel, Run* runs) { to_queries(p, panel, runs); });
     panels([&](int64_t p, Run panel, Run* runs) { to_keys(p, panel, runs); });
   }
@@ -103,16 +156,16 @@ struct Sparse {
              T* scores) const {
     each(runs, count, [&](Run run, int64_t row) {
       T* to = scores + row * P;
-      products(to, false, at(k, at_k, p, run.first), run.count, at_k.token, 1, panel, shape.width);
+      products(to, false, k.row(p, run.first), run.count, k.at.token, 1, panel, shape.width);
       hide(to, run, queries, pattern.before, pattern.after);
     });
   }
 
   // out [dh][P] = the sum over rows of x by factors [rows][P].
-  void gather(T* out, const T* x, const Strides& s, int64_t p, const Run* runs, int64_t count,
+  void gather(T* out, const Beside<T>& x, int64_t p, const Run* runs, int64_t count,
               const T* factors) const {
     each(runs, count, [&](Run run, int64_t row) {
-      products(out, row > 0, at(x, s, p, run.first), shape.width, 1, s.token, factors + row * P,
+      products(out, row > 0, x.row(p, run.first), shape.width, 1, x.at.token, factors + row * P,
                run.count);
     });
   }
@@ -122,7 +175,7 @@ struct Sparse {
     int64_t rows = total(runs, count);
     T* panel = scratch<T>((2 * dh + rows) * P);
     T *out = panel + dh * P, *scores = out + dh * P;
-    pack_panel(panel, [&](int64_t j) { return at(q, at_q, p, queries.first + j); }, queries.count,
+    pack_panel(panel, [&](int64_t j) { return q.row(p, queries.first + j); }, queries.count,
                dh, scale());
     score(p, queries, runs, count, panel, scores);
     V most[2] = {L::all(-INFINITY), L::all(-INFINITY)}, sum[2] = {};
@@ -137,13 +190,13 @@ struct Sparse {
         sum[h] += x;
         L::store(scores + j * P + h * W, x);
       }
-    gather(out, v, at_v, p, runs, count, scores);
+    gather(out, v, p, runs, count, scores);
     for (int64_t d = 0; d < dh; ++d)
       for (int h = 0; h < 2; ++h)
         L::store(out + d * P + h * W, L::load(out + d * P + h * W) / sum[h]);
     unpack_panel(out, [&](int64_t j) { return row(y, p, queries.first + j); }, queries.count, dh);
     for (int64_t i = 0; i < queries.count; ++i)
-      logarithm[p * shape.tokens + queries.first + i] =
+      logarithm[place(p, queries.first + i)] =
           most[i / W][i % W] + std::log(sum[i / W][i % W]);
   }
 
@@ -153,14 +206,14 @@ struct Sparse {
     T* panel = scratch<T>((2 * dh + 2 * rows) * P);
     T *upstream = panel + dh * P, *scores = upstream + dh * P, *slopes = scores + rows * P;
     T shift[P] = {};
-    std::copy_n(logarithm + p * shape.tokens + first, queries.count, shift);
-    pack_panel(panel, [&](int64_t j) { return at(q, at_q, p, first + j); }, queries.count, dh,
+    for (int64_t i = 0; i < queries.count; ++i) shift[i] = logarithm[place(p, first + i)];
+    pack_panel(panel, [&](int64_t j) { return q.row(p, first + j); }, queries.count, dh,
                scale());
-    pack_panel(upstream, [&](int64_t j) { return at(grad, at_grad, p, first + j); }, queries.count,
+    pack_panel(upstream, [&](int64_t j) { return grad.row(p, first + j); }, queries.count,
                dh, T(1));
     score(p, queries, runs, count, panel, scores);
     each(runs, count, [&](Run run, int64_t row) {
-      products(slopes + row * P, false, at(v, at_v, p, run.first), run.count, at_v.token, 1,
+      products(slopes + row * P, false, v.row(p, run.first), run.count, v.at.token, 1,
                upstream, dh);
     });
     for (int64_t l = 0; l < P; l += W) {
@@ -176,8 +229,8 @@ struct Sparse {
       }
       L::store(shift + l, taken);
     }
-    std::copy_n(shift, queries.count, mean + p * shape.tokens + first);
-    gather(panel, k, at_k, p, runs, count, slopes);
+    for (int64_t i = 0; i < queries.count; ++i) mean[place(p, first + i)] = shift[i];
+    gather(panel, k, p, runs, count, slopes);
     unpack_panel(panel, [&](int64_t j) { return row(grad_q, p, first + j); }, queries.count, dh);
   }
 
@@ -187,18 +240,18 @@ struct Sparse {
     T* keys = scratch<T>((4 * dh + 2 * longest) * P);
     T *values = keys + dh * P, *to_k = values + dh * P, *to_v = to_k + dh * P;
     T *shares = to_v + dh * P, *slopes = shares + longest * P;
-    pack_panel(keys, [&](int64_t j) { return at(k, at_k, p, lanes.first + j); }, lanes.count, dh,
+    pack_panel(keys, [&](int64_t j) { return k.row(p, lanes.first + j); }, lanes.count, dh,
                scale());
-    pack_panel(values, [&](int64_t j) { return at(v, at_v, p, lanes.first + j); }, lanes.count, dh,
+    pack_panel(values, [&](int64_t j) { return v.row(p, lanes.first + j); }, lanes.count, dh,
                T(1));
     std::fill_n(to_k, 2 * dh * P, T(0));
     each(runs, count, [&](Run run, int64_t) {
-      products(shares, false, at(q, at_q, p, run.first), run.count, at_q.token, 1, keys, dh);
+      products(shares, false, q.row(p, run.first), run.count, q.at.token, 1, keys, dh);
       hide(shares, run, lanes, pattern.after, pattern.before);
-      products(slopes, false, at(grad, at_grad, p, run.first), run.count, at_grad.token, 1, values,
+      products(slopes, false, grad.row(p, run.first), run.count, grad.at.token, 1, values,
                dh);
       for (int64_t i = 0; i < run.count; ++i) {
-        int64_t query = p * shape.tokens + run.first + i;
+        int64_t query = place(p, run.first + i);
         for (int64_t l = 0; l < P; l += W) {
           V share = exponential<T>(L::load(shares + i * P + l) - logarithm[query]);
           L::store(shares + i * P + l, share);
@@ -206,9 +259,9 @@ struct Sparse {
                    share * (L::load(slopes + i * P + l) - mean[query]) * scale());
         }
       }
-      products(to_v, true, at(grad, at_grad, p, run.first), dh, 1, at_grad.token, shares,
+      products(to_v, true, grad.row(p, run.first), dh, 1, grad.at.token, shares,
                run.count);
-      products(to_k, true, at(q, at_q, p, run.first), dh, 1, at_q.token, slopes, run.count);
+      products(to_k, true, q.row(p, run.first), dh, 1, q.at.token, slopes, run.count);
     });
     unpack_panel(to_v, [&](int64_t j) { return row(grad_v, p, lanes.first + j); }, lanes.count, dh);
     unpack_panel(to_k, [&](int64_t j) { return row(grad_k, p, lanes.first + j); }, lanes.count, dh);
@@ -219,8 +272,16 @@ template <class T, class Pattern>
 int sparse_forward(const Shape& shape, const Pattern& pattern, const T* q, const T* k, const T* v,
                    const Strides* at, T* y, T* logarithm) {
   return guarded([&] {
-    Sparse<T, Pattern>{shape, pattern, q,     k,  v, nullptr,  at[0],
-                       at[1], at[2],   {},    y,  logarithm}
+    Sequences all(shape);
+    Sparse<T, Pattern>{shape,
+                       all,
+                       pattern,
+                       {shape, all, q, at[0]},
+                       {shape, all, k, at[1]},
+                       {shape, all, v, at[2]},
+                       {},
+                       y,
+                       logarithm}
         .forward();
   });
 }
@@ -230,9 +291,21 @@ int sparse_backward(const Shape& shape, const Pattern& pattern, const T* grad, c
                     const T* k, const T* v, const Strides* at, T* logarithm, T* grad_q, T* grad_k,
                     T* grad_v) {
   return guarded([&] {
-    std::unique_ptr<T[]> mean(new T[shape.sequences() * shape.tokens]);
-    Sparse<T, Pattern>{shape, pattern, q,       k,         v,      grad,   at[1],  at[2],
-                       at[3], at[0],   nullptr, logarithm, grad_q, grad_k, grad_v, mean.get()}
+    Sequences all(shape);
+    std::unique_ptr<T[]> mean(new T[shape.rows() * shape.tokens]);
+    Sparse<T, Pattern>{shape,
+                       all,
+                       pattern,
+                       {shape, all, q, at[1]},
+                       {shape, all, k, at[2]},
+                       {shape, all, v, at[3]},
+                       {shape, all, grad, at[0]},
+                       nullptr,
+                       logarithm,
+                       grad_q,
+                       grad_k,
+                       grad_v,
+                       mean.get()}
         .backward();
   });
 }

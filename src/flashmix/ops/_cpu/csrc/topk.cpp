@@ -8,9 +8,9 @@
 #include <cmath>
 
 #include "gemm.h"
-#include "heads.h"
 #include "parallel.h"
 #include "select.h"
+#include "sequences.h"
 
 namespace flashmix {
 namespace {
@@ -21,7 +21,7 @@ constexpr int64_t PACKED_BYTES = 4 << 20;  // of keys packed at once, or one hea
 
 template <class T>
 struct TopK {
-  Shape shape;
+  const Shape& shape;
   int64_t topk;
   bool causal;
   const T *q, *k, *v;
@@ -29,11 +29,18 @@ struct TopK {
   T* y;            // [P, N, dh]
   int32_t* index;  // [P, N, k], -1 where fewer are kept; null to keep none
   T* weights;      // [P, N, k]
+  Sequences sequences{shape};
 
   using Key = typename Ordered<T>::Int;
 
+  const Sequence& sequence(int64_t p) const { return sequences[p / shape.heads]; }
+  int64_t length(int64_t p) const { return sequence(p).length; }
+  Rows<const T> rows(int64_t p, const T* x, const Strides& at) const {
+    return {sequence(p), x, at, p % shape.heads};
+  }
+
   int64_t queries_in(int64_t p, int64_t block) const {
-    return std::min(BLOCK, shape.length(p) - block * BLOCK);
+    return std::min(BLOCK, length(p) - block * BLOCK);
   }
 
   // Memory of a thread that works on a block.
@@ -58,47 +65,64 @@ struct TopK {
     }
   };
 
+  // A head of a sequence, and a panel or block of its tokens.
+  struct Part {
+    int64_t p, i;
+  };
+
   void run() const {
-    int64_t sequences = shape.sequences(), dh = shape.width;
-    int64_t padded = round_up(shape.tokens, PANEL<T>);
-    int64_t one = padded * dh;
+    int64_t heads = shape.sequences(), dh = shape.width;
+    int64_t one = round_up(shape.tokens, PANEL<T>) * dh;
     int64_t together = std::max<int64_t>(1, PACKED_BYTES / int64_t(one * sizeof(T)));
-    together = std::min(together, sequences);
+    together = std::min(together, heads);
     std::unique_ptr<T[]> packed(new T[together * one]);
-    for (int64_t p0 = 0; p0 < sequences; p0 += together) {
-      int64_t here = std::min(together, sequences - p0);
-      parallel(here * (padded / PANEL<T>), [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          int64_t p = i / (padded / PANEL<T>), first = i % (padded / PANEL<T>) * PANEL<T>;
-          Rows<const T> rows(shape, k, at_k, p0 + p);
-          int64_t count = std::min(PANEL<T>, shape.length(p0 + p) - first);
-          if (count > 0)
-            pack_panel(packed.get() + p * one + first * dh,
-                       [&](int64_t j) { return rows(first + j); }, count, dh, T(1));
+    for (int64_t p0 = 0; p0 < heads; p0 += together) {
+      Shares over_keys, over_queries;
+      std::vector<Part> panels, blocks;
+      for (int64_t p = p0; p < std::min(p0 + together, heads); ++p) {
+        int64_t n = length(p);
+        for (int64_t i = 0; i * PANEL<T> < n; ++i) panels.push_back({p, i}), over_keys.add(1);
+        for (int64_t i = 0; i * BLOCK < n; ++i) {
+          blocks.push_back({p, i});
+          over_queries.add(queries_in(p, i) * ((causal ? i * BLOCK : n) + FIXED));
         }
+        zeros(p);
+      }
+      over_keys.run([&](int64_t i) {
+        int64_t p = panels[i].p, first = panels[i].i * PANEL<T>;
+        Rows<const T> from = rows(p, k, at_k);
+        pack_panel(packed.get() + (p - p0) * one + first * dh,
+                   [&](int64_t j) { return from(first + j); },
+                   std::min(PANEL<T>, length(p) - first), dh, T(1));
       });
-      int64_t blocks = (shape.tokens + BLOCK - 1) / BLOCK;
-      parallel(here * blocks, [&](int64_t begin, int64_t end) {
-        Room room(topk, dh);
-        for (int64_t i = begin; i < end; ++i) {
-          // Early and late blocks by turns: causal ones differ in work.
-          int64_t turn = i % blocks, block = turn % 2 ? blocks - 1 - turn / 2 : turn / 2;
-          int64_t p = i / blocks;
-          if (queries_in(p0 + p, block) > 0) attend(p0 + p, block, packed.get() + p * one, room);
-        }
+      over_queries.run([&](int64_t i) {
+        auto [p, block] = blocks[i];
+        attend(p, block, packed.get() + (p - p0) * one, Room(topk, dh));
       });
     }
+  }
+  static constexpr int64_t FIXED = 200;  // keys that take as long as the rest of a query's work
+
+  // Padding attends to nothing.
+  void zeros(int64_t p) const {
+    sequences.each_padding(p / shape.heads, [&](int64_t t) {
+      int64_t row = p * shape.tokens + t;
+      std::fill_n(y + row * shape.width, shape.width, T(0));
+      if (!index) return;
+      std::fill_n(index + row * topk, topk, -1);
+      std::fill_n(weights + row * topk, topk, T(0));
+    });
   }
 
   void attend(int64_t p, int64_t block, const T* packed, const Room& room) const {
     int64_t dh = shape.width, first = block * BLOCK, count = queries_in(p, block);
-    Rows<const T> rows(shape, q, at_q, p);
+    Rows<const T> queries = rows(p, q, at_q);
     T scale = T(1) / std::sqrt(T(dh));
     for (int64_t r = 0; r < count; r += ROWS)
-      pack_rows(room.queries + r * dh, [&](int64_t i) { return rows(first + r + i); },
+      pack_rows(room.queries + r * dh, [&](int64_t i) { return queries(first + r + i); },
                 std::min<int64_t>(ROWS, count - r), dh, scale);
     int64_t kept[BLOCK] = {};
-    int64_t seen = causal ? first + count : shape.length(p);
+    int64_t seen = causal ? first + count : length(p);
     for (int64_t start = 0; start < seen; start += CHUNK) {
       int64_t width = std::min(CHUNK, seen - start);
       for (int64_t j = 0; j < width; j += PANEL<T>)
@@ -146,12 +170,12 @@ struct TopK {
       L::store(room.share + i, exponential<T>(L::load(room.share + i)));
     for (int64_t i = 0; i < kept; ++i) total += room.share[i];
     for (int64_t i = 0; i < kept; ++i) room.share[i] /= total;
-    int64_t row = p * shape.tokens + shape.position(p, query);
-    Rows<const T> values(shape, v, at_v, p);
+    int64_t row = sequences.place(p, shape.heads, query);
+    Rows<const T> values = rows(p, v, at_v);
     weighted_sum(y + row * dh, kept, room.share, [&](int64_t i) { return values(ranks[i]); }, dh);
     if (!index) return;
     for (int64_t i = 0; i < topk; ++i) {
-      index[row * topk + i] = i < kept ? int32_t(shape.position(p, ranks[i])) : -1;
+      index[row * topk + i] = i < kept ? int32_t(sequence(p).at(ranks[i])) : -1;
       weights[row * topk + i] = i < kept ? room.share[i] : T(0);
     }
   }

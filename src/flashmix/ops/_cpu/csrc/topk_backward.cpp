@@ -6,8 +6,8 @@
 #include <cmath>
 #include <memory>
 
-#include "heads.h"
 #include "parallel.h"
+#include "sequences.h"
 #include "simd.h"
 
 namespace flashmix {
