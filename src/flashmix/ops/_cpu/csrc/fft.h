@@ -32,7 +32,7 @@ struct Complex {
 };
 
 constexpr int64_t LARGEST_UNROLLED = 19;  // prime with a butterfly of its own
-constexpr int64_t LARGEST_PRIME = 113;    // that is cheaper summed than convolved
+constexpr int64_t LARGEST_PRIME = 97;     // that is cheaper summed than convolved
 
 template <class T>
 struct Plan;
@@ -63,7 +63,7 @@ struct Plan {
   struct Level {
     int64_t radix, rest;      // the length is radix * rest
     std::vector<T> twiddles;  // [rest][radix - 1][2]
-    std::vector<T> wave;      // cosine and sine of 2 pi i / radix, of a radix that is not unrolled
+    std::vector<T> wave;      // of a radix that is not unrolled, see any_odd
   };
   int64_t n;
   std::vector<int64_t> place;
@@ -88,10 +88,7 @@ struct Plan {
           level.twiddles.push_back(T(std::cos(angle)));
           level.twiddles.push_back(T(std::sin(angle)));
         }
-      for (int64_t i = 0; radix > LARGEST_UNROLLED && i < radix; ++i) {
-        level.wave.push_back(T(std::cos(2 * M_PI * double(i) / double(radix))));
-        level.wave.push_back(T(std::sin(2 * M_PI * double(i) / double(radix))));
-      }
+      if (radix > LARGEST_UNROLLED) level.wave = waves(radix);
       levels.push_back(std::move(level));
       length /= radix;
     }
@@ -105,6 +102,18 @@ struct Plan {
   }
 
   void convolve();
+
+  static std::vector<T> waves(int64_t p) {
+    std::vector<T> found;
+    for (int64_t s = 1; 2 * s < p; s += 2)
+      for (int64_t q = 1; 2 * q < p; ++q)
+        for (int64_t i = 0; i < 2; ++i) {
+          double angle = 2 * M_PI * double(q * (s + i) % p) / double(p);
+          found.push_back(T(std::cos(angle)));
+          found.push_back(T(std::sin(angle)));
+        }
+    return found;
+  }
 
   size_t bytes() const {
     size_t numbers = wave.size() + filter.size();
@@ -198,10 +207,11 @@ struct Butterfly {
   };
 };
 
-// The same for any odd length p, with cosines and sines [p][2]; two outputs share a look at the
-// sums, [p] of them.
+// The same for any odd length p, with room for p sums. Two outputs share a look at the sums; `wave`
+// holds their cosines and sines in the order of use, [pairs of outputs][(p - 1) / 2][4].
 template <class T>
 void any_odd(Complex<T>* x, int64_t p, const T* wave, Complex<T>* sums) {
+  using V = typename Lanes<T>::V;
   using C = Complex<T>;
   int64_t half = (p - 1) / 2;
   C *differences = sums + half, first = x[0];
@@ -211,21 +221,21 @@ void any_odd(Complex<T>* x, int64_t p, const T* wave, Complex<T>* sums) {
     x[0] = x[0] + sums[q - 1];
   }
   for (int64_t s = 1; s <= half; s += 2) {
-    C even[2] = {first, first}, odd[2] = {};
-    int64_t other = std::min(s + 1, half), at[2] = {0, 0};
-    for (int64_t q = 0; q < half; ++q) {
-      at[0] += s - (at[0] + s >= p ? p : 0);
-      at[1] += other - (at[1] + other >= p ? p : 0);
-      for (int i = 0; i < 2; ++i) {
-        even[i] = even[i] + sums[q] * wave[2 * at[i]];
-        odd[i] = odd[i] + differences[q] * wave[2 * at[i] + 1];
-      }
+    C even = first, odd = {}, next_even = first, next_odd = {};
+    for (int64_t q = 0; q < half; ++q, wave += 4) {
+      C sum = sums[q], difference = differences[q];
+      V cosine = Lanes<T>::all(wave[0]), sine = Lanes<T>::all(wave[1]);
+      even = {even.re + sum.re * cosine, even.im + sum.im * cosine};
+      odd = {odd.re + difference.re * sine, odd.im + difference.im * sine};
+      cosine = Lanes<T>::all(wave[2]), sine = Lanes<T>::all(wave[3]);
+      next_even = {next_even.re + sum.re * cosine, next_even.im + sum.im * cosine};
+      next_odd = {next_odd.re + difference.re * sine, next_odd.im + difference.im * sine};
     }
-    for (int i = 0; i < 2; ++i) {
-      int64_t k = i ? other : s;
-      x[k] = even[i] + odd[i];
-      x[p - k] = even[i] - odd[i];
-    }
+    x[s] = even + odd;
+    x[p - s] = even - odd;
+    if (s == half) break;
+    x[s + 1] = next_even + next_odd;
+    x[p - s - 1] = next_even - next_odd;
   }
 }
 
