@@ -36,8 +36,8 @@ from flashmix.ops.local_attention.triton import launch as local
 from flashmix.ops.spectral.plan import plan as spectral_plan
 from flashmix.ops.spectral.triton import launch as spectral
 from flashmix.ops.topk_attention.triton import launch as topk
-from flashmix.parallel import _spectral_triton as modes_over_ranks
-from flashmix.parallel._fnet_triton import Columns
+from flashmix.parallel.fnet.columns import Columns
+from flashmix.parallel.spectral import modes_triton as modes_across_ranks
 
 PROCESSORS = 132
 """Of an H200."""
@@ -146,42 +146,42 @@ def transforms(dtype: torch.dtype) -> Launches:
         )
 
 
-def over_ranks(dtype: torch.dtype) -> Launches:
+def across_ranks(dtype: torch.dtype) -> Launches:
     """FNet where half of the tokens are another rank's."""
     for seq_len, dim in ((16384, 768), *LONG, (512, 256)):
         x, half = torch.empty(1, seq_len // 2, dim, dtype=dtype), dim // 4
-        pieces = [[slice(0, half), slice(half, 2 * half)]]
+        chunks = [[slice(0, half), slice(half, 2 * half)]]
 
-        def run(x: torch.Tensor = x, pieces: Any = pieces) -> None:
+        def run(x: torch.Tensor = x, chunks: Any = chunks) -> None:
             batch, count, dim = x.shape
             counts = [count, count]
-            columns = Columns(batch, dim, x.dtype, x.device, counts, 0, "backward", pieces)
+            columns = Columns(batch, dim, x.dtype, x.device, counts, 0, "backward", chunks)
             columns.send(0, x)
             columns.receive(0, columns.work(0, x.new_empty(columns.elements)), x)
 
-        yield f"fnet over ranks [{seq_len}, {dim}]", run
+        yield f"fnet across ranks [{seq_len}, {dim}]", run
 
 
 def modes_of_ranks(dtype: torch.dtype) -> Launches:
     """Filters of half the width's modes, of which a rank has half of the tokens."""
-    ours = modes_over_ranks
+    ours = modes_across_ranks
     for seq_len, dim in ((131072, 768), (512, 256)):
         kept = dim // 2
-        place = ours.Place(1, 0, seq_len // 2, dim, seq_len, kept)
+        place = ours.SlicePosition(1, 0, seq_len // 2, dim, seq_len, kept)
         modes, w = torch.empty(1, 2 * kept, dim), torch.empty(kept, dim, 2)
 
         def run(place: Any = place, modes: torch.Tensor = modes, w: torch.Tensor = w) -> None:
-            part = ours.parts(place, ours.ANALYSIS, dtype, modes.device)[0]
-            ours.collect(modes.expand(part.chunks, -1, -1), modes, part, place)
-            part = ours.parts(place, ours.SYNTHESIS, dtype, modes.device)[0]
-            turned, bias = modes.expand(part.chunks, -1, -1).to(dtype), w[0, :, 0].contiguous()
+            batch = ours.chunk_batches(place, ours.ANALYSIS, dtype, modes.device)[0]
+            ours.sum_chunks(modes.expand(batch.chunks, -1, -1), modes, batch, place)
+            batch = ours.chunk_batches(place, ours.SYNTHESIS, dtype, modes.device)[0]
+            twiddled, bias = modes.expand(batch.chunks, -1, -1).to(dtype), w[0, :, 0].contiguous()
             by = ours.Filter(w, bias, False)
-            ours.spread(modes, turned, by, part, place, 1.0)
+            ours.filter_and_twiddle(modes, twiddled, by, batch, place, 1.0)
             by = ours.Filter(w, None, False, conjugate=True)
             gradients = ours.Gradients(modes, modes, w, bias)
-            ours.spread(modes, turned, by, part, place, 1.0, gradients)
+            ours.filter_and_twiddle(modes, twiddled, by, batch, place, 1.0, gradients)
 
-        yield f"modes over ranks [{seq_len}, {dim}]", run
+        yield f"modes across ranks [{seq_len}, {dim}]", run
 
 
 def few_modes(dtype: torch.dtype) -> Launches:
@@ -245,7 +245,7 @@ def main() -> int:
     print(f"triton {triton.__version__}, sm_90, {options.dtype}, heads {options.width} wide")
     cases = (
         *transforms(dtype),
-        *over_ranks(dtype),
+        *across_ranks(dtype),
         *modes_of_ranks(dtype),
         *few_modes(dtype),
         *attentions(dtype, options.width, options.causal, options.padded),

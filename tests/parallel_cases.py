@@ -29,7 +29,12 @@ from flashmix.models import Encoder, SequenceClassifier, TextClassifier
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch as block_topk
 from flashmix.ops.local_attention import torch as local
-from flashmix.parallel import _channels, _fnet, _pieces, _ring, _sharded, _spectral
+from flashmix.parallel import sharded
+from flashmix.parallel.attention import ring
+from flashmix.parallel.comm import chunks
+from flashmix.parallel.comm import ranks as comm_ranks
+from flashmix.parallel.fnet import exchange
+from flashmix.parallel.spectral import channels, modes
 from helpers import by_reference, fresh_mixer, make_mixer, randn
 
 MESHES: dict[int, DeviceMesh] = {}
@@ -41,10 +46,10 @@ def start() -> None:
     torch.utils.deterministic.fill_uninitialized_memory = True
     for size in range(1, dist.get_world_size() + 1):
         MESHES[size] = DeviceMesh("cpu", list(range(size)))
-    _ring.CHUNK["cpu"], _spectral.CHUNK["cpu"], _fnet.WIDTH_CHUNK["cpu"] = 32, 5, 3
-    _spectral.AT_ONCE["cpu"] = 2
-    _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES["cpu"] = 3, 1
-    _channels.FEWEST_CHANNELS = _fnet.FEWEST_COLUMNS = 1
+    ring.MAX_SCORES["cpu"], modes.CHUNK_TOKENS["cpu"], exchange.WIDTH_CHUNK["cpu"] = 32, 5, 3
+    modes.MAX_BATCHED_CHUNKS["cpu"] = 2
+    chunks.MAX_CHUNKS["cpu"], chunks.MIN_CHUNK_BYTES["cpu"] = 3, 1
+    channels.MIN_CHANNELS = exchange.MIN_COLUMNS = 1
     blocks.BLOCK = block_topk.BLOCK = local.MIN_BLOCK = 4
 
 
@@ -344,18 +349,18 @@ def share_of_memory(text, n, dim):
     """Peak of a forward and backward on two ranks, over that of one device; [] elsewhere."""
     if dist.get_rank() > 1:
         return None
-    settings = (_pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES["cpu"], _fnet.FEWEST_COLUMNS)
-    chunks = (_fnet.WIDTH_CHUNK["cpu"], _spectral.CHUNK["cpu"])
+    settings = (chunks.MAX_CHUNKS["cpu"], chunks.MIN_CHUNK_BYTES["cpu"], exchange.MIN_COLUMNS)
+    widths = (exchange.WIDTH_CHUNK["cpu"], modes.CHUNK_TOKENS["cpu"])
     # As a sequence of 131,072 tokens is cut.
-    _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES["cpu"], _fnet.FEWEST_COLUMNS = 64, 1 << 16, 3
-    _fnet.WIDTH_CHUNK["cpu"], _spectral.CHUNK["cpu"] = 32, 32
+    chunks.MAX_CHUNKS["cpu"], chunks.MIN_CHUNK_BYTES["cpu"], exchange.MIN_COLUMNS = 64, 1 << 16, 3
+    exchange.WIDTH_CHUNK["cpu"], modes.CHUNK_TOKENS["cpu"] = 32, 32
     peaks = []
     try:
         for mixer in (
             create_mixer(text, dim),
             parallel.shard_sequence(create_mixer(text, dim), MESHES[2]),
         ):
-            own = isinstance(mixer, parallel._sharded.Sharded)
+            own = isinstance(mixer, sharded.Sharded)
             x = torch.randn(1, n // 2 if own else n, dim, requires_grad=True)
             upstream = torch.randn_like(x)
 
@@ -367,8 +372,8 @@ def share_of_memory(text, n, dim):
             step()
             peaks.append(peak_mb(step, "cpu"))
     finally:
-        _pieces.PIECES["cpu"], _pieces.MIN_PIECE_BYTES["cpu"], _fnet.FEWEST_COLUMNS = settings
-        _fnet.WIDTH_CHUNK["cpu"], _spectral.CHUNK["cpu"] = chunks
+        chunks.MAX_CHUNKS["cpu"], chunks.MIN_CHUNK_BYTES["cpu"], exchange.MIN_COLUMNS = settings
+        exchange.WIDTH_CHUNK["cpu"], modes.CHUNK_TOKENS["cpu"] = widths
     return peaks[1] / peaks[0]
 
 
@@ -389,8 +394,8 @@ def call(text, *, odd_rank=None, timeout_s=None, **odd):
     mixer, x = mixer.to(dtype), x.detach().to(dtype).requires_grad_(x.requires_grad)
     if odd.get("dies_in") == "forward":
         die()
-    if odd.get("dies_in") == "pieces":
-        mixer.ranks.start_flat = _dies_at_its(3, mixer.ranks.start_flat)
+    if odd.get("dies_in") == "chunks":
+        mixer.ranks.start_all_to_all_flat = _dies_at_its(3, mixer.ranks.start_all_to_all_flat)
     time.sleep(odd.get("sleeps_s", 0))
     y = mixer(x)
     if odd.get("dies_in") == "backward":
@@ -473,21 +478,25 @@ def shard_with(what):
         )
 
 
-def facts_through_all(size, dies=False):
-    """What ranks of a mesh without a CPU's backend tell each other, and the bytes that leave."""
-    ranks = parallel._ranks
+def metadata_through_all(size, dies=False):
+    """The metadata that ranks of a mesh without a CPU backend gather, and the bytes sent."""
     if dist.get_rank() >= size:
         return None
     if dies and dist.get_rank() == size - 1:
         die()
-    over = ranks.Ranks(MESHES[size])
-    by_cpu, ranks._by_cpu = ranks._by_cpu, lambda group: group is dist.group.WORLD
+    over = comm_ranks.Ranks(MESHES[size])
+    by_cpu, comm_ranks._has_cpu_backend = (
+        comm_ranks._has_cpu_backend,
+        lambda group: group is dist.group.WORLD,
+    )
     try:
         with SentBytes() as sent:
-            rows = over.agree("here", {"rank": over.rank, "size": size}, free=("rank",))
+            rows = over.check_consistent(
+                "here", {"rank": over.rank, "size": size}, may_differ=("rank",)
+            )
         return rows, sent.exchanged
     finally:
-        ranks._by_cpu = by_cpu
+        comm_ranks._has_cpu_backend = by_cpu
 
 
 @contextmanager
@@ -495,14 +504,14 @@ def capture() -> Iterator[None]:
     """As if a CUDA graph were captured; to tell the other ranks something is an error."""
 
     def nobody(*_):
-        raise AssertionError("ranks were asked while a graph was captured")
+        raise AssertionError("ranks communicated while a graph was captured")
 
-    kept, told = _sharded.capturing, parallel._ranks.Ranks._told
-    _sharded.capturing, parallel._ranks.Ranks._told = (lambda: True), nobody
+    kept, gather = sharded.capturing, comm_ranks.Ranks._all_gather
+    sharded.capturing, comm_ranks.Ranks._all_gather = (lambda: True), nobody
     try:
         yield
     finally:
-        _sharded.capturing, parallel._ranks.Ranks._told = kept, told
+        sharded.capturing, comm_ranks.Ranks._all_gather = kept, gather
 
 
 def captured(text, layouts, of_text=False):
@@ -535,7 +544,7 @@ def captured(text, layouts, of_text=False):
     return all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
 
 
-def captured_amiss(what):
+def captured_wrongly(what):
     """A call that cannot be captured."""
     mixer = parallel.shard_sequence(create_mixer("spectral(modes=2)", 8), MESHES[4])
     x, mask = torch.zeros(2, 6, 8), torch.ones(2, 6, dtype=torch.bool)

@@ -116,7 +116,7 @@ def test_every_rank_takes_the_first_ones_values(ranks_pool):
 
 
 def test_facts_go_by_the_cpu_though_the_meshs_group_knows_gpus_alone(ranks_pool):
-    answers = ranks_pool.run("facts_through_all", 3)
+    answers = ranks_pool.run("metadata_through_all", 3)
     assert answers == [([[rank, 3] for rank in range(3)], 2 * 3 * 8)] * 3 + [None]
 
 

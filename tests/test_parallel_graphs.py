@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from flashmix.parallel import _graphs
+from flashmix.parallel.comm import graphs as _graphs
 from graph_ranks import CASES
 from parallel_pool import Failure
 from test_parallel import SHARDABLE
@@ -47,7 +47,7 @@ def test_the_last_of_the_calls_with_the_same_own_tokens_counts(ranks_pool):
     ],
 )
 def test_what_cannot_be_captured_is_refused_on_every_rank(ranks_pool, what, kind, words):
-    for answer in ranks_pool.ask("captured_amiss", what):
+    for answer in ranks_pool.ask("captured_wrongly", what):
         assert isinstance(answer, Failure), answer
         assert answer.kind == kind
         assert words in answer.message

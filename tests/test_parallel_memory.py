@@ -8,8 +8,8 @@ import torch
 
 from flashmix.bench.ranks.traffic import SentBytes
 from flashmix.errors import ImplementationError
-from flashmix.parallel import _memory
-from flashmix.parallel._memory import ENVIRONMENT, SharedMemory, shared_memory
+from flashmix.parallel.comm import shared_memory as memory_module
+from flashmix.parallel.comm.shared_memory import ENVIRONMENT, SharedMemory, shared_memory
 
 
 class OneOfTwo:
@@ -17,12 +17,12 @@ class OneOfTwo:
 
     def __init__(self, other, device_type="cuda"):
         self.rank, self.size, self.shared, self.device_type = 0, 2, None, device_type
-        self.other, self.told = other, []
+        self.other, self.sent = other, []
         backend = SimpleNamespace(options=SimpleNamespace(_timeout=timedelta(seconds=8)))
         self.group = SimpleNamespace(_get_backend=lambda device: backend)
 
-    def tell(self, row):
-        self.told.append(row)
+    def all_gather_ints(self, row):
+        self.sent.append(row)
         return [row, self.other(row)]
 
 
@@ -47,9 +47,9 @@ def test_gpus_of_one_machine_share_memory_and_ask_once(gpu):
     memory = shared_memory(ranks)
     assert isinstance(memory, SharedMemory)
     assert gpu == [memory]
-    asked = len(ranks.told)
+    count = len(ranks.sent)
     assert shared_memory(ranks) is memory
-    assert len(ranks.told) == asked
+    assert len(ranks.sent) == count
 
 
 OTHERS = {
@@ -64,21 +64,21 @@ def test_ranks_that_cannot_or_may_not_send_messages_unasked(gpu, other):
     ranks = OneOfTwo(OTHERS[other])
     assert shared_memory(ranks) is None
     assert gpu == []
-    assert len(ranks.told) == 1
+    assert len(ranks.sent) == 1
 
 
 def test_the_environment_switches_it_off_for_all(gpu, monkeypatch):
     monkeypatch.setenv(ENVIRONMENT, "0")
     ranks = OneOfTwo(with_another_gpu)
     assert shared_memory(ranks) is None
-    assert ranks.told[0][2] == 0
+    assert ranks.sent[0][2] == 0
     assert gpu == []
 
 
 def test_ranks_on_cpus_ask_nobody():
     ranks = OneOfTwo(with_another_gpu, device_type="cpu")
     assert shared_memory(ranks) is None
-    assert ranks.told == []
+    assert ranks.sent == []
 
 
 @pytest.mark.usefixtures("gpu")
@@ -90,7 +90,7 @@ def test_a_rank_that_fails_to_set_it_up_tells_the_others_and_says_why(monkeypatc
     ranks = OneOfTwo(with_another_gpu)
     with pytest.warns(UserWarning, match=rf"\(no handle\); messages .* {ENVIRONMENT}=0"):
         assert shared_memory(ranks) is None
-    assert ranks.told[-1] == [0]
+    assert ranks.sent[-1] == [0]
 
 
 @pytest.mark.usefixtures("gpu")
@@ -121,7 +121,7 @@ def test_a_buffer_grows_and_is_reused(memory):
 def test_a_captured_buffer_is_kept_and_none_is_made_meanwhile(memory, monkeypatch):
     before = memory.buffer(4, torch.float32)
     with monkeypatch.context() as capture:
-        capture.setattr(_memory, "capturing", lambda: True)
+        capture.setattr(memory_module, "capturing", lambda: True)
         memory.buffer(4, torch.float32)
         with pytest.raises(ImplementationError, match="call the model once with inputs of this"):
             memory.buffer(5, torch.float32)
@@ -131,5 +131,5 @@ def test_a_captured_buffer_is_kept_and_none_is_made_meanwhile(memory, monkeypatc
 
 def test_bytes_written_in_others_memory_count_as_sent():
     with SentBytes() as sent:
-        _memory.USE.written += 7
+        memory_module.STATS.written += 7
     assert sent.total(2) == 7

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from flashmix.ops import spectral
-from flashmix.parallel import _spectral
-from flashmix.parallel._layout import Layout
+from flashmix.parallel.comm.layout import Layout
+from flashmix.parallel.spectral import modes
 from helpers import randn, relative_error
 
 COUNTS = (22, 9, 17)
@@ -13,7 +13,7 @@ BUDGETS = {torch.bfloat16: 8e-3, torch.float16: 1e-3}
 
 
 class OneOf:
-    """A rank that is told what the others would add."""
+    """A rank that is given the sum of the others."""
 
     def __init__(self, rank, others):
         self.rank, self.size, self.others = rank, len(COUNTS), others
@@ -30,10 +30,10 @@ def half_products(monkeypatch):
     def summed(a, b, out_dtype=None):
         return bmm(a, b) if out_dtype is None else bmm(a.to(out_dtype), b.to(out_dtype))
 
-    monkeypatch.setattr(_spectral, "_operand", lambda tokens, modes, device: tokens)
+    monkeypatch.setattr(modes, "_operand", lambda tokens, modes, device: tokens)
     monkeypatch.setattr(torch, "bmm", summed)
-    monkeypatch.setitem(_spectral.CHUNK, "cpu", 5)
-    monkeypatch.setitem(_spectral.AT_ONCE, "cpu", 2)
+    monkeypatch.setitem(modes.CHUNK_TOKENS, "cpu", 5)
+    monkeypatch.setitem(modes.MAX_BATCHED_CHUNKS, "cpu", 2)
 
 
 @pytest.mark.parametrize("dtype", BUDGETS, ids=str)
@@ -52,13 +52,13 @@ def test_slices_of_half_types_are_those_of_the_whole(dtype, unitary):
     layouts = [Layout(OneOf(rank, 0), COUNTS, None) for rank in range(len(COUNTS))]
     slices = x.split(COUNTS, 1)
     parts = [
-        _spectral.Analyse.apply(one, list(_spectral.sequences(layout, 4)), torch.float32)
+        modes.Analyse.apply(one, list(modes.group_by_length(layout, 4)), torch.float32)
         for one, layout in zip(slices, layouts, strict=True)
     ]
     got = []
     for rank, one in enumerate(slices):
         others = sum(parts) - parts[rank]
         layout = Layout(OneOf(rank, others), COUNTS, None)
-        got.append(_spectral.by_modes(one, weight, bias, unitary, layout, False))
+        got.append(modes.filter_by_modes(one, weight, bias, unitary, layout, False))
     assert all(one.dtype == dtype for one in got)
     assert relative_error(torch.cat(got, 1), want) <= BUDGETS[dtype]

@@ -1,4 +1,4 @@
-"""Sequences over ranks that hold nothing real, and batches without a sequence, give zeros."""
+"""Sequences across ranks that hold nothing real, and batches without a sequence, give zeros."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from helpers import FLOAT64_BUDGET, MIXERS
 
 TEXTS = [text for text in MIXERS if "fnet(impl" not in text]
-# One that is summed over ranks, since it keeps few modes of these tokens.
+# One that is summed across ranks, since it keeps few modes of these tokens.
 TEXTS += ["spectral(modes=1)", "spectral(modes=1, unitary=True)"]
 COUNTS = (5, 4, 3)
 NOTHING, SOME = [False] * 12, [True] * 9 + [False] * 3

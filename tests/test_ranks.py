@@ -1,4 +1,4 @@
-"""Cases over ranks: real processes measure them, and a rank that dies takes no row with it."""
+"""Cases across ranks: real processes measure them, and a rank that dies takes no row with it."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_case_that_cannot_be_captured_is_a_row_with_its_error():
 )
 def test_what_fnet_is_derived_to_send_follows_the_road_it_takes(monkeypatch, kernels, memory, most):
     """float16 travels as it is between Triton's kernels, and as float32 around PyTorch's FFT."""
-    monkeypatch.setattr(traffic, "kernels_take", lambda x, layout: kernels)
+    monkeypatch.setattr(traffic, "kernels_support", lambda x, layout: kernels)
     monkeypatch.setattr(traffic, "shared_memory", lambda ranks: memory)
     case = Case(
         suite="parallel", mixer="fnet", batch=3, seq_len=8, dim=64, num_heads=1, dtype="float16"

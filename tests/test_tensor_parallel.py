@@ -7,7 +7,7 @@ import pytest
 from flashmix import create_mixer
 from flashmix.errors import ArgumentError, ImplementationError
 from flashmix.parallel import tp_plan
-from flashmix.parallel._tensor import HeadsParallel
+from flashmix.parallel.tensor_parallel import HeadsParallel
 from helpers import FLOAT64_BUDGET
 from parallel_pool import Failure
 

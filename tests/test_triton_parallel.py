@@ -1,4 +1,4 @@
-"""The kernels of FNet over ranks, their exchanges done by hand: interpreted, or on a GPU."""
+"""The kernels of FNet across ranks, their exchanges done by hand: interpreted, or on a GPU."""
 
 import math
 import threading
@@ -10,9 +10,9 @@ import torch
 pytest.importorskip("triton")
 
 from flashmix.ops._triton.availability import DTYPES, INTERPRETED
-from flashmix.parallel import _pieces
-from flashmix.parallel._fnet import UNIT
-from flashmix.parallel._fnet_triton import Columns, pairs
+from flashmix.parallel.comm import chunks
+from flashmix.parallel.fnet.columns import Columns, pairs
+from flashmix.parallel.fnet.exchange import UNIT
 from helpers import relative_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -21,25 +21,25 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def cut(dim, ranks, most):
-    """The pairs of columns in at most so many pieces."""
+def split(dim, ranks, most):
+    """The pairs of columns in at most so many column_chunks."""
     unit = UNIT if dim >= 2 * UNIT else 1
-    shares = _pieces.in_units(pairs(dim), ranks, unit)
-    return _pieces.cut(shares, 1 << 30, "cpu", unit=unit)
+    shares = chunks.split_in_multiples(pairs(dim), ranks, unit)
+    return chunks.split_columns(shares, 1 << 30, "cpu", unit=unit)
 
 
-def columns_of_ranks(x, counts, pieces, norm):
+def columns_of_ranks(x, counts, column_chunks, norm):
     batch, _, dim = x.shape
     return [
-        Columns(batch, dim, x.dtype, x.device, counts, rank, norm, pieces)
+        Columns(batch, dim, x.dtype, x.device, counts, rank, norm, column_chunks)
         for rank in range(len(counts))
     ]
 
 
-def by_messages(x, counts, pieces, norm):
+def by_messages(x, counts, column_chunks, norm):
     """Re(FFT2) of x [B, N, D] whose tokens lie over ``len(counts)`` ranks."""
     ranks, slices = range(len(counts)), x.split(counts, 1)
-    all_columns = columns_of_ranks(x, counts, pieces, norm)
+    all_columns = columns_of_ranks(x, counts, column_chunks, norm)
     results = [torch.empty_like(own, memory_format=torch.contiguous_format) for own in slices]
     for k, widths in enumerate(all_columns[0].widths):
         sent = [
@@ -72,7 +72,7 @@ class Shared:
     def distances(self, dtype):
         return tuple((rank - self.rank) * self.whole.stride(0) for rank in range(len(self.whole)))
 
-    def meet(self):
+    def barrier(self):
         self.turn.release()
         try:
             self.barrier.wait()
@@ -82,15 +82,15 @@ class Shared:
     def run(self, columns, x):
         with self.turn:
             try:
-                return columns.through_memory(x, self)
+                return columns.mix_in_shared_memory(x, self)
             except BaseException:
                 self.barrier.abort()
                 raise
 
 
-def by_memory(x, counts, pieces, norm):
+def by_memory(x, counts, column_chunks, norm):
     """The same, each rank a thread that writes in the others' memory."""
-    ranks, all_columns = len(counts), columns_of_ranks(x, counts, pieces, norm)
+    ranks, all_columns = len(counts), columns_of_ranks(x, counts, column_chunks, norm)
     elements = {columns.elements for columns in all_columns}
     assert len(elements) == 1
     whole = x.new_full((ranks, -(-elements.pop() // UNIT) * UNIT), math.nan)
@@ -122,10 +122,10 @@ BUDGETS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 @pytest.mark.parametrize("most", [1, 2])
 @pytest.mark.parametrize("travel", [by_messages, by_memory])
 def test_ranks_mix_what_one_device_does(shape, counts, dtype, most, travel, monkeypatch):
-    monkeypatch.setitem(_pieces.PIECES, "cpu", most)
+    monkeypatch.setitem(chunks.MAX_CHUNKS, "cpu", most)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(DEVICE, dtype)
-    pieces = cut(shape[2], len(counts), most)
-    got = travel(x, counts, pieces, "ortho")
+    column_chunks = split(shape[2], len(counts), most)
+    got = travel(x, counts, column_chunks, "ortho")
     want = torch.fft.fft2(x.double(), norm="ortho").real
     assert got.dtype == dtype
     assert relative_error(got, want) <= BUDGETS[dtype]

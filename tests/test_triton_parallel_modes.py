@@ -1,4 +1,4 @@
-"""Few modes over ranks by Triton's kernels, interpreted: the ranks are threads that take turns."""
+"""Few modes across ranks in Triton, interpreted: the ranks are threads that take turns."""
 
 import threading
 
@@ -9,9 +9,9 @@ pytest.importorskip("triton")
 
 from flashmix.ops import spectral
 from flashmix.ops._triton.availability import DTYPES, INTERPRETED
-from flashmix.parallel import _spectral_function, _spectral_triton
-from flashmix.parallel._layout import Layout
-from flashmix.parallel._spectral_triton import _cut
+from flashmix.parallel.comm.layout import Layout
+from flashmix.parallel.spectral import modes_function, modes_triton
+from flashmix.parallel.spectral.modes_triton import split_tokens
 from helpers import relative_error
 
 pytestmark = pytest.mark.skipif(
@@ -63,7 +63,7 @@ class OneOf:
     def __init__(self, turns, rank):
         self.turns, self.rank, self.size = turns, rank, len(turns.parts)
 
-    def add_up(self, x):
+    def all_reduce_(self, x):
         turns = self.turns
         turns.parts[self.rank] = x.clone()
         turns.sums += self.rank == 0
@@ -73,7 +73,7 @@ class OneOf:
         return x
 
     def all_reduce(self, x):
-        return self.add_up(x.clone(memory_format=torch.contiguous_format))
+        return self.all_reduce_(x.clone(memory_format=torch.contiguous_format))
 
 
 @pytest.fixture(autouse=True)
@@ -86,8 +86,8 @@ def small_chunks(monkeypatch):
         return bmm(a.to(wide), b.to(wide), out=out)
 
     monkeypatch.setattr(torch, "bmm", summed)
-    monkeypatch.setattr(_spectral_triton, "ANALYSIS", (5, 3))
-    monkeypatch.setattr(_spectral_triton, "SYNTHESIS", (7, 2))
+    monkeypatch.setattr(modes_triton, "ANALYSIS", (5, 3))
+    monkeypatch.setattr(modes_triton, "SYNTHESIS", (7, 2))
 
 
 def drawn(*shape, seed, dtype):
@@ -123,8 +123,8 @@ def leaves(*tensors):
 
 
 def outcome(y, upstream, x, weight, bias):
-    asked = [x, weight] + ([] if bias is None else [bias])
-    return [y, *torch.autograd.grad(y, asked, upstream)]
+    wanted = [x, weight] + ([] if bias is None else [bias])
+    return [y, *torch.autograd.grad(y, wanted, upstream)]
 
 
 def over_ranks(case, operands, whole):
@@ -137,7 +137,7 @@ def over_ranks(case, operands, whole):
         own = Layout(ranks, counts, None).own
         mine = leaves(x[:, own], weight, bias)
         layout = Layout(ranks, counts, None)
-        y = _spectral_function.by_modes(*mine, unitary, layout, whole)
+        y = modes_function.filter_by_modes(*mine, unitary, layout, whole)
         return outcome(y, upstream[:, own], *mine)
 
     return turns.run(work), turns.sums
@@ -191,12 +191,12 @@ def test_what_needs_no_gradient_gets_none(frozen, whole):
     def work(ranks):
         layout = Layout(ranks, case[1], None)
         mine = leaves(x[:, layout.own], weight, bias)
-        asked = {"x": mine[1:], "weight": mine[:1], "all": []}[frozen]
+        wanted = {"x": mine[1:], "weight": mine[:1], "all": []}[frozen]
         for leaf in mine:
-            leaf.requires_grad_(any(leaf is one for one in asked))
-        y = _spectral_function.by_modes(*mine, False, layout, whole)
-        assert y.requires_grad == bool(asked)
-        return torch.autograd.grad(y, asked, upstream[:, layout.own]) if asked else ()
+            leaf.requires_grad_(any(leaf is one for one in wanted))
+        y = modes_function.filter_by_modes(*mine, False, layout, whole)
+        assert y.requires_grad == bool(wanted)
+        return torch.autograd.grad(y, wanted, upstream[:, layout.own]) if wanted else ()
 
     got = turns.run(work)
     assert turns.sums == {"x": 1 + whole, "weight": 2, "all": 1}[frozen]
@@ -230,7 +230,7 @@ def test_second_derivatives_are_those_of_one_device(case, whole):
     def work(ranks):
         layout = Layout(ranks, counts, None)
         mine = leaves(x[:, layout.own], upstream[:, layout.own], weight, bias)
-        y = _spectral_function.by_modes(mine[0], *mine[2:], unitary, layout, whole)
+        y = modes_function.filter_by_modes(mine[0], *mine[2:], unitary, layout, whole)
         return second(y, mine[1], mine[0], mine[2], towards_x[:, layout.own])
 
     got = Turns(len(counts)).run(work)
@@ -242,7 +242,7 @@ def test_second_derivatives_are_those_of_one_device(case, whole):
 @pytest.mark.parametrize("most", [1, 3, 16])
 def test_every_token_is_in_one_product(batch, count, most):
     seen = torch.zeros(batch, count, dtype=torch.int64)
-    for row, rows, first, chunks, tokens in _cut(batch, count, 5, most):
+    for row, rows, first, chunks, tokens in split_tokens(batch, count, 5, most):
         assert rows * chunks <= most
         seen[row : row + rows, first : first + chunks * tokens] += 1
     assert bool((seen == 1).all())

@@ -161,7 +161,7 @@ def add_command(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     from flashmix.bench import SUITES
-    from flashmix.bench.ranks.launch import dismiss_ranks, keep_rank
+    from flashmix.bench.ranks.launch import release_ranks, serve_rank
     from flashmix.cli.terminal import Terminal
     from flashmix.errors import ArgumentError
     from flashmix.tasks.distributed import launched
@@ -175,7 +175,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.suite is None and arguments.resume is None:
         raise ArgumentError(f"name a suite: {', '.join(SUITES)} or all (flashmix bench --list)")
     if launched() and os.environ["RANK"] != "0":
-        keep_rank()
+        serve_rank()
         return 0
     out = arguments.resume or arguments.out or default_folder(arguments.suite)
     try:
@@ -189,7 +189,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 130
     finally:
         if launched():
-            dismiss_ranks()
+            release_ranks()
     return 0
 
 

@@ -11,8 +11,8 @@ Collectives are PyTorch's, by gloo on CPUs and NCCL on GPUs; docs/parallel.md sa
 :func:`tp_plan` shares the heads instead, by PyTorch's tensor parallelism.
 """
 
-from flashmix.parallel._models import part_of_gradient
-from flashmix.parallel._shard import all_sum, local_slice, shard_sequence
-from flashmix.parallel._tensor import tp_plan
+from flashmix.parallel.classifiers import scale_gradient
+from flashmix.parallel.shard import all_sum, local_slice, shard_sequence
+from flashmix.parallel.tensor_parallel import tp_plan
 
-__all__ = ["all_sum", "local_slice", "part_of_gradient", "shard_sequence", "tp_plan"]
+__all__ = ["all_sum", "local_slice", "scale_gradient", "shard_sequence", "tp_plan"]

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from flashmix import parallel
 from flashmix.errors import ArgumentError
 from flashmix.hf.pooling import sum_means_by
-from flashmix.parallel import all_sum, part_of_gradient
+from flashmix.parallel import all_sum, scale_gradient
 from flashmix.tasks import distributed
 from flashmix.tasks.batches import Batch
 from flashmix.tasks.encoders import Classifier
@@ -37,7 +37,7 @@ class SpreadClassifier(Classifier):
 
     Raises:
         ArgumentError: the encoder takes no positions.
-        ImplementationError: a mixer has no form over ranks.
+        ImplementationError: a mixer has no form across ranks.
     """
 
     def __init__(self, encoder: Any, size: int, device: str) -> None:
@@ -65,7 +65,7 @@ class SpreadClassifier(Classifier):
             attention_mask=None if mask is None else mask[:, mine],
             position_ids=self._positions(ids)[:, mine],
         ).logits
-        return part_of_gradient(logits, self._size)
+        return scale_gradient(logits, self._size)
 
     def _positions(self, ids: Tensor) -> Tensor:
         if self._padding is None:

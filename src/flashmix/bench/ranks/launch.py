@@ -1,7 +1,7 @@
-"""Starts the other ranks: on this machine, or through the processes that torchrun started.
+"""Starts the other ranks, on this machine or in the processes that torchrun started.
 
-Under torchrun the first process runs the suite; each of the others keeps one rank, and starts it
-anew whenever the first rank was.
+Under torchrun the first process runs the suite. Each of the other processes serves one rank, and
+restarts it whenever the first rank restarts.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch._C._distributed_c10d import PrefixStore, Store
 from torch.distributed.rendezvous import rendezvous
 
 from flashmix.bench.process import Worker, end_session
-from flashmix.bench.ranks.worker import FOREVER, connect, tell_failure
+from flashmix.bench.ranks.worker import FOREVER, connect, report_failure
 from flashmix.errors import ArgumentError
 from flashmix.tasks.distributed import launched
 
@@ -27,17 +27,17 @@ END = "end"
 
 
 class Followers(Protocol):
-    """The ranks beside the first one."""
+    """All ranks but the first."""
 
     def start(self, address: str) -> None:
-        """Start them; the first rank's store is at ``address``."""
+        """Start the ranks; the first rank hosts its store at ``address``."""
 
     def end(self) -> None:
-        """End them."""
+        """End the ranks."""
 
 
 class RankWorker(Worker):
-    """A worker process that measures over ``size`` ranks, of which it is the first."""
+    """The worker process of the first of ``size`` ranks, and the owner of the others."""
 
     def __init__(self, size: int) -> None:
         self._followers = _followers(size)
@@ -57,7 +57,7 @@ def check_ranks(size: int, device: str) -> None:
         if size != int(os.environ["WORLD_SIZE"]):
             raise ArgumentError(
                 f"--ranks {size} under torchrun with {os.environ['WORLD_SIZE']} processes; leave "
-                "--ranks away, or start as many"
+                "--ranks out, or start as many processes"
             )
     elif device == "cuda" and size > torch.cuda.device_count():
         raise ArgumentError(
@@ -66,8 +66,8 @@ def check_ranks(size: int, device: str) -> None:
         )
 
 
-def keep_rank() -> None:
-    """Keep this process's rank running until the run under torchrun ends."""
+def serve_rank() -> None:
+    """Serve this process's rank until the run under torchrun ends."""
     store, here = _store(), LocalFollowers([int(os.environ["RANK"])], int(os.environ["WORLD_SIZE"]))
     generation = 1
     try:
@@ -79,20 +79,20 @@ def keep_rank() -> None:
         here.end()
 
 
-def dismiss_ranks() -> None:
-    """Let the other processes under torchrun end."""
+def release_ranks() -> None:
+    """Let the other processes under torchrun exit."""
     _announce(END)
 
 
 class LocalFollowers:
-    """Ranks as processes of this machine."""
+    """Ranks that run as processes on this machine."""
 
     def __init__(self, ranks: list[int], size: int) -> None:
         self._ranks, self._size = ranks, size
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, address: str) -> None:
-        """Start them, and tell the first rank when one of them dies."""
+        """Start the processes, and report to the first rank when one of them dies."""
         for rank in self._ranks:
             process = subprocess.Popen(
                 [sys.executable, "-m", MODULE, str(self._size), address, str(rank)],
@@ -105,7 +105,7 @@ class LocalFollowers:
             threading.Thread(target=self._watch, args=(process, rank, address), daemon=True).start()
 
     def end(self) -> None:
-        """Kill them."""
+        """Kill the processes."""
         processes, self._processes = self._processes, []
         for process in processes:
             end_session(process)
@@ -117,19 +117,19 @@ class LocalFollowers:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         try:
             reason = {"status": "crashed", "error": f"rank {rank} of {self._size} was {how}"}
-            tell_failure(connect(address), reason)
+            report_failure(connect(address), reason)
         except (RuntimeError, ValueError):
-            pass  # the first rank is gone as well
+            pass  # the first rank has exited as well
 
 
 class _Torchrun:
-    """Ranks that the other processes of torchrun keep."""
+    """Ranks that the other processes of torchrun serve."""
 
     def start(self, address: str) -> None:
         _announce(address)
 
     def end(self) -> None:
-        """Nothing: the next start, or the end of the run, ends them."""
+        """Nothing to do: the next start, or the end of the run, ends them."""
 
 
 def _followers(size: int) -> Followers:

@@ -16,12 +16,12 @@ from flashmix.bench import memory
 from flashmix.bench.actions import mixer_of, prepare, random_input
 from flashmix.bench.case import Case
 from flashmix.bench.ranks.traffic import SentBytes, derived_bytes
-from flashmix.parallel._memory import USE
-from flashmix.parallel._ranks import Ranks
+from flashmix.parallel.comm.ranks import Ranks
+from flashmix.parallel.comm.shared_memory import STATS
 
 
 class Subject:
-    """A case over all ranks of a mesh; every method is called on all of them at once."""
+    """A case across all ranks of a mesh; every method is called on all of them at once."""
 
     def __init__(self, case: Case, mesh: DeviceMesh) -> None:
         self.case, self.mesh = case, mesh
@@ -59,9 +59,9 @@ class Subject:
 
     def peaks(self) -> list[float]:
         """Peak memory of each rank in MB, beyond inputs and weights; what ranks share included."""
-        USE.asked = 0
+        STATS.requested = 0
         peak = memory.peak_mb(self.prepared.memory_action, self.case.device)
-        return self._from_all(peak + USE.asked / memory.MB)
+        return self._from_all(peak + STATS.requested / memory.MB)
 
     def seconds(self, calls: int) -> float:
         """Mean seconds of ``calls`` calls in a row, as the rank that takes longest waits."""

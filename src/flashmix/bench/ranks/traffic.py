@@ -22,11 +22,11 @@ from flashmix.mixers import (
     TopKAttention,
 )
 from flashmix.ops.spectral.plan import MOST_MODES
-from flashmix.parallel._fnet import UNIT, kernels_take, travel_dtype
-from flashmix.parallel._layout import FACTS, Layout
-from flashmix.parallel._memory import USE, shared_memory
-from flashmix.parallel._pieces import in_units
-from flashmix.parallel._ranks import Ranks, even_split
+from flashmix.parallel.comm.chunks import split_in_multiples
+from flashmix.parallel.comm.layout import METADATA, Layout
+from flashmix.parallel.comm.ranks import Ranks, even_split
+from flashmix.parallel.comm.shared_memory import STATS, shared_memory
+from flashmix.parallel.fnet.exchange import UNIT, exchange_dtype, kernels_support
 
 INTEGER = 8
 """Bytes of a fact that the ranks tell each other, and of the word before them."""
@@ -45,11 +45,11 @@ class SentBytes(TorchDispatchMode):
         self.exchanged, self.reduced = 0, 0
 
     def __enter__(self) -> Self:
-        self._written = USE.written
+        self._written = STATS.written
         return super().__enter__()
 
     def __exit__(self, *error: Any) -> None:
-        self.exchanged += USE.written - self._written
+        self.exchanged += STATS.written - self._written
         super().__exit__(*error)
 
     def total(self, ranks: int) -> int:
@@ -84,7 +84,7 @@ def derived_bytes(case: Case, mixer: nn.Module, over: Ranks) -> int | None:
     """What leaves the rank that sends most, by docs/parallel.md; None where it derives nothing.
 
     Args:
-        case: tokens spread over the ranks as evenly as can be, none of them padding.
+        case: tokens spread across the ranks as evenly as can be, none of them padding.
         mixer: the one measured, before or after it was sharded.
         over: the ranks.
     """
@@ -93,7 +93,9 @@ def derived_bytes(case: Case, mixer: nn.Module, over: Ranks) -> int | None:
     sent = [_mixing(case, mixer, layout, rank) for rank in range(ranks)]
     if None in sent:
         return None
-    total = max(one for one in sent if one is not None) + INTEGER * (len(FACTS) + 1) * (ranks - 1)
+    total = max(one for one in sent if one is not None) + INTEGER * (len(METADATA) + 1) * (
+        ranks - 1
+    )
     if case.direction != "forward":
         element = getattr(torch, case.dtype).itemsize
         total += sum(ring(count * element, ranks) for count in _summed_gradients(case, mixer))
@@ -111,7 +113,7 @@ def _summed_gradients(case: Case, mixer: nn.Module) -> list[int]:
 
 
 def _few_modes(case: Case, mixer: nn.Module) -> bool:
-    """Whether modes are summed over the ranks, not tokens exchanged for channels."""
+    """Whether modes are summed across the ranks, not tokens exchanged for channels."""
     if not isinstance(mixer, Spectral) or mixer.causal or mixer.impl != "auto":
         return False
     assert case.ranks is not None
@@ -164,11 +166,11 @@ def _fnet(case: Case, layout: Layout, rank: int) -> int:
     tokens = torch.empty(1, dtype=dtype, device=case.device).expand(shape)
     ranks, own = len(layout.counts), layout.counts[rank]
     others = layout.total - own
-    if not kernels_take(tokens, layout):
+    if not kernels_support(tokens, layout):
         shares = even_split(case.dim // 2 + 1, ranks)
         there, back = own * 2 * (sum(shares) - shares[rank]), others * 2 * shares[rank]
-        return case.batch * (there + back) * travel_dtype(dtype).itemsize
-    shares = in_units((case.dim + 1) // 2, ranks, UNIT)
+        return case.batch * (there + back) * exchange_dtype(dtype).itemsize
+    shares = split_in_multiples((case.dim + 1) // 2, ranks, UNIT)
     # The first rank's rows are a unit longer, if only on the way back where memory is shared.
     longer = [0 if rank or case.dim % 2 else UNIT for rank in range(ranks)]
     there = own * 2 * (sum(shares) - shares[rank])

@@ -1,8 +1,8 @@
-"""The processes that measure over ranks: ``python -m flashmix.bench.ranks.worker``.
+"""The processes that measure across ranks: ``python -m flashmix.bench.ranks.worker``.
 
 The first rank serves the runner as :mod:`flashmix.bench.worker` does, and hosts a store; through
-it the other ranks get their orders, and every rank says why it failed. A failure over ranks ends
-them all: what a broken group still waits for cannot be told. The runner starts fresh ones.
+it the other ranks get their orders, and every rank says why it failed. A failure across ranks ends
+them all: what a broken group still waits for cannot be told. The runner offsets_of fresh ones.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from flashmix.errors import ParallelError
 
 FOREVER = timedelta(days=30)
 FAILED = "failed"
-LAST_WORDS_SECONDS = 1.0
+FAILURE_GRACE_SECONDS = 1.0
 """How long a rank that lost the others waits for the reason of the one that failed."""
 
 
@@ -122,7 +122,7 @@ class Team:
         return self._meshes[ranks]
 
 
-def tell_failure(store: Store, result: dict[str, Any]) -> None:
+def report_failure(store: Store, result: dict[str, Any]) -> None:
     """Let the first rank know why a rank failed; the first reason told stands."""
     store.compare_set(FAILED, "", json.dumps(result))
 
@@ -137,7 +137,7 @@ def _lead(size: int, host: str) -> None:
     store = TCPStore(host, 0, size, is_master=True, timeout=FOREVER, wait_for_workers=False)
     address = f"{host}:{store.port}"
     team = Team(store, 0, size)
-    heard = _Watched(connect(address))
+    heard = _FailureWatch(connect(address))
 
     def run(job: dict[str, Any], emit: Emit) -> None:
         heard.emit = emit
@@ -149,7 +149,7 @@ def _lead(size: int, host: str) -> None:
     serve(run, address=address)
 
 
-class _Watched:
+class _FailureWatch:
     """Events to the runner, and the end of this process once a rank failed."""
 
     def __init__(self, store: Store) -> None:
@@ -186,9 +186,9 @@ def _follow(size: int, address: str, rank: int) -> None:
 def _give_up(team: Team, error: Exception) -> NoReturn:
     """Say why, and leave the end of all ranks to the first one's watch."""
     if isinstance(error, ParallelError) or "Connection" in str(error):
-        time.sleep(LAST_WORDS_SECONDS)  # the reason is another rank's, which may tell it yet
+        time.sleep(FAILURE_GRACE_SECONDS)  # the reason is another rank's, which may tell it yet
     text = f"rank {team.rank} of {team.size}: {type(error).__name__}: {error}".splitlines()[0]
-    tell_failure(team.store, {"status": status_of(error), "error": text[:500]})
+    report_failure(team.store, {"status": status_of(error), "error": text[:500]})
     threading.Event().wait()
     raise AssertionError
 
@@ -227,7 +227,7 @@ def _of_one(prepared: Prepared, case: Case) -> dict[str, Any]:
 
 
 def _of_all(team: Team, index: int, emit: Emit) -> dict[str, Any]:
-    """What is measured of a case over ranks beside its time; nothing of a CUDA graph."""
+    """What is measured of a case across ranks beside its time; nothing of a CUDA graph."""
     case, found = team.cases[index], _subject(team.subjects[index].prepared)
     if case.graph:
         return found

@@ -1,7 +1,8 @@
-"""Sliding-window attention over ranks without a copy of the slice.
+"""Sliding-window attention across ranks without a copy of the slice.
 
-A slice is mixed as if it were alone; only its rows near an end see a neighbour's tokens, and are
-mixed once more in a short sequence of the halo there and as many own tokens as they see.
+A slice is mixed as if it were the whole sequence. Only its rows near an end see tokens of a
+neighbour; they are computed again, in a short sequence of those tokens (the halo) and as many own
+tokens as they see.
 
 Shapes: B batch, H heads, n own tokens, R tokens in reach on each side, dh width of a head.
 """
@@ -18,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from flashmix.parallel._layout import Layout
+from flashmix.parallel.comm.layout import Layout
 
 Run = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 Heads = tuple[Tensor, Tensor, Tensor]
@@ -26,14 +27,14 @@ Heads = tuple[Tensor, Tensor, Tensor]
 
 @dataclass(frozen=True)
 class _End:
-    """One end of the slice, where ``neighbour`` goes on.
+    """One end of the slice, which the slice of rank ``neighbour`` adjoins.
 
     Attributes:
-        own: the own tokens in the short sequence.
-        rows: those of them that see the halo, of the slice.
+        own: the own tokens in the short sequence, as a slice of the own tokens.
+        rows: those of them that see the halo.
         sent: the own tokens that the neighbour's rows see.
-        before: whether the halo comes before the own tokens.
-        halo: its tokens.
+        before: whether the halo precedes the own tokens.
+        halo: number of tokens in the halo.
     """
 
     neighbour: int
@@ -45,33 +46,33 @@ class _End:
 
     @property
     def inner(self) -> slice:
-        """The rows, of the short sequence."""
+        """``rows`` as a slice of the short sequence."""
         first = self.rows.start - self.own.start + self.halo * self.before
         return slice(first, first + self.rows.stop - self.rows.start)
 
     @property
     def beyond(self) -> slice:
-        """The halo, of the short sequence."""
+        """The halo as a slice of the short sequence."""
         count = self.own.stop - self.own.start
         return slice(0, self.halo) if self.before else slice(count, count + self.halo)
 
     def joined(self, own: Tensor, halo: Tensor) -> Tensor:
-        """The short sequence of keys, of the slice's [B, H, n, dh] and the halo's."""
+        """The short sequence of keys or values: ``own`` [B, H, n, dh] joined with ``halo``."""
         own = own[:, :, self.own]
         return torch.cat((halo, own) if self.before else (own, halo), 2)
 
     def padded(self, own: Tensor) -> Tensor:
-        """That of queries, whose rows in the halo are of no use."""
+        """The short sequence of queries: zeros in the halo, whose rows are not used."""
         sides = (self.halo, 0) if self.before else (0, self.halo)
         return F.pad(own[:, :, self.own], (0, 0, *sides))
 
 
-def edges_pay(reach: int, layout: Layout) -> bool:
-    """Whether every row of every slice sees beyond one end at most, and none is padding."""
+def ends_are_disjoint(reach: int, layout: Layout) -> bool:
+    """Whether each row sees beyond at most one end of its slice, and no token is padding."""
     return layout.mask is None and min(layout.counts) >= 2 * reach > 0
 
 
-def by_edges(
+def mix_ends_apart(
     run: Run,
     composite: Callable[..., Tensor],
     heads: Heads,
@@ -79,15 +80,15 @@ def by_edges(
     causal: bool,
     layout: Layout,
 ) -> Tensor:
-    """``run(q, k, v, None)`` over all tokens, of which the slice [B, H, n, dh] is given and kept.
+    """The own rows [B, H, n, dh] of ``run(q, k, v, None)`` of all tokens.
 
     Args:
         run: sliding-window attention.
-        composite: the same of (q, k, v) over all ranks as autograd can follow it, for gradients of
-            gradients.
+        composite: of own (q, k, v), the same result through differentiable collectives; used for
+            second derivatives.
         heads: q, k, v, [B, H, n, dh] each.
-        reach: R; see :func:`edges_pay`.
-        causal: no later tokens are in view.
+        reach: R, for which :func:`ends_are_disjoint` holds.
+        causal: whether later tokens are masked.
         layout: of the tokens.
     """
     ends = _ends(reach, causal, layout)
@@ -112,9 +113,9 @@ def _ends(reach: int, causal: bool, layout: Layout) -> list[_End]:
 def _exchanged(
     ends: list[_End], parts: list[Tensor], counts: list[int], layout: Layout
 ) -> list[Tensor]:
-    """Send ``parts`` to the ends' neighbours; what they sent, keys and values of ``counts`` tokens.
+    """Send ``parts`` to the neighbours; return their keys and values of ``counts`` tokens.
 
-    Each [2, B, H, tokens, dh].
+    Each is [2, B, H, tokens, dh].
     """
     if not ends:
         return []
@@ -133,13 +134,13 @@ def _exchanged(
 
 @dataclass(frozen=True)
 class _Mixed:
-    """A graph of its own: what went in, and where the gradient of what came out enters."""
+    """The autograd graph of a call: its inputs, and the edge where the output's gradient enters."""
 
     inputs: Heads
     edge: GradientEdge
 
     def gradients(self, upstream: Tensor) -> Heads:
-        """Of the inputs; the graph is kept, since they may be asked for again."""
+        """Gradients of the inputs; the graph is kept for a second backward."""
         q, k, v = torch.autograd.grad([self.edge], self.inputs, [upstream], retain_graph=True)
         return q, k, v
 
@@ -149,7 +150,7 @@ def _mixed(run: Run, inputs: Heads, differentiate: bool) -> tuple[Tensor, _Mixed
     with torch.set_grad_enabled(differentiate):
         y = run(q, k, v, None)
     graph = _Mixed((q, k, v), get_gradient_edge(y)) if differentiate else None
-    # Without the count of changes: the rows that are written over get no gradient in this graph.
+    # ``data`` has no version counter: rows that are overwritten get no gradient in this graph.
     return y.data, graph
 
 

@@ -1,4 +1,4 @@
-"""Sliding-window attention over ranks: each fetches the keys just beyond the ends of its slice.
+"""Sliding-window attention of a slice that is extended by its halo, the tokens beyond its ends.
 
 Shapes: B batch, H heads, n own tokens, N all tokens, S tokens of the extended slice, dh width of
 a head.
@@ -14,23 +14,23 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashmix.ops._padding import real_rank
-from flashmix.parallel._collectives import send
-from flashmix.parallel._layout import Layout
+from flashmix.parallel.comm.collectives import all_to_all
+from flashmix.parallel.comm.layout import Layout
 
 Index = tuple[slice, slice] | Tensor
-"""Some tokens of a tensor [B, n, ...]: a range of every sequence, or a mask [B, n]."""
+"""A choice of tokens of a tensor [B, n, ...]: one range for all sequences, or a mask [B, n]."""
 
 
 @dataclass(frozen=True)
 class Halo:
-    """The tokens that this rank needs beyond its own, and those of its own that others need.
+    """The tokens of others that this rank needs, and those of its own that others need.
 
     Attributes:
-        span: from the first token needed to behind the last, own ones included.
-        sent: for each rank, what it gets of this rank's tokens.
-        received: for each rank, where what it sends stands in the span.
-        counts: for each rank, the tokens of all sequences that it sends here.
-        mask: bool [B, S], the tokens of the span that are real and here; None where all are.
+        span: the extended slice: from the first token needed to the last, own tokens included.
+        sent: for each rank, the own tokens that it gets.
+        received: for each rank, the positions in the span of the tokens that it sends.
+        counts: for each rank, the number of tokens that it sends, of all sequences together.
+        mask: bool [B, S], the tokens of the span that are real and received; None where all are.
     """
 
     span: slice
@@ -40,25 +40,25 @@ class Halo:
     mask: Tensor | None
 
 
-def within_halo(reach: int, layout: Layout) -> bool:
-    """Whether a halo of ``reach`` tokens is smaller than every rank's slice."""
+def halo_fits(reach: int, layout: Layout) -> bool:
+    """Whether every slice has at least ``reach`` tokens, so that neighbours hold the halo."""
     return reach <= min(layout.counts)
 
 
-def by_halo(
+def mix_with_halo(
     run: Callable[..., Tensor],
     heads: tuple[Tensor, Tensor, Tensor],
     reach: int,
     causal: bool,
     layout: Layout,
 ) -> Tensor:
-    """``run(q, k, v, mask)`` over the slice and its halo, of which the slice [B, H, n, dh] is kept.
+    """The own rows [B, H, n, dh] of ``run(q, k, v, mask)`` of all tokens.
 
     Args:
         run: sliding-window attention, distances counted in real tokens.
         heads: q, k, v, [B, H, n, dh] each.
-        reach: tokens in view on each side.
-        causal: no later tokens are in view.
+        reach: tokens that a query sees on each side.
+        causal: whether later tokens are masked.
         layout: of the tokens.
     """
     q, k, v = heads
@@ -70,7 +70,7 @@ def by_halo(
 
     tokens = torch.stack((k, v)).permute(1, 3, 0, 2, 4)  # [B, n, 2, H, dh]
     row = tokens[:1, :1].numel()
-    parts = send(
+    parts = all_to_all(
         [tokens[index] for index in halo.sent], [n * row for n in halo.counts], layout.ranks
     )
     wide = F.pad(tokens, (0, 0, 0, 0, 0, 0, left, right))
@@ -82,7 +82,7 @@ def by_halo(
 
 
 def _plain(layout: Layout, reach: int, causal: bool, batch: int) -> Halo:
-    """The halo where every token is real: the same ranges for all sequences."""
+    """The halo where every token is real: one range for all sequences."""
     everything = slice(None)
 
     def span(rank: int) -> slice:
@@ -111,12 +111,12 @@ def _plain(layout: Layout, reach: int, causal: bool, batch: int) -> Halo:
 
 
 def _padded(layout: Layout, mask: Tensor, reach: int, causal: bool) -> Halo:
-    """The halo where padding parts the tokens: the nearest real ones of each sequence."""
+    """The halo where there is padding: the nearest real tokens of each sequence."""
     rank_of = real_rank(mask)
     me, every = layout.ranks.rank, range(layout.ranks.size)
 
     def needed(reader: int) -> Tensor:
-        """What a rank needs of the others' tokens, bool [B, N]."""
+        """The tokens of other ranks that a rank needs, bool [B, N]."""
         own = layout.slice_of(reader)
         first = mask[:, : own.start].sum(1, keepdim=True)
         behind = mask[:, : own.stop].sum(1, keepdim=True)
@@ -130,8 +130,8 @@ def _padded(layout: Layout, mask: Tensor, reach: int, causal: bool) -> Halo:
     columns = needs[me].any(0)
     columns[layout.own] = True
     (places,) = columns.nonzero(as_tuple=True)
-    facts = torch.stack([places[0], places[-1] + 1, *(part.sum() for part in come)]).tolist()
-    span = slice(facts[0], facts[1])
+    bounds = torch.stack([places[0], places[-1] + 1, *(part.sum() for part in come)]).tolist()
+    span = slice(bounds[0], bounds[1])
     here = needs[me].clone()
     here[:, layout.own] = mask[:, layout.own]
     index = []
@@ -143,6 +143,6 @@ def _padded(layout: Layout, mask: Tensor, reach: int, causal: bool) -> Halo:
         span=span,
         sent=[need[:, layout.own] for need in needs],
         received=list(index),
-        counts=facts[2:],
+        counts=bounds[2:],
         mask=here[:, span],
     )

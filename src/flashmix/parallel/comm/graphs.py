@@ -1,6 +1,7 @@
-"""What capturing in a CUDA graph asks of sharded modules.
+"""Sharded modules in CUDA graphs: whether a capture runs, and tensors that captures keep alive.
 
-A graph's kernels read tensors where they lay when it was captured, and nothing runs on the host.
+The kernels of a graph read tensors at the addresses they had when it was captured, and no Python
+runs in a replay.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ Made = TypeVar("Made")
 
 
 def capturing() -> bool:
-    """Whether what is issued now goes into a CUDA graph."""
+    """Whether the current stream is being captured in a CUDA graph."""
     return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
 
 
 def cached(maxsize: int) -> Callable[[Callable[..., Made]], Callable[..., Made]]:
-    """``functools.lru_cache`` for tensors; what a graph was captured with is never let go of.
+    """``functools.lru_cache`` for tensors, which never frees what a graph was captured with.
 
-    Where it was, a graph would read what lies there by then.
+    A graph would otherwise read memory that was freed and used anew.
     """
 
     def decorate(make: Callable[..., Made]) -> Callable[..., Made]:

@@ -1,7 +1,7 @@
-"""Collectives that gradients flow through.
+"""Collectives that autograd differentiates.
 
-The loss is the sum of what the ranks compute from their slices. So the adjoint of an exchange is
-the exchange back, and that of a sum over ranks is the sum over ranks of the gradients.
+The loss is the sum of the losses that the ranks compute from their slices. So the adjoint of an
+exchange is the exchange back, and that of a sum across ranks is the sum of the ranks' gradients.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashmix.parallel._ranks import Ranks
+from flashmix.parallel.comm.ranks import Ranks
 
 Axis = tuple[int, Sequence[int]]
-"""A dimension and its size on, or for, each rank."""
+"""A dimension of a tensor, and how much of it each rank holds."""
 
 
 class _Exchange(torch.autograd.Function):
@@ -36,17 +36,18 @@ class _Exchange(torch.autograd.Function):
 
 
 def exchange(x: Tensor, ranks: Ranks, split: Axis, join: Axis) -> Tensor:
-    """Give each rank its share of one dimension, and get the whole of another.
+    """Split one dimension of ``x`` among the ranks, and gather another from them.
 
     Args:
-        x: ``split``'s dimension whole, ``join``'s as this rank holds it.
-        split: the dimension to give away, and the size that each rank gets.
-        join: the dimension to complete, and the size that each rank holds.
+        x: all of ``split``'s dimension, and of ``join``'s what this rank holds.
+        ranks: the ranks.
+        split: the dimension to split, and the size that each rank gets.
+        join: the dimension to gather, and the size that each rank holds.
     """
     return _Exchange.apply(x, ranks, split, join)
 
 
-class _Sum(torch.autograd.Function):
+class _Reduce(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, ranks: Ranks, adjoint: Callable[[Tensor, Ranks], Tensor]
@@ -59,7 +60,7 @@ class _Sum(torch.autograd.Function):
         return ctx.adjoint(grad, ctx.ranks), None, None
 
 
-class _Shared(torch.autograd.Function):
+class _ReduceBackward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, ranks: Ranks) -> Tensor:
         ctx.ranks = ranks
@@ -67,28 +68,32 @@ class _Shared(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return summed(grad, ctx.ranks), None
+        return reduce_forward(grad, ctx.ranks), None
 
 
 def all_sum(x: Tensor, ranks: Ranks) -> Tensor:
-    """The sum of ``x`` over the ranks."""
-    return _Sum.apply(x, ranks, all_sum)
+    """The sum of ``x`` across the ranks; the backward sums the gradients across them too."""
+    return _Reduce.apply(x, ranks, all_sum)
 
 
-def summed(x: Tensor, ranks: Ranks) -> Tensor:
-    """As :func:`all_sum`, where what comes back is the whole gradient on every rank already."""
-    return _Sum.apply(x, ranks, shared)
+def reduce_forward(x: Tensor, ranks: Ranks) -> Tensor:
+    """The sum of ``x`` across the ranks; the backward passes the gradient on unchanged.
 
-
-def shared(x: Tensor, ranks: Ranks) -> Tensor:
-    """``x``, equal on all ranks, each of which uses it for its part: gradients are summed back.
-
-    Between :func:`summed` and this every rank has the whole gradient, that of parameters included.
+    For a result whose incoming gradient is summed across the ranks already.
     """
-    return _Shared.apply(x, ranks)
+    return _Reduce.apply(x, ranks, reduce_backward)
 
 
-class _Send(torch.autograd.Function):
+def reduce_backward(x: Tensor, ranks: Ranks) -> Tensor:
+    """``x``, which is equal on all ranks, unchanged; the backward sums its gradient across them.
+
+    Between :func:`reduce_forward` and this, every rank computes the full gradients, those of
+    parameters included.
+    """
+    return _ReduceBackward.apply(x, ranks)
+
+
+class _AllToAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, ranks: Ranks, sizes: Sequence[int], *parts: Tensor) -> Tensor:
         ctx.ranks, ctx.shapes = ranks, [part.shape for part in parts]
@@ -98,10 +103,10 @@ class _Send(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         sizes = [shape.numel() for shape in ctx.shapes]
-        back = send(grad.split(list(ctx.sizes)), sizes, ctx.ranks)
+        back = all_to_all(grad.split(list(ctx.sizes)), sizes, ctx.ranks)
         return None, None, *(g.view(s) for g, s in zip(back, ctx.shapes, strict=True))
 
 
-def send(parts: Sequence[Tensor], sizes: Sequence[int], ranks: Ranks) -> Sequence[Tensor]:
+def all_to_all(parts: Sequence[Tensor], sizes: Sequence[int], ranks: Ranks) -> Sequence[Tensor]:
     """:meth:`Ranks.all_to_all` with gradients: ``parts[r]`` goes to rank r."""
-    return _Send.apply(ranks, sizes, *parts).split(list(sizes))
+    return _AllToAll.apply(ranks, sizes, *parts).split(list(sizes))

@@ -1,8 +1,8 @@
-"""Ring attention: keys and values go round the ranks, each query keeps a running softmax.
+"""Ring attention: keys and values pass from rank to rank, and each query keeps a running softmax.
 
-Liu et al. 2023, with the online softmax of Milakov and Gimelshein 2018. Exact; no rank ever holds
-more than its own keys and two others' (the one in use and the one that arrives). The backward
-sends them round again, with their gradients.
+Liu et al. 2023, with the online softmax of Milakov and Gimelshein 2018. Exact; a rank holds at most
+three blocks of keys and values: its own, the block in use and the block that arrives. The backward
+passes them round once more, with their gradients.
 
 Shapes: B batch, H heads, n own tokens, s tokens of a rank, dh width of a head, C queries.
 """
@@ -17,11 +17,11 @@ from torch import Tensor
 
 from flashmix.ops._padding import zero_head_padding
 from flashmix.ops._precision import full_precision, transform_dtype
-from flashmix.parallel._layout import Layout
-from flashmix.parallel._once import once
+from flashmix.parallel.comm.first_order import first_order
+from flashmix.parallel.comm.layout import Layout
 
-CHUNK = {"cpu": 1 << 21, "cuda": 1 << 26}
-"""Scores held at a time."""
+MAX_SCORES = {"cpu": 1 << 21, "cuda": 1 << 26}
+"""Most scores in memory at a time."""
 
 
 def ring_attention(q: Tensor, k: Tensor, v: Tensor, layout: Layout, causal: bool) -> Tensor:
@@ -37,62 +37,64 @@ class _Ring(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, layout: Layout, causal: bool) -> Tensor:
         wide = transform_dtype(q.dtype)
         y = torch.zeros_like(q, dtype=wide)
-        top = torch.full_like(y[..., :1], float("-inf"))
-        total = torch.zeros_like(top)
+        row_max = torch.full_like(y[..., :1], float("-inf"))
+        row_sum = torch.zeros_like(row_max)
         for source, (keys, values) in _circulate(torch.stack((k, v)), layout):
             for rows, scores in _scores(q, keys, layout, source, causal):
-                new = torch.maximum(top[:, :, rows], scores.amax(-1, keepdim=True))
+                new = torch.maximum(row_max[:, :, rows], scores.amax(-1, keepdim=True))
                 base = new.masked_fill(new == float("-inf"), 0)
                 weights = (scores - base).exp_()
-                shrink = (top[:, :, rows] - base).exp_()
-                top[:, :, rows] = new
-                total[:, :, rows] = total[:, :, rows] * shrink + weights.sum(-1, keepdim=True)
+                shrink = (row_max[:, :, rows] - base).exp_()
+                row_max[:, :, rows] = new
+                row_sum[:, :, rows] = row_sum[:, :, rows] * shrink + weights.sum(-1, keepdim=True)
                 with full_precision(q.device):
                     y[:, :, rows] = y[:, :, rows] * shrink + weights @ values.to(wide)
-        empty = total == 0
-        y = (y / total.masked_fill(empty, 1)).to(q.dtype)
-        # A query that sees no key keeps +inf, with which its weights come out as zero.
-        ctx.save_for_backward(q, k, v, y, (top + total.log()).masked_fill(empty, float("inf")))
+        empty = row_sum == 0
+        y = (y / row_sum.masked_fill(empty, 1)).to(q.dtype)
+        # A query that sees no key gets lse = +inf, so that its weights are zero.
+        ctx.save_for_backward(
+            q, k, v, y, (row_max + row_sum.log()).masked_fill(empty, float("inf"))
+        )
         ctx.layout, ctx.causal = layout, causal
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # once: a checkpoint computes them anew for one reader
-        found = once("attention", lambda: _gradients(ctx, grad, saved), grad, *saved)
+        saved = ctx.saved_tensors  # read once: a checkpoint recomputes them at each access
+        found = first_order("attention", lambda: _gradients(ctx, grad, saved), grad, *saved)
         return *found, None, None
 
 
 def _gradients(ctx: Any, grad: Tensor, saved: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    q, k, v, y, log_total = saved
+    q, k, v, y, lse = saved
     layout: Layout = ctx.layout
-    wide = log_total.dtype
+    wide = lse.dtype
     scale = q.shape[-1] ** -0.5
     own = (grad.to(wide) * y.to(wide)).sum(-1, keepdim=True)
     grad_q = torch.zeros_like(q, dtype=wide)
-    totals: Tensor | int = 0
+    sums: Tensor | int = 0
     for source, block in _circulate(torch.stack((k, v)), layout):
         keys, values = block.to(wide)
         grads = torch.zeros_like(block, dtype=wide)
         for rows, scores in _scores(q, keys, layout, source, ctx.causal):
             upstream = grad[:, :, rows].to(wide)
-            weights = scores.sub_(log_total[:, :, rows]).exp_()
+            weights = scores.sub_(lse[:, :, rows]).exp_()
             with full_precision(q.device):
                 grads[1] += weights.transpose(2, 3) @ upstream
                 change = upstream @ values.transpose(2, 3)
                 change = weights * (change - own[:, :, rows]) * scale
                 grads[0] += change.transpose(2, 3) @ q[:, :, rows].to(wide)
                 grad_q[:, :, rows] += change @ keys
-        # What the ranks before added to this block's gradients arrives as the block did.
-        totals = _start(grads + totals, layout, (source - 1) % layout.ranks.size)()
-    grad_k, grad_v = cast(Tensor, totals)
+        # The gradients that earlier ranks computed for this block arrive as the block did.
+        sums = _start(grads + sums, layout, (source - 1) % layout.ranks.size)()
+    grad_k, grad_v = cast(Tensor, sums)
     return grad_q.to(q.dtype), grad_k.to(k.dtype), grad_v.to(v.dtype)
 
 
 def _circulate(block: Tensor, layout: Layout) -> Iterator[tuple[int, Tensor]]:
-    """(rank it comes from, [..., s, dh]) for each rank's ``block``, this one's first.
+    """(rank of origin, its ``block`` [..., s, dh]) for every rank, this rank's own first.
 
-    The next block travels while the last is in use.
+    The next block is received while the current one is used.
     """
     ranks = layout.ranks
     for step in range(ranks.size):
@@ -105,27 +107,27 @@ def _circulate(block: Tensor, layout: Layout) -> Iterator[tuple[int, Tensor]]:
 
 
 def _start(block: Tensor, layout: Layout, coming: int) -> Callable[[], Tensor]:
-    """Begin to send ``block`` to the next rank and to receive the block of rank ``coming``."""
+    """Start to send ``block`` to the next rank, and to receive the block of rank ``coming``."""
     ranks = layout.ranks
     shape = [*block.shape[:-2], layout.counts[coming], block.shape[-1]]
     parts = [block if r == (ranks.rank + 1) % ranks.size else block[:0] for r in range(ranks.size)]
     before = (ranks.rank - 1) % ranks.size
     sizes = [torch.Size(shape).numel() if r == before else 0 for r in range(ranks.size)]
-    finish = ranks.start(parts, sizes)
+    finish = ranks.start_all_to_all(parts, sizes)
     return lambda: finish()[before].view(shape)
 
 
 def _scores(
     q: Tensor, keys: Tensor, layout: Layout, source: int, causal: bool
 ) -> Iterator[tuple[slice, Tensor]]:
-    """(queries, their scores [B, H, C, s]) against the keys of rank ``source``, -inf if hidden."""
+    """(queries, scores [B, H, C, s] against the keys of rank ``source``, -inf where masked)."""
     if causal and source > layout.ranks.rank:
         return
     wide = transform_dtype(q.dtype)
     batch, heads, count, width = q.shape
     keys = keys.to(wide).transpose(2, 3)
     mask = layout.mask_of(source)
-    rows = max(1, CHUNK[q.device.type] // max(1, batch * heads * keys.shape[-1]))
+    rows = max(1, MAX_SCORES[q.device.type] // max(1, batch * heads * keys.shape[-1]))
     for start in range(0, count, rows):
         some = slice(start, min(start + rows, count))
         with full_precision(q.device):

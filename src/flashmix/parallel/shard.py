@@ -1,4 +1,4 @@
-"""The one call: a model's mixers take to a sequence that is spread over ranks."""
+"""The one call: a model's mixers take to a sequence that is spread across ranks."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.distributed.tensor import DTensor
 from flashmix.errors import ArgumentError, FlashmixError
 from flashmix.mixers import Mixer
 from flashmix.ops import _checks
-from flashmix.parallel import _collectives
-from flashmix.parallel._mixers import MIXERS
-from flashmix.parallel._models import MODELS
-from flashmix.parallel._ranks import Ranks, even_split, starts
-from flashmix.parallel._sharded import OverRanks
+from flashmix.parallel.classifiers import MODELS
+from flashmix.parallel.comm import collectives as _collectives
+from flashmix.parallel.comm.ranks import Ranks, even_split, offsets_of
+from flashmix.parallel.mixers import MIXERS
+from flashmix.parallel.sharded import ShardedModule
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -30,14 +30,14 @@ MIX_TOKENS = (
 )
 """Modules of PyTorch that reach across tokens and would see their slice alone."""
 
-MODEL_FACTS = ("number of tensors", "model")
+MODEL_METADATA = ("number of tensors", "model")
 """What the ranks tell each other about their models."""
 
-FORMS: dict[type[nn.Module], type[OverRanks]] = {**MIXERS, **MODELS}
+FORMS: dict[type[nn.Module], type[ShardedModule]] = {**MIXERS, **MODELS}
 
 
 def shard_sequence(model: Model, mesh: DeviceMesh, *, sum_gradients: bool = True) -> Model:
-    """Spread the tokens of ``model`` over the ranks of ``mesh``; in place.
+    """Spread the tokens of ``model`` across the ranks of ``mesh``; in place.
 
     From then on each rank calls it with its slice of the tokens, [B, n, D] and mask [B, n], slices
     lying end to end in the order of the ranks, and gets that slice of the result that one device
@@ -52,8 +52,8 @@ def shard_sequence(model: Model, mesh: DeviceMesh, *, sum_gradients: bool = True
         model: a mixer, or a model whose mixers are flashmix's and whose other modules treat each
             token alone.
         mesh: a device mesh with one dimension; of a larger one pass ``mesh["name"]``.
-        sum_gradients: sum each parameter's gradient over the ranks as it comes. False where DDP or
-            FSDP spans these ranks too and does it (it averages: scale the loss by their number).
+        sum_gradients: sum each parameter's gradient across the ranks in the backward. False where DDP
+            or FSDP spans these ranks too and does so (they average: scale the loss by P).
 
     Returns:
         ``model`` itself.
@@ -68,15 +68,15 @@ def shard_sequence(model: Model, mesh: DeviceMesh, *, sum_gradients: bool = True
     try:
         found = _modules_to_shard(model)
     except FlashmixError as error:
-        ranks.refuse(str(error), len(MODEL_FACTS))
+        ranks.broadcast_error(str(error), len(MODEL_METADATA))
         raise
-    ranks.agree("shard_sequence", _model_facts(model))
+    ranks.check_consistent("shard_sequence", _model_metadata(model))
     sum_themselves = _sum_themselves(model) if sum_gradients else set()
     for name, module in found.items():
         kind = type(module)
         module.__class__ = FORMS[kind]
         module.sum_gradients = module in sum_themselves  # type: ignore[assignment]
-        module.take(ranks, name, kind.__name__)  # type: ignore[operator]
+        module.attach(ranks, name, kind.__name__)  # type: ignore[operator]
     _same_values(model, ranks)
     if sum_gradients:
         summed = {id(p) for module in sum_themselves for p in module.parameters(recurse=False)}
@@ -97,12 +97,12 @@ def local_slice(seq_len: int, mesh: DeviceMesh) -> slice:
             f"local_slice: every rank needs a token, but {ranks.size} ranks share {seq_len}"
         )
     sizes = even_split(seq_len, ranks.size)
-    start = starts(sizes)[ranks.rank]
+    start = offsets_of(sizes)[ranks.rank]
     return slice(start, start + sizes[ranks.rank])
 
 
 def all_sum(x: Tensor, mesh: DeviceMesh) -> Tensor:
-    """The sum of ``x`` over the ranks of ``mesh``, on each; gradients are summed back.
+    """The sum of ``x`` across the ranks of ``mesh``, on each; gradients are summed back.
 
     For what reaches across tokens outside a mixer, the mean of all tokens say.
     """
@@ -117,7 +117,7 @@ def _modules_to_shard(model: nn.Module) -> dict[str, nn.Module]:
     found = {}
     for name, module in model.named_modules():
         place = f"{name} ({type(module).__name__})" if name else type(module).__name__
-        if isinstance(module, OverRanks):
+        if isinstance(module, ShardedModule):
             raise ArgumentError(f"shard_sequence: {place} is sharded already")
         if isinstance(module, MIX_TOKENS):
             raise ArgumentError(
@@ -125,7 +125,7 @@ def _modules_to_shard(model: nn.Module) -> dict[str, nn.Module]:
                 "for a flashmix mixer or keep it out of the model"
             )
         if type(module) in FORMS:
-            FORMS[type(module)].check_form(module, place)
+            FORMS[type(module)].check_supported(module, place)
             found[name] = module
         elif isinstance(module, Mixer):
             raise ArgumentError(
@@ -145,12 +145,12 @@ def _modules_to_shard(model: nn.Module) -> dict[str, nn.Module]:
         if isinstance(tensor, DTensor):
             raise ArgumentError(
                 f"shard_sequence: {name} is sharded already; spread the tokens first, then use "
-                "FSDP2. Tensor parallelism does not go together with a sequence over ranks"
+                "FSDP2. Tensor parallelism does not go together with a sequence across ranks"
             )
     return found
 
 
-def _model_facts(model: nn.Module) -> dict[str, int]:
+def _model_metadata(model: nn.Module) -> dict[str, int]:
     """What must be the same on all ranks: names, shapes, dtypes and classes."""
     tensors = [
         f"{name} {list(tensor.shape)} {tensor.dtype} {tensor.requires_grad}"
@@ -158,7 +158,7 @@ def _model_facts(model: nn.Module) -> dict[str, int]:
     ]
     modules = [f"{name} {type(module).__name__}" for name, module in model.named_modules()]
     digest = zlib.crc32("\n".join(tensors + modules).encode())
-    return dict(zip(MODEL_FACTS, (len(tensors), digest), strict=True))
+    return dict(zip(MODEL_METADATA, (len(tensors), digest), strict=True))
 
 
 def _same_values(model: nn.Module, ranks: Ranks) -> None:
@@ -185,11 +185,11 @@ def _sum_themselves(model: nn.Module) -> set[nn.Module]:
 
 def _sums_own(module: nn.Module) -> bool:
     form = FORMS.get(type(module))
-    return form is not None and form.sums_own
+    return form is not None and form.sums_gradients
 
 
 def _sum_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
-    """Sum each one's gradient over the ranks as it comes."""
+    """Sum each one's gradient across the ranks as it comes."""
 
     def summed(grad: Tensor) -> Tensor:
         return ranks.all_reduce(grad)

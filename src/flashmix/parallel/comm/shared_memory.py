@@ -1,10 +1,10 @@
-"""Memory that the GPUs of one machine write in each other's: PyTorch's symmetric memory.
+"""Buffers that the GPUs of one machine write to directly: PyTorch's symmetric memory.
 
-A kernel stores what another rank needs where that rank will read it, so that what travels does so
-beside the arithmetic, and no message is issued. Barriers on the GPUs say when it is there.
+A kernel stores its results in the buffer of the rank that reads them, so that communication
+overlaps arithmetic and no message is sent. Barriers on the GPUs order writes and reads.
 
-It is used where all ranks are on one machine and each GPU reaches the others'. The environment's
-``FLASHMIX_SYMMETRIC_MEMORY=0``, on any rank, keeps to messages.
+Used where all ranks are on one machine and each GPU can access the others' memory. The environment
+variable ``FLASHMIX_SYMMETRIC_MEMORY=0``, on any rank, selects messages on all of them.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ import torch
 from torch import Tensor
 
 from flashmix.errors import ImplementationError
-from flashmix.parallel._graphs import capturing
-from flashmix.parallel._ranks import Ranks
+from flashmix.parallel.comm.graphs import capturing
+from flashmix.parallel.comm.ranks import Ranks
 
 ENVIRONMENT = "FLASHMIX_SYMMETRIC_MEMORY"
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 @dataclass
-class Use:
-    """What measurements ask for, of this process.
+class SharedMemoryStats:
+    """What benchmarks count in this process.
 
     Attributes:
-        written: bytes that it has had written in other ranks' buffers.
-        asked: bytes of the largest buffer that it asked for.
+        written: bytes that kernels have written to other ranks' buffers.
+        requested: bytes of the largest buffer that was requested.
     """
 
     written: int = 0
-    asked: int = 0
+    requested: int = 0
 
 
-USE = Use()
+STATS = SharedMemoryStats()
 
 
 class SharedMemory:
-    """A buffer on every rank of a group, all as long, that all of them write in."""
+    """A buffer of one size on every rank of a group, which all of the ranks can write to."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
@@ -58,32 +58,32 @@ class SharedMemory:
         self._timeout_ms = round(timeout.total_seconds() * 1000)
 
     def buffer(self, elements: int, dtype: torch.dtype) -> Tensor:
-        """The own one, [elements]. All ranks ask for as many at the same time.
+        """The own buffer, [elements]; all ranks request the same size at the same time.
 
         Raises:
-            ImplementationError: it would have to grow while a CUDA graph is captured.
+            ImplementationError: the buffer would have to grow while a CUDA graph is captured.
         """
         size = elements * dtype.itemsize
-        USE.asked = max(USE.asked, size)
+        STATS.requested = max(STATS.requested, size)
         if self._buffer is None or self._buffer.numel() < size:
             if capturing():
                 raise ImplementationError(
-                    "memory that the ranks share cannot be set up while a CUDA graph is captured; "
-                    "call the model once with inputs of this size before"
+                    "memory shared by the ranks cannot be allocated while a CUDA graph is "
+                    "captured; call the model once with inputs of this size before the capture"
                 )
             self._grow(size)
         assert self._buffer is not None
-        if capturing() and all(one is not self._buffer for one in self._captured):
-            self._captured.append(self._buffer)  # the graph's kernels know where it is
+        if capturing() and all(kept is not self._buffer for kept in self._captured):
+            self._captured.append(self._buffer)  # the graph's kernels hold its address
         return self._buffer[:size].view(dtype)
 
     def _grow(self, size: int) -> None:
         from torch.distributed import _symmetric_memory as symmetric
 
-        # Nobody may still be writing in what is given up.
+        # No rank may still be writing to the buffer that is freed.
         torch.cuda.synchronize()
-        with self._ranks.explained():
-            self._ranks.tell([0])
+        with self._ranks.translate_errors():
+            self._ranks.all_gather_ints([0])
             buffer = symmetric.empty(
                 size, dtype=torch.uint8, device=torch.device("cuda", torch.cuda.current_device())
             )
@@ -91,41 +91,41 @@ class SharedMemory:
         self._buffer = buffer
 
     def distances(self, dtype: torch.dtype) -> tuple[int, ...]:
-        """From this rank's buffer to each rank's, in elements."""
+        """Distance from this rank's buffer to each rank's, in elements."""
         pointers = self._handle.buffer_ptrs
         own = pointers[self._ranks.rank]
         return tuple((pointer - own) // dtype.itemsize for pointer in pointers)
 
     def probe(self) -> None:
-        """Raise RuntimeError unless what every rank writes here is read here."""
+        """Raise RuntimeError unless this rank reads what every rank writes to its buffer."""
         numbers = self.buffer(self._ranks.size, torch.int64)
         for peer in range(self._ranks.size):
             there = self._handle.get_buffer(peer, (self._ranks.size,), torch.int64, 0)
             there[self._ranks.rank] = 1 + self._ranks.rank
-        self.meet()
+        self.barrier()
         found = numbers.tolist()
-        self.meet()  # none writes over it before all have read
+        self.barrier()  # no rank writes over it before all have read
         if found != list(range(1, self._ranks.size + 1)):
-            raise RuntimeError(f"found {found} there")
+            raise RuntimeError(f"read {found}")
 
-    def meet(self) -> None:
-        """What all ranks wrote before this is there after it; the GPU waits, not the host."""
-        with self._ranks.explained():
+    def barrier(self) -> None:
+        """Wait for all ranks' writes before this call; the GPU waits, not the host."""
+        with self._ranks.translate_errors():
             self._handle.barrier(0, self._timeout_ms)
 
 
 def shared_memory(ranks: Ranks) -> SharedMemory | None:
-    """The ranks' shared memory, the same object at each call; None where there is none.
+    """The shared memory of ``ranks``, the same object at each call; None where there is none.
 
-    All ranks call it at the same time, the first time.
+    The first call is collective: all ranks make it at the same time.
     """
     if ranks.shared is None:
-        ranks.shared = (_first(ranks),)
+        ranks.shared = (_set_up(ranks),)
     memory: SharedMemory | None = ranks.shared[0]
     return memory
 
 
-def _first(ranks: Ranks) -> SharedMemory | None:
+def _set_up(ranks: Ranks) -> SharedMemory | None:
     if ranks.device_type != "cuda":
         return None
     boot = _BOOT.read_text() if _BOOT.exists() else ""
@@ -133,20 +133,20 @@ def _first(ranks: Ranks) -> SharedMemory | None:
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     gpu = zlib.crc32(str(properties.uuid).encode())
     wanted = int(os.environ.get(ENVIRONMENT, "1") != "0")
-    machines, gpus, all_want = zip(*ranks.tell([machine, gpu, wanted]), strict=True)
-    if len(set(machines)) > 1 or len(set(gpus)) < ranks.size or not all(all_want):
+    machines, gpus, all_wanted = zip(*ranks.all_gather_ints([machine, gpu, wanted]), strict=True)
+    if len(set(machines)) > 1 or len(set(gpus)) < ranks.size or not all(all_wanted):
         return None
     memory, reason = SharedMemory(ranks), ""
     try:
         memory.probe()
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
-    if all(row[0] for row in ranks.tell([int(not reason)])):
+    if all(row[0] for row in ranks.all_gather_ints([int(not reason)])):
         return memory
     warnings.warn(
-        "the ranks' GPUs share a machine, but PyTorch cannot let them write in each other's memory"
+        "the ranks' GPUs are on one machine, but cannot access each other's memory"
         + (f" ({reason})" if reason else "")
-        + f"; messages are sent instead, which is slower. Set {ENVIRONMENT}=0 to do without",
+        + f"; messages are sent instead, which is slower. Set {ENVIRONMENT}=0 to silence this",
         stacklevel=2,
     )
     return None

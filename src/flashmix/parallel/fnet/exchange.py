@@ -1,4 +1,4 @@
-"""FNet mixing over ranks: the width's transform stays local, the tokens' runs on whole columns.
+"""FNet mixing across ranks: the width's transform stays local, the tokens' runs on whole columns.
 
 Only the columns j <= D // 2 of the spectrum travel, as complex numbers, a piece of them at a time;
 what comes back are the real parts and their mirror images, which are the other columns. The
@@ -24,20 +24,25 @@ from flashmix.ops._precision import transform_dtype
 from flashmix.ops._triton import availability
 from flashmix.ops._triton.columns.plan import digits, unfit
 from flashmix.ops._triton.launch import MOST_OFFSET
-from flashmix.parallel._layout import Layout
-from flashmix.parallel._memory import shared_memory
-from flashmix.parallel._pieces import Piece, cut, sizes, through
-from flashmix.parallel._ranks import even_split
+from flashmix.parallel.comm.chunks import (
+    ColumnChunk,
+    chunk_sizes,
+    pipelined_all_to_all,
+    split_columns,
+)
+from flashmix.parallel.comm.layout import Layout
+from flashmix.parallel.comm.ranks import even_split
+from flashmix.parallel.comm.shared_memory import shared_memory
 
 WIDTH_CHUNK = {"cpu": 512, "cuda": 16_384}
 """Fewest tokens whose width is transformed at a time: on a GPU each step costs launches."""
-WIDTH_CHUNKS = {"cpu": 64, "cuda": 2}
+MAX_WIDTH_CHUNKS = {"cpu": 64, "cuda": 2}
 """Most steps of it: more hold less memory."""
 MOST_WIDTH = 4_096
 """Wider tokens go through PyTorch's FFT on GPUs too: a dense matrix of the width would be large."""
 UNIT = 16
 """Of pairs of columns: kernels read and write parts of so many, or multiples, in whole vectors."""
-FEWEST_COLUMNS = 3
+MIN_COLUMNS = 3
 """Of a piece: fewer lie too far apart in memory to be gathered fast."""
 
 
@@ -57,7 +62,7 @@ def fnet(x: Tensor, layout: Layout, norm: str) -> Tensor:
     return _FNet.apply(x, layout, norm)
 
 
-def travel_dtype(dtype: torch.dtype) -> torch.dtype:
+def exchange_dtype(dtype: torch.dtype) -> torch.dtype:
     """What columns travel in: bfloat16 as it is; float16, whose range is short, as float32."""
     return dtype if dtype == torch.bfloat16 else transform_dtype(dtype)
 
@@ -65,15 +70,15 @@ def travel_dtype(dtype: torch.dtype) -> torch.dtype:
 def _mix(x: Tensor, layout: Layout, norm: str) -> Tensor:
     if not len(x):
         return torch.empty_like(x)  # of no sequence; every rank finds the same
-    if kernels_take(x, layout):
+    if kernels_support(x, layout):
         return _by_kernels(x, layout, norm)
     batch, _, dim = x.shape
     shares = even_split(dim // 2 + 1, layout.ranks.size)
-    column = 2 * batch * layout.total * travel_dtype(x.dtype).itemsize
-    pieces = cut(shares, column, x.device.type, FEWEST_COLUMNS)
+    column = 2 * batch * layout.total * exchange_dtype(x.dtype).itemsize
+    pieces = split_columns(shares, column, x.device.type, MIN_COLUMNS)
     y = _over_width(x, layout, norm)
-    through(
-        [[2 * batch * size for size in sizes(piece)] for piece in pieces],
+    pipelined_all_to_all(
+        [[2 * batch * size for size in chunk_sizes(piece)] for piece in pieces],
         layout,
         lambda k: _columns(y, pieces[k]),
         lambda _, flat: _over_tokens(flat, batch, layout, norm),
@@ -83,7 +88,7 @@ def _mix(x: Tensor, layout: Layout, norm: str) -> Tensor:
 
 
 def _by_kernels(x: Tensor, layout: Layout, norm: str) -> Tensor:
-    from flashmix.parallel._fnet_triton import columns_of
+    from flashmix.parallel.fnet.columns import columns_of
 
     memory = shared_memory(layout.ranks)
     columns = columns_of(
@@ -92,10 +97,10 @@ def _by_kernels(x: Tensor, layout: Layout, norm: str) -> Tensor:
         None if memory is None else 1,
     )
     if memory is not None:
-        with layout.ranks.explained():
-            return columns.through_memory(x, memory)
+        with layout.ranks.translate_errors():
+            return columns.mix_in_shared_memory(x, memory)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    through(
+    pipelined_all_to_all(
         columns.widths,
         layout,
         lambda k: columns.send(k, x),
@@ -105,7 +110,7 @@ def _by_kernels(x: Tensor, layout: Layout, norm: str) -> Tensor:
     return y
 
 
-def kernels_take(x: Tensor, layout: Layout) -> bool:
+def kernels_support(x: Tensor, layout: Layout) -> bool:
     """Whether Triton's kernels take such tokens; every rank finds the same."""
     batch, _, dim = x.shape
     # Elements of each sequence that a rank sends, and is sent, at most.
@@ -125,9 +130,9 @@ def kernels_take(x: Tensor, layout: Layout) -> bool:
 def _over_width(x: Tensor, layout: Layout, norm: str) -> Tensor:
     """Half of each token's spectrum, [B, n, D] as laid out above."""
     dim, mask = x.shape[2], layout.own_mask
-    y = torch.empty(x.shape, dtype=travel_dtype(x.dtype), device=x.device)
+    y = torch.empty(x.shape, dtype=exchange_dtype(x.dtype), device=x.device)
     place = x.device.type
-    chunk = max(WIDTH_CHUNK[place], x.shape[1] // WIDTH_CHUNKS[place])
+    chunk = max(WIDTH_CHUNK[place], x.shape[1] // MAX_WIDTH_CHUNKS[place])
     for start in range(0, x.shape[1], chunk):
         some = slice(start, start + chunk)
         wide = zero_padding(x[:, some], None if mask is None else mask[:, some])
@@ -143,7 +148,7 @@ def _paired(some: slice, dim: int) -> slice:
     return slice(first, max(first, min(some.stop, (dim + 1) // 2)))
 
 
-def _columns(y: Tensor, piece: Piece) -> Tensor:
+def _columns(y: Tensor, piece: ColumnChunk) -> Tensor:
     """The piece's columns, for each rank [n, B, c, 2], end to end."""
     batch, count, dim = y.shape
     sizes = [2 * batch * count * (some.stop - some.start) for some in piece]
@@ -160,7 +165,7 @@ def _columns(y: Tensor, piece: Piece) -> Tensor:
     return flat
 
 
-def _put_back(y: Tensor, piece: Piece, flat: Tensor) -> None:
+def _put_back(y: Tensor, piece: ColumnChunk, flat: Tensor) -> None:
     """Real parts and mirror images, as :func:`_columns` laid out, into their places."""
     batch, count, dim = y.shape
     sizes = [2 * batch * count * (some.stop - some.start) for some in piece]

@@ -22,7 +22,7 @@ from flashmix.errors import ArgumentError, ImplementationError
 from flashmix.mixers import FourierAttention
 from flashmix.mixers._base import QKVMixer
 from flashmix.models import Block
-from flashmix.parallel._sharded import OverRanks
+from flashmix.parallel.sharded import ShardedModule
 
 
 def tp_plan(model: nn.Module) -> dict[str, ParallelStyle]:
@@ -32,7 +32,7 @@ def tp_plan(model: nn.Module) -> dict[str, ParallelStyle]:
         >>> parallelize_module(model, mesh, parallel.tp_plan(model))
 
     Mixers with projections share their heads among the ranks, and the MLP of a :class:`Block` its
-    hidden channels; each takes two sums over the ranks, one forward and one backward. All else,
+    hidden channels; each takes two sums across the ranks, one forward and one backward. All else,
     ``fnet`` and ``spectral`` too, is computed by every rank alike. Inputs and outputs are whole on
     every rank. Parameters keep their names but for ``qkv``, whose q, k and v become parameters of
     their own; a whole mixer loads what is gathered of them.
@@ -51,9 +51,9 @@ def tp_plan(model: nn.Module) -> dict[str, ParallelStyle]:
     plan: dict[str, ParallelStyle] = {}
     for name, module in model.named_modules():
         place = f"{name}." if name else ""
-        if isinstance(module, OverRanks):
+        if isinstance(module, ShardedModule):
             raise ArgumentError(
-                f"tp_plan: the tokens of {name or 'the model'} are spread over ranks, which does "
+                f"tp_plan: the tokens of {name or 'the model'} are spread across ranks, which does "
                 "not go together with tensor parallelism; choose one"
             )
         if isinstance(module, QKVMixer) and hasattr(module, "qkv"):

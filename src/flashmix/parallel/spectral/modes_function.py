@@ -1,4 +1,4 @@
-"""Few modes over ranks as one node of the graph: two products, two kernels and a sum each way.
+"""Few modes across ranks as one node of the graph: two products, two kernels and a sum each way.
 
 The spectrum of the input, which all ranks have once it is summed, is kept for the backward; the
 input is not. The spectrum is an output too, so that second derivatives find their way through it.
@@ -14,21 +14,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashmix.parallel._collectives import all_sum, shared
-from flashmix.parallel._layout import Layout
-from flashmix.parallel._spectral import Synthesise, filtered, sequences
-from flashmix.parallel._spectral_triton import (
+from flashmix.parallel.comm.collectives import all_sum, reduce_backward
+from flashmix.parallel.comm.layout import Layout
+from flashmix.parallel.spectral.modes import Synthesise, apply_filter, group_by_length
+from flashmix.parallel.spectral.modes_triton import (
     Filter,
     Gradients,
-    Place,
-    analysed,
+    SlicePosition,
+    analyse,
     only_gradients,
-    synthesised,
+    synthesise,
 )
 
 
 class _ByModes(torch.autograd.Function):
-    """The filtered slice, and the spectrum of the input over all ranks, [B, 2 K, D]."""
+    """The filtered slice, and the spectrum of the input across all ranks, [B, 2 K, D]."""
 
     @staticmethod
     def forward(
@@ -44,10 +44,10 @@ class _ByModes(torch.autograd.Function):
         batch, count, dim = x.shape
         length = layout.total
         kept = min(weight.shape[0], length // 2 + 1)
-        place = Place(batch, layout.own.start, count, dim, length, kept)
-        spectrum = layout.ranks.add_up(analysed(x, place))
+        place = SlicePosition(batch, layout.own.start, count, dim, length, kept)
+        spectrum = layout.ranks.all_reduce_(analyse(x, place))
         by = Filter(weight, bias, unitary)
-        y = synthesised(spectrum, x if unitary else None, by, place, x.dtype)
+        y = synthesise(spectrum, x if unitary else None, by, place, x.dtype)
         ctx.save_for_backward(weight, bias, spectrum)
         ctx.set_materialize_grads(False)
         ctx.unitary, ctx.layout, ctx.whole = unitary, layout, whole
@@ -66,19 +66,19 @@ class _ByModes(torch.autograd.Function):
 def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     weight, bias, spectrum = ctx.saved_tensors
     wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-    upstream = analysed(grad, ctx.place)
+    upstream = analyse(grad, ctx.place)
     gradients = None
     if wants_weight or wants_bias:
         own = upstream if ctx.whole else upstream.clone()
         grad_bias = torch.empty_like(bias) if wants_bias else None
         gradients = Gradients(spectrum, own, torch.empty_like(weight), grad_bias)
     if wants_x or ctx.whole:
-        ctx.layout.ranks.add_up(upstream)
+        ctx.layout.ranks.all_reduce_(upstream)
     back = Filter(weight, None, ctx.unitary, conjugate=True)
     grad_x = None
     if wants_x:
         base = grad if ctx.unitary else None
-        grad_x = synthesised(upstream, base, back, ctx.place, ctx.dtype, gradients)
+        grad_x = synthesise(upstream, base, back, ctx.place, ctx.dtype, gradients)
     elif gradients is not None:
         only_gradients(upstream, back, ctx.place, ctx.dtype, gradients)
     if gradients is None:
@@ -94,15 +94,15 @@ def _differentiable(
     wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
     layout, ranks, whole = ctx.layout, ctx.layout.ranks, ctx.whole
     graph = torch.is_grad_enabled()
-    parts = list(sequences(layout, weight.shape[0]))
+    parts = list(group_by_length(layout, weight.shape[0]))
     count, dtype = ctx.place.tokens, ctx.dtype
 
     def found_by(grad: Tensor) -> list[Tensor | None]:
         """Gradients of the spectrum [B, K, D, 2], W and b."""
         with torch.enable_grad():
             modes = _pairs(spectrum)
-            back = filtered(modes, weight.float(), bias, ctx.unitary, parts)
-            back = shared(back, ranks) if whole else back
+            back = apply_filter(modes, weight.float(), bias, ctx.unitary, parts)
+            back = reduce_backward(back, ranks) if whole else back
             y = Synthesise.apply(back, None, parts, count, dtype)
             asked = {0: modes}
             asked |= {1: weight} if wants_weight else {}
@@ -119,7 +119,7 @@ def _differentiable(
         modes = _pairs(grad_spectrum) if modes is None else modes + _pairs(grad_spectrum)
     if modes is None:
         return (None,) * 6
-    modes = shared(modes, ranks) if whole else all_sum(modes, ranks)
+    modes = reduce_backward(modes, ranks) if whole else all_sum(modes, ranks)
     base = grad if ctx.unitary else None
     grad_x = Synthesise.apply(modes, base, parts, count, dtype)
     return grad_x, *grads[1:], None, None, None
@@ -130,10 +130,10 @@ def _pairs(spectrum: Tensor) -> Tensor:
     return torch.stack(spectrum.unflatten(1, (2, -1)).unbind(1), -1)
 
 
-def by_modes(
+def filter_by_modes(
     x: Tensor, weight: Tensor, bias: Tensor | None, unitary: bool, layout: Layout, whole: bool
 ) -> Tensor:
-    """As :func:`flashmix.parallel._spectral.by_modes`, for tokens that the kernels take."""
+    """As :func:`~flashmix.parallel.spectral.modes.filter_by_modes`, by the kernels."""
     weight, bias = weight.contiguous(), None if bias is None else bias.contiguous()
     y: Tensor = _ByModes.apply(x, weight, bias, unitary, layout, whole)[0]
     return y

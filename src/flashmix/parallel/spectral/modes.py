@@ -1,7 +1,7 @@
-"""Spectral filtering over ranks.
+"""Spectral filtering across ranks.
 
 A filter cut to few modes needs no exchange of tokens: each rank analyses its slice at its place in
-the sequence, the modes are summed over the ranks, and each rank synthesises its slice. Other
+the sequence, the modes are summed across the ranks, and each rank synthesises its slice. Other
 filters exchange tokens for channels and run the operator on whole columns.
 
 A slice is cut into chunks of C tokens, which one matrix transforms as if each began the sequence;
@@ -28,23 +28,23 @@ from flashmix.ops._triton.launch import MOST_OFFSET
 from flashmix.ops._triton.matrices import phases
 from flashmix.ops.spectral.filter import filter_for_length
 from flashmix.ops.spectral.plan import MOST_MODES
-from flashmix.parallel._collectives import all_sum, shared, summed
-from flashmix.parallel._graphs import cached
-from flashmix.parallel._layout import Layout
+from flashmix.parallel.comm.collectives import all_sum, reduce_backward, reduce_forward
+from flashmix.parallel.comm.graphs import cached
+from flashmix.parallel.comm.layout import Layout
 
-CHUNK = {"cpu": 512, "cuda": 4_096}
+CHUNK_TOKENS = {"cpu": 512, "cuda": 4_096}
 """Tokens of one product with the truncated Fourier matrix."""
-AT_ONCE = {"cpu": 1, "cuda": 16}
+MAX_BATCHED_CHUNKS = {"cpu": 1, "cuda": 16}
 """Most chunks in one launch: their modes are kept beside each other until they are summed."""
 
 
-def modes_pay(modes: int, layout: Layout) -> bool:
+def few_modes(modes: int, layout: Layout) -> bool:
     """Whether summing modes moves less than exchanging tokens, and dense products still pay."""
     kept = min(modes, layout.total // 2 + 1)
     return kept <= MOST_MODES and 2 * kept * layout.ranks.size <= layout.total
 
 
-def by_modes(
+def filter_by_modes(
     x: Tensor, weight: Tensor, bias: Tensor | None, unitary: bool, layout: Layout, whole: bool
 ) -> Tensor:
     """irfft(W * rfft(x)) + b of all tokens, of which ``x`` and the result [B, n, D] are a slice.
@@ -58,26 +58,26 @@ def by_modes(
         whole: every rank gets the whole gradients of W and b, which cost no message; else the part
             that its slice has in them.
     """
-    if kernels_take(x, weight, layout):
-        from flashmix.parallel._spectral_function import by_modes as by_kernels
+    if kernels_support(x, weight, layout):
+        from flashmix.parallel.spectral.modes_function import filter_by_modes as by_kernels
 
         return by_kernels(x, weight, bias, unitary, layout, whole)
     mask = layout.own_mask
     weight = weight.to(transform_dtype(x.dtype, weight.dtype))
     order = None if mask is None else real_first(mask)
     tokens = x if order is None else pack(zero_padding(x, mask), order)
-    parts = list(sequences(layout, weight.shape[0]))
-    add_up = summed if whole else all_sum
-    modes = add_up(Analyse.apply(tokens, parts, weight.dtype), layout.ranks)
-    modes = filtered(modes, weight, bias, unitary, parts)
+    parts = list(group_by_length(layout, weight.shape[0]))
+    reduce = reduce_forward if whole else all_sum
+    modes = reduce(Analyse.apply(tokens, parts, weight.dtype), layout.ranks)
+    modes = apply_filter(modes, weight, bias, unitary, parts)
     if whole:
-        modes = shared(modes, layout.ranks)
+        modes = reduce_backward(modes, layout.ranks)
     higher = tokens if unitary else None  # the modes above pass
     y = Synthesise.apply(modes, higher, parts, x.shape[1], x.dtype)
     return y if order is None else zero_padding(unpack(y, order), mask)
 
 
-def kernels_take(x: Tensor, weight: Tensor, layout: Layout) -> bool:
+def kernels_support(x: Tensor, weight: Tensor, layout: Layout) -> bool:
     """Whether Triton's kernels take such tokens; every rank finds the same."""
     return (
         x.is_cuda
@@ -85,17 +85,17 @@ def kernels_take(x: Tensor, weight: Tensor, layout: Layout) -> bool:
         and weight.dtype != torch.float64
         and layout.mask is None
         and availability.missing() is None
-        and 2 * weight.shape[0] * x.shape[2] * AT_ONCE["cuda"] < MOST_OFFSET
+        and 2 * weight.shape[0] * x.shape[2] * MAX_BATCHED_CHUNKS["cuda"] < MOST_OFFSET
     )
 
 
 @dataclass(frozen=True)
-class _Sequences:
+class LengthGroup:
     """Sequences of one true length.
 
     Attributes:
         rows: which of the batch.
-        length: their tokens over all ranks.
+        length: their tokens across all ranks.
         start: where each one's slice begins; int64 [rows] where they differ.
         kept: modes in use.
     """
@@ -106,28 +106,28 @@ class _Sequences:
     kept: int
 
 
-def sequences(layout: Layout, modes: int) -> Iterator[_Sequences]:
+def group_by_length(layout: Layout, modes: int) -> Iterator[LengthGroup]:
     """The sequences by true length; those without a token are left out.
 
     Where none has a token, no row is what comes: gradients, which are zero, take the same path.
     """
     if layout.mask is None:
         kept = min(modes, layout.total // 2 + 1)
-        yield _Sequences(slice(None), layout.total, layout.own.start, kept)
+        yield LengthGroup(slice(None), layout.total, layout.own.start, kept)
         return
     lengths = layout.mask.sum(1)
     before = layout.mask[:, : layout.own.start].sum(1)
     for length in [length for length in lengths.unique().tolist() if length] or [1]:
         rows = (lengths == length).nonzero().squeeze(1)
-        yield _Sequences(rows, length, before[rows], min(modes, length // 2 + 1))
+        yield LengthGroup(rows, length, before[rows], min(modes, length // 2 + 1))
 
 
-def filtered(
-    modes: Tensor, weight: Tensor, bias: Tensor | None, unitary: bool, parts: list[_Sequences]
+def apply_filter(
+    modes: Tensor, weight: Tensor, bias: Tensor | None, unitary: bool, parts: list[LengthGroup]
 ) -> Tensor:
     """Modes [B, K, D, 2] as the inverse transform takes them: weighted, the bias in the lowest."""
     spectrum = torch.view_as_complex(modes)
-    if _all_alike(parts):
+    if _unpadded(parts):
         y = spectrum * _factors(weight, parts[0].length, unitary)
         if bias is not None:
             y[:, 0] += bias
@@ -141,7 +141,7 @@ def filtered(
     return torch.view_as_real(y)
 
 
-def _all_alike(parts: list[_Sequences]) -> bool:
+def _unpadded(parts: list[LengthGroup]) -> bool:
     """Whether no sequence has padding."""
     return len(parts) == 1 and isinstance(parts[0].rows, slice)
 
@@ -183,14 +183,14 @@ class _Chunks:
     def tokens(self) -> slice:
         return slice(self.first, self.first + self.count * self.size)
 
-    def of(self, x: Tensor, one: _Sequences) -> Tensor:
+    def of(self, x: Tensor, one: LengthGroup) -> Tensor:
         """Their tokens of ``x`` [B, n, D], [rows, Q, C, D]."""
         return x[one.rows, self.tokens].unflatten(1, (self.count, self.size))
 
 
 def _chunks(tokens: int, place: str) -> Iterator[_Chunks]:
     """As many chunks at a time as there may be; a shorter one comes last."""
-    first, size, most = 0, CHUNK[place], AT_ONCE[place]
+    first, size, most = 0, CHUNK_TOKENS[place], MAX_BATCHED_CHUNKS[place]
     while first < tokens:
         left = tokens - first
         some = _Chunks(first, max(1, min(most, left // size)), min(size, left))
@@ -198,11 +198,11 @@ def _chunks(tokens: int, place: str) -> Iterator[_Chunks]:
         first = some.tokens.stop
 
 
-def _turn(one: _Sequences, some: _Chunks, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _twiddle(one: LengthGroup, some: _Chunks, dtype: torch.dtype, device: torch.device) -> Tensor:
     """exp(-2 pi i m s / length) at the token s where each chunk begins: [rows or 1, Q, K, 1]."""
     if isinstance(one.start, int):
         first = one.start + some.first
-        return _turn_from(first, some.count, some.size, one.length, one.kept, dtype, device)
+        return _twiddle_from(first, some.count, some.size, one.length, one.kept, dtype, device)
     begin = some.first + some.size * torch.arange(some.count, device=device)
     mode = torch.arange(one.kept, device=device)
     exact = phases((one.start[:, None] + begin)[..., None] * mode, one.length)
@@ -210,7 +210,7 @@ def _turn(one: _Sequences, some: _Chunks, dtype: torch.dtype, device: torch.devi
 
 
 @cached(maxsize=64)
-def _turn_from(
+def _twiddle_from(
     first: int,
     count: int,
     size: int,
@@ -230,7 +230,7 @@ def _operand(tokens: torch.dtype, modes: torch.dtype, device: torch.device) -> t
     return tokens if half else modes
 
 
-def _summed(matrix: Tensor, chunks: Tensor, dtype: torch.dtype) -> Tensor:
+def _forward_product(matrix: Tensor, chunks: Tensor, dtype: torch.dtype) -> Tensor:
     """The matrix [2 K, C] times each chunk [rows, Q, C, D], in ``dtype``."""
     with full_precision(chunks.device):
         if chunks.dtype == dtype:
@@ -240,7 +240,7 @@ def _summed(matrix: Tensor, chunks: Tensor, dtype: torch.dtype) -> Tensor:
         return sums.unflatten(0, chunks.shape[:2])
 
 
-def _waves(matrix: Tensor, both: Tensor, base: Tensor | None, length: int) -> Tensor:
+def _inverse_product(matrix: Tensor, both: Tensor, base: Tensor | None, length: int) -> Tensor:
     """Chunks [rows, Q, C, D] of modes [rows, Q, 2 K, D], real parts above imaginary ones.
 
     Half types are rounded once, ``base`` [rows, Q, C, D] included; others come as they are.
@@ -263,17 +263,17 @@ class Analyse(torch.autograd.Function):
     """The slice's part of the modes, real [B, K, D, 2]; its adjoint is :class:`Synthesise`."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parts: list[_Sequences], dtype: torch.dtype) -> Tensor:
+    def forward(ctx: Any, x: Tensor, parts: list[LengthGroup], dtype: torch.dtype) -> Tensor:
         ctx.parts, ctx.count, ctx.dtype = parts, x.shape[1], x.dtype
         most = max((one.kept for one in parts), default=1)
         modes = x.new_zeros(len(x), most, x.shape[2], dtype=dtype.to_complex())
         place = x.device
         operand = _operand(x.dtype, dtype, place)
         for one in parts:
-            matrix = fourier_matrix(one.length, one.kept, CHUNK[place.type], operand, place)
+            matrix = fourier_matrix(one.length, one.kept, CHUNK_TOKENS[place.type], operand, place)
             for some in _chunks(min(x.shape[1], one.length), place.type):
-                sums = _summed(matrix[:, : some.size], some.of(x, one).to(operand), dtype)
-                found = torch.complex(*sums.split(one.kept, 2)) * _turn(one, some, dtype, place)
+                sums = _forward_product(matrix[:, : some.size], some.of(x, one).to(operand), dtype)
+                found = torch.complex(*sums.split(one.kept, 2)) * _twiddle(one, some, dtype, place)
                 modes[one.rows, : one.kept] += found.sum(1)
         return torch.view_as_real(modes)
 
@@ -293,7 +293,7 @@ class Synthesise(torch.autograd.Function):
         ctx: Any,
         modes: Tensor,
         base: Tensor | None,
-        parts: list[_Sequences],
+        parts: list[LengthGroup],
         count: int,
         dtype: torch.dtype,
     ) -> Tensor:
@@ -303,14 +303,16 @@ class Synthesise(torch.autograd.Function):
         place = modes.device
         operand = _operand(dtype, modes.dtype, place)
         for one in parts:
-            matrix = fourier_matrix(one.length, one.kept, CHUNK[place.type], operand, place)
+            matrix = fourier_matrix(one.length, one.kept, CHUNK_TOKENS[place.type], operand, place)
             for some in _chunks(min(count, one.length), place.type):
-                turn = _turn(one, some, modes.dtype, place).conj()
-                turned = spectrum[one.rows, None, : one.kept] * turn
-                both = torch.cat((turned.real, turned.imag), 2)
+                twiddle = _twiddle(one, some, modes.dtype, place).conj()
+                twiddled = spectrum[one.rows, None, : one.kept] * twiddle
+                both = torch.cat((twiddled.real, twiddled.imag), 2)
                 onto = None if base is None else some.of(base, one)
-                waves = _waves(matrix[:, : some.size], both, onto, one.length).flatten(1, 2)
-                if waves.shape[1] == count and _all_alike(parts):
+                waves = _inverse_product(matrix[:, : some.size], both, onto, one.length).flatten(
+                    1, 2
+                )
+                if waves.shape[1] == count and _unpadded(parts):
                     return waves.to(dtype)
                 if y is None:
                     y = modes.new_zeros(len(modes), count, modes.shape[2], dtype=dtype)

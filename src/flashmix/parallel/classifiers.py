@@ -1,4 +1,4 @@
-"""The classifiers over ranks: positions of the slice, a mean over all tokens.
+"""The classifiers across ranks: positions of the slice, a mean over all tokens.
 
 Shapes: B batch, n own tokens, D width, C classes.
 """
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from flashmix.errors import ParallelError
 from flashmix.models import SequenceClassifier, TextClassifier
-from flashmix.parallel._collectives import all_sum
-from flashmix.parallel._sharded import OverRanks
+from flashmix.parallel.comm.collectives import all_sum
+from flashmix.parallel.sharded import ShardedModule
 
 
-class _PartOfGradient(torch.autograd.Function):
+class _ScaleGradient(torch.autograd.Function):
     """Passes its input on, and a P-th of the gradient back.
 
     Every rank computes the same loss from the same logits; together they count as one.
@@ -32,19 +32,19 @@ class _PartOfGradient(torch.autograd.Function):
         return grad / ctx.parts, None
 
 
-def part_of_gradient(x: Tensor, ranks: int) -> Tensor:
+def scale_gradient(x: Tensor, ranks: int) -> Tensor:
     """``x``, of which every one of ``ranks`` computes the same loss: together they count once."""
-    return _PartOfGradient.apply(x, ranks)
+    return _ScaleGradient.apply(x, ranks)
 
 
-class _ShardedClassifier(OverRanks):
+class _ShardedClassifier(ShardedModule):
     """A classifier of a slice of the tokens; its logits [B, C] are those of all, on every rank."""
 
     position: nn.Parameter
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
         logits: Tensor = super().forward(tokens, mask)
-        return part_of_gradient(logits, self.ranks.size)
+        return scale_gradient(logits, self.ranks.size)
 
     def positions(self, tokens: Tensor) -> Tensor:
         """The learned positions [n, D] of this rank's tokens."""
@@ -71,7 +71,7 @@ class ShardedTextClassifier(_ShardedClassifier, TextClassifier):
     """Token ids [B, n] in."""
 
 
-MODELS: dict[type[nn.Module], type[OverRanks]] = {
+MODELS: dict[type[nn.Module], type[ShardedModule]] = {
     SequenceClassifier: ShardedSequenceClassifier,
     TextClassifier: ShardedTextClassifier,
 }

@@ -1,8 +1,8 @@
-"""Tokens for channels: each rank filters whole columns of its share of the channels.
+"""Channel exchange: each rank filters whole sequences for its share of the channels.
 
-The channels go in pieces, so that what the filter holds for itself is that of a piece.
+The channels are exchanged in chunks, so that the filter's own workspace is that of one chunk.
 
-Shapes: B batch, n own tokens, N all tokens, D channels, c own channels of a piece, M modes.
+Shapes: B batch, n own tokens, N all tokens, D channels, c own channels of a chunk, M modes.
 """
 
 from __future__ import annotations
@@ -15,39 +15,44 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from flashmix.parallel._layout import Layout
-from flashmix.parallel._once import once
-from flashmix.parallel._pieces import Piece, cut, sizes, through
-from flashmix.parallel._ranks import even_split
+from flashmix.parallel.comm.chunks import (
+    ColumnChunk,
+    chunk_sizes,
+    pipelined_all_to_all,
+    split_columns,
+)
+from flashmix.parallel.comm.first_order import first_order
+from flashmix.parallel.comm.layout import Layout
+from flashmix.parallel.comm.ranks import even_split
 
-FEWEST_CHANNELS = 16
-"""Of a piece: filters of fewer channels at a time are slow."""
+MIN_CHANNELS = 16
+"""Least channels of a chunk: filtering fewer at a time is slow."""
 
 Run = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-def by_channels(
+def filter_by_channels(
     run: Run, x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, whole: bool
 ) -> Tensor:
-    """``run(x, weight, bias)`` over all tokens, each rank for its share of the channels.
+    """The own tokens of ``run(x, weight, bias)``, each rank computing its share of the channels.
 
     Args:
         run: takes [B, N, c], weight [M, c, 2] and bias [c] or None; returns [B, N, c].
-        x: own tokens, [B, n, D]; so is the result.
+        x: own tokens, [B, n, D], as the result.
         weight: [M, D, 2].
         bias: [D], or None.
         layout: of the tokens.
-        whole: every rank gets the whole gradients of ``weight`` and ``bias``, else those of its
-            share of the channels.
+        whole: give every rank the full gradients of ``weight`` and ``bias``; otherwise each gets
+            those of its share of the channels, and zeros elsewhere.
     """
     differentiate = torch.is_grad_enabled()
-    origin = x[:0].clone()  # holds nothing of x, and says where gradients come from
+    origin = x[:0].clone()  # links the saved graphs to x without keeping x in memory
     return _ByChannels.apply(x, weight, bias, run, layout, whole, differentiate, origin)
 
 
 @dataclass(frozen=True)
 class _Filtered:
-    """The graph of one piece: what went in, and where gradients of what came out enter."""
+    """The autograd graph of a chunk: its inputs, and where the output's gradient enters."""
 
     channels: slice
     inputs: tuple[Tensor, ...]
@@ -67,7 +72,7 @@ class _ByChannels(torch.autograd.Function):
         differentiate: bool,
         origin: Tensor,
     ) -> Tensor:
-        pieces, y = _pieces(x, layout), torch.empty_like(x, memory_format=torch.contiguous_format)
+        chunks, y = _chunks(x, layout), torch.empty_like(x, memory_format=torch.contiguous_format)
         rank, batch = layout.ranks.rank, x.shape[0]
         ctx.layout, ctx.whole = layout, whole
         ctx.save_for_backward(weight, bias, origin)
@@ -75,7 +80,7 @@ class _ByChannels(torch.autograd.Function):
         wanted = ctx.needs_input_grad[:3] if differentiate else (False,) * 3
 
         def work(k: int, flat: Tensor) -> Tensor:
-            channels = pieces[k][rank]
+            channels = chunks[k][rank]
             if not flat.numel():
                 return flat
             given = [_whole(flat, layout, batch), weight[:, channels]]
@@ -88,13 +93,13 @@ class _ByChannels(torch.autograd.Function):
                 ctx.done[k] = _Filtered(channels, tuple(leaves), edge)
             return _token_first(filtered.detach())
 
-        _go_through(x, y, pieces, layout, work)
+        _exchange(x, y, chunks, layout, work)
         return y
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors  # once: a checkpoint computes them anew for one reader
-        found = once("a filter", lambda: _gradients(ctx, grad, *saved[:2]), grad, *saved)
+        saved = ctx.saved_tensors  # read once: a checkpoint recomputes them at each access
+        found = first_order("a filter", lambda: _gradients(ctx, grad, *saved[:2]), grad, *saved)
         return *found, None, None, None, None, None
 
 
@@ -102,92 +107,95 @@ def _gradients(
     ctx: Any, grad: Tensor, weight: Tensor, bias: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     layout: Layout = ctx.layout
-    pieces, batch = _pieces(grad, layout), grad.shape[0]
+    chunks, batch = _chunks(grad, layout), grad.shape[0]
     grad_x = torch.empty_like(grad, memory_format=torch.contiguous_format)
-    together, sums = _side_by_side((weight, bias))
+    flat_gradients, sums = _zero_gradients((weight, bias))
 
     def work(k: int, flat: Tensor) -> Tensor:
         if not flat.numel():
             return flat
-        one: _Filtered | None = ctx.done.get(k)
-        if one is None:
+        filtered: _Filtered | None = ctx.done.get(k)
+        if filtered is None:
             return torch.zeros_like(flat)
-        asked = [leaf for leaf in one.inputs if leaf.requires_grad]
-        # The graph is kept: this backward may be asked for again.
+        wanted = [leaf for leaf in filtered.inputs if leaf.requires_grad]
+        # The graph is kept for a second backward.
         found = torch.autograd.grad(
-            [one.edge],
-            asked,
+            [filtered.edge],
+            wanted,
             [_whole(flat, layout, batch)],
             retain_graph=True,
             materialize_grads=True,
         )
-        grads = dict(zip(map(id, asked), found, strict=True))
+        grads = dict(zip(map(id, wanted), found, strict=True))
         for total, leaf, place in zip(
-            sums, one.inputs[1:], ((slice(None), one.channels), (one.channels,)), strict=False
+            sums,
+            filtered.inputs[1:],
+            ((slice(None), filtered.channels), (filtered.channels,)),
+            strict=False,
         ):
             if total is not None:
                 total[place] = grads[id(leaf)]
-        columns = grads.get(id(one.inputs[0]))
+        columns = grads.get(id(filtered.inputs[0]))
         return torch.zeros_like(flat) if columns is None else _token_first(columns)
 
-    _go_through(grad, grad_x, pieces, layout, work)
-    if ctx.whole and together is not None:
-        layout.ranks.add_up(together)
+    _exchange(grad, grad_x, chunks, layout, work)
+    if ctx.whole and flat_gradients is not None:
+        layout.ranks.all_reduce_(flat_gradients)
     return grad_x if ctx.needs_input_grad[0] else None, *sums
 
 
-def _side_by_side(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, list[Tensor | None]]:
-    """Zeros like those that need a gradient, and the one tensor that they lie in."""
+def _zero_gradients(tensors: Sequence[Tensor | None]) -> tuple[Tensor | None, list[Tensor | None]]:
+    """Zeros for the gradients of those that require one, as views of a single tensor, and that."""
     wanted = [t for t in tensors if t is not None and t.requires_grad]
     if not wanted:
         return None, [None] * len(tensors)
-    together = wanted[0].new_zeros(sum(t.numel() for t in wanted))
-    parts = iter(together.split([t.numel() for t in wanted]))
-    return together, [
+    flat_gradients = wanted[0].new_zeros(sum(t.numel() for t in wanted))
+    parts = iter(flat_gradients.split([t.numel() for t in wanted]))
+    return flat_gradients, [
         next(parts).view(t.shape) if t is not None and t.requires_grad else None for t in tensors
     ]
 
 
-def _pieces(x: Tensor, layout: Layout) -> list[Piece]:
+def _chunks(x: Tensor, layout: Layout) -> list[ColumnChunk]:
     shares = even_split(x.shape[2], layout.ranks.size)
     column = x.shape[0] * layout.total * x.element_size()
-    return cut(shares, column, x.device.type, FEWEST_CHANNELS)
+    return split_columns(shares, column, x.device.type, MIN_CHANNELS)
 
 
-def _go_through(
+def _exchange(
     x: Tensor,
     y: Tensor,
-    pieces: list[Piece],
+    chunks: list[ColumnChunk],
     layout: Layout,
     work: Callable[[int, Tensor], Tensor],
 ) -> None:
-    """Every piece of ``x`` [B, n, D] to its rank and through ``work``, into ``y``."""
+    """Exchange every chunk of ``x`` [B, n, D], apply ``work``, and write the results to ``y``."""
     batch, count, _ = x.shape
 
-    def parts(flat: Tensor, piece: Piece) -> list[Tensor]:
-        flats = flat.split([batch * count * size for size in sizes(piece)])
-        return [f.view(count, batch, c) for f, c in zip(flats, sizes(piece), strict=True)]
+    def parts(flat: Tensor, chunk: ColumnChunk) -> list[Tensor]:
+        flats = flat.split([batch * count * size for size in chunk_sizes(chunk)])
+        return [f.view(count, batch, c) for f, c in zip(flats, chunk_sizes(chunk), strict=True)]
 
     def send(k: int) -> Tensor:
-        piece = pieces[k]
-        flat = x.new_empty(batch * count * sum(sizes(piece)))
-        for part, some in zip(parts(flat, piece), piece, strict=True):
+        chunk = chunks[k]
+        flat = x.new_empty(batch * count * sum(chunk_sizes(chunk)))
+        for part, some in zip(parts(flat, chunk), chunk, strict=True):
             part.copy_(x[:, :, some].transpose(0, 1))
         return flat
 
     def receive(k: int, flat: Tensor) -> None:
-        for part, some in zip(parts(flat, pieces[k]), pieces[k], strict=True):
+        for part, some in zip(parts(flat, chunks[k]), chunks[k], strict=True):
             y[:, :, some] = part.transpose(0, 1)
 
-    widths = [[batch * size for size in sizes(piece)] for piece in pieces]
-    through(widths, layout, send, work, receive)
+    widths = [[batch * size for size in chunk_sizes(chunk)] for chunk in chunks]
+    pipelined_all_to_all(widths, layout, send, work, receive)
 
 
 def _whole(flat: Tensor, layout: Layout, batch: int) -> Tensor:
-    """All tokens of the own channels, [B, N, c]."""
+    """All tokens of the own channels: [N, B, c] flat to [B, N, c]."""
     return flat.view(layout.total, batch, -1).transpose(0, 1).contiguous()
 
 
 def _token_first(y: Tensor) -> Tensor:
-    """[B, N, c] as it travels, [N, B, c] flat."""
+    """[B, N, c] as it is exchanged: [N, B, c] flat."""
     return y.transpose(0, 1).flatten()

@@ -12,39 +12,39 @@ from torch.autograd import forward_ad
 from flashmix.errors import ArgumentError, ImplementationError
 from flashmix.mixers import Mixer
 from flashmix.ops._triton import availability
-from flashmix.parallel._graphs import capturing
-from flashmix.parallel._layout import FACTS, Layout, agree, facts_of
-from flashmix.parallel._ranks import Ranks
+from flashmix.parallel.comm.graphs import capturing
+from flashmix.parallel.comm.layout import METADATA, Layout, call_metadata, gather_layout
+from flashmix.parallel.comm.ranks import Ranks
 
-REMEMBERED = 64
+REMEMBERED_CALLS = 64
 """Kinds of call of which a module remembers how the tokens lay."""
 
 
-class OverRanks(nn.Module):
-    """A module whose tokens are spread over ranks: its inputs and outputs are this rank's slice.
+class ShardedModule(nn.Module):
+    """A module whose tokens are spread across ranks: its inputs and outputs are this rank's slice.
 
     A subclass stands before the module's own class among its bases, and a module becomes one by
-    its class being set and :meth:`take` called; parameters and their names stay as they are.
+    its class being set and :meth:`attach` called; parameters and their names stay as they are.
 
     Attributes:
         sum_gradients: whether its calls give the gradients of its own parameters summed over the
-            ranks; only those of a class with ``sums_own`` do.
+            ranks; only those of a class with ``sums_gradients`` do.
     """
 
-    sums_own: ClassVar[bool] = False
+    sums_gradients: ClassVar[bool] = False
     """Whether its calls can do that."""
     sum_gradients: bool = False
     ranks: Ranks
     where: str
     fingerprint: int
     agreed: dict[tuple[int, ...], tuple[int, ...] | None]
-    """Tokens of each rank by this one's facts, as of the last such call; None with a mask."""
+    """Tokens of each rank by this one's metadata, as of the last such call; None with a mask."""
 
     @classmethod
-    def check_form(cls, module: nn.Module, place: str) -> None:
+    def check_supported(cls, module: nn.Module, place: str) -> None:
         """Raise ImplementationError where ``module``, at ``place``, cannot become one."""
 
-    def take(self, ranks: Ranks, name: str, kind: str) -> None:
+    def attach(self, ranks: Ranks, name: str, kind: str) -> None:
         """Become one of the ranks' modules: ``name`` is its place in the model."""
         options = sorted(
             (key, value)
@@ -53,13 +53,13 @@ class OverRanks(nn.Module):
         )
         self.where = f"{name} ({kind})" if name else kind
         # What travels depends on whether there are kernels to pack it.
-        told = (self.where, options, availability.missing() is None)
-        self.fingerprint = zlib.crc32(repr(told).encode())
+        parts = (self.where, options, availability.missing() is None)
+        self.fingerprint = zlib.crc32(repr(parts).encode())
         self.ranks = ranks
         self.agreed = {}
 
     def layout(self, x: Tensor, mask: Tensor | None, tokens_dim: int) -> Layout:
-        """How the tokens lie over the ranks, once all agree; see :func:`agree`.
+        """How the tokens lie across the ranks, once all agree; see :func:`gather_layout`.
 
         In a CUDA graph nobody can be asked: there it is what all agreed on in the last such call.
 
@@ -70,17 +70,17 @@ class OverRanks(nn.Module):
         """
         if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
             raise ImplementationError(
-                f"{self.where}: a sequence over ranks has no tangents and no transforms of "
+                f"{self.where}: a sequence across ranks has no tangents and no transforms of "
                 "torch.func; take them on one device, where impl='reference' has all of them"
             )
-        facts = facts_of(x, mask, tokens_dim, self.fingerprint)
-        call = tuple(facts.values())
+        metadata = call_metadata(x, mask, tokens_dim, self.fingerprint)
+        call = tuple(metadata.values())
         if capturing():
             return Layout(self.ranks, self._counts(call, mask), None)
-        layout = agree(self.where, facts, x, mask, self.ranks)
+        layout = gather_layout(self.where, metadata, x, mask, self.ranks)
         self.agreed.pop(call, None)
         self.agreed[call] = layout.counts if layout.mask is None else None
-        if len(self.agreed) > REMEMBERED:
+        if len(self.agreed) > REMEMBERED_CALLS:
             del self.agreed[next(iter(self.agreed))]
         return layout
 
@@ -89,9 +89,9 @@ class OverRanks(nn.Module):
         counts = self.agreed.get(call)
         if mask is not None or (counts is None and call in self.agreed):
             raise ImplementationError(
-                f"{self.where}: with a mask, on this rank or another, a sequence over ranks cannot "
-                "be captured in a CUDA graph, since the host must know what the mask holds; leave "
-                "padding out, or do not capture"
+                f"{self.where}: with a mask, on this rank or another, a sequence across ranks "
+                "cannot be captured in a CUDA graph, since the host must read the mask; remove the "
+                "padding, or do not capture"
             )
         if counts is None:
             raise ImplementationError(
@@ -102,8 +102,8 @@ class OverRanks(nn.Module):
         return counts
 
 
-class Sharded(OverRanks, Mixer):
-    """A mixer over ranks, x and y [B, n, D]."""
+class Sharded(ShardedModule, Mixer):
+    """A mixer across ranks, x and y [B, n, D]."""
 
     def check(self, x: Tensor, mask: Tensor | None) -> None:
         """As the mixer's own, and tell the other ranks, which would wait in vain."""
@@ -112,10 +112,10 @@ class Sharded(OverRanks, Mixer):
         except ArgumentError as error:
             if capturing():
                 raise  # the others ask nobody either
-            self.ranks.refuse(str(error), len(FACTS))
+            self.ranks.broadcast_error(str(error), len(METADATA))
             raise
 
-    def no_weights(self) -> ImplementationError:
+    def weights_error(self) -> ImplementationError:
         """The error for asking for weights or magnitudes over all tokens."""
         return ImplementationError(
             f"{self.where}: no rank holds the weights over all tokens; ask for them on one device"
@@ -131,4 +131,4 @@ class ShardedQKV(Sharded):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """Raise ImplementationError: no rank holds the weights."""
-        raise self.no_weights()
+        raise self.weights_error()

@@ -1,4 +1,4 @@
-"""How the tokens of one call lie over the ranks.
+"""How the tokens of one call are distributed across the ranks.
 
 Shapes: B batch, N tokens of all ranks, n those of this rank, D width.
 """
@@ -10,24 +10,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flashmix.parallel._collectives import Axis
-from flashmix.parallel._ranks import Ranks, starts
+from flashmix.parallel.comm.collectives import Axis
+from flashmix.parallel.comm.ranks import Ranks, offsets_of
 
 DTYPES = (
     *(torch.float32, torch.bfloat16, torch.float16, torch.float64),
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
 )
 
-FACTS = ("batch", "tokens", "width", "dtype", "requires_grad", "masked", "mixer")
-"""What the ranks tell each other before a call; all but tokens and masked must be the same."""
+METADATA = ("batch", "tokens", "width", "dtype", "requires_grad", "masked", "mixer")
+"""What the ranks exchange before a call; all but tokens and masked must be equal on all ranks."""
+MAY_DIFFER = ("tokens", "masked")
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Which tokens each rank holds, and the padding among all of them.
+    """The tokens that each rank holds, and the padding mask of all of them.
 
     Attributes:
-        counts: tokens n of each rank; they lie end to end in the order of the ranks.
+        ranks: the ranks.
+        counts: tokens n of each rank; slices follow each other in the order of the ranks.
         mask: of all tokens, bool [B, N], True = a real token; None where all are real.
     """
 
@@ -42,7 +44,7 @@ class Layout:
 
     def slice_of(self, rank: int) -> slice:
         """The tokens of ``rank`` among all."""
-        start = starts(self.counts)[rank]
+        start = offsets_of(self.counts)[rank]
         return slice(start, start + self.counts[rank])
 
     @property
@@ -60,21 +62,21 @@ class Layout:
         return self.mask_of(self.ranks.rank)
 
     def tokens(self, dim: int) -> Axis:
-        """The axis along which tokens stand at ``dim``."""
+        """The axis of a tensor whose dimension ``dim`` holds the tokens."""
         return dim, self.counts
 
 
-def facts_of(x: Tensor, mask: Tensor | None, tokens_dim: int, mixer: int) -> dict[str, int]:
-    """What this rank tells the others of a call.
+def call_metadata(x: Tensor, mask: Tensor | None, tokens_dim: int, mixer: int) -> dict[str, int]:
+    """The metadata of a call that this rank sends to the others.
 
     Args:
-        x: its tokens, [B, n, D] or by head [B, H, n, dh].
+        x: this rank's tokens, [B, n, D] or by head [B, H, n, dh].
         mask: bool [B, n], or None.
-        tokens_dim: where the tokens of ``x`` stand.
-        mixer: a number that stands for the mixer and its options.
+        tokens_dim: the dimension of ``x`` that holds the tokens.
+        mixer: a hash of the mixer's name and options.
     """
     count = x.shape[tokens_dim]
-    facts = (
+    values = (
         x.shape[0],
         count,
         x[:1].numel() // count,
@@ -83,28 +85,29 @@ def facts_of(x: Tensor, mask: Tensor | None, tokens_dim: int, mixer: int) -> dic
         int(mask is not None),
         mixer,
     )
-    return dict(zip(FACTS, facts, strict=True))
+    return dict(zip(METADATA, values, strict=True))
 
 
-def agree(
-    where: str, facts: dict[str, int], x: Tensor, mask: Tensor | None, ranks: Ranks
+def gather_layout(
+    where: str, metadata: dict[str, int], x: Tensor, mask: Tensor | None, ranks: Ranks
 ) -> Layout:
-    """Make sure that the ranks fit together, and learn how the tokens lie.
+    """Check that the ranks' calls are consistent, and gather their token counts and masks.
 
     Args:
         where: the mixer's name, for messages.
-        facts: as :func:`facts_of` this rank's tokens and mask.
-        x: this rank's tokens, on the device that masks are exchanged by.
-        mask: bool [B, n], or None; ranks with and without one may be mixed.
+        metadata: :func:`call_metadata` of this rank's tokens and mask.
+        x: this rank's tokens; masks are exchanged through their device.
+        mask: bool [B, n], or None; some ranks may have a mask and others none.
+        ranks: the ranks.
 
     Raises:
-        ParallelError: on every rank, where they do not fit.
+        ParallelError: on every rank, where the calls are not consistent.
     """
-    rows = ranks.agree(where, facts, free=("tokens", "masked"), labels={"dtype": DTYPES})
-    counts = tuple(row[FACTS.index("tokens")] for row in rows)
+    rows = ranks.check_consistent(where, metadata, MAY_DIFFER, labels={"dtype": DTYPES})
+    counts = tuple(row[METADATA.index("tokens")] for row in rows)
     whole = None
-    if any(row[FACTS.index("masked")] for row in rows):
-        batch, count = facts["batch"], facts["tokens"]
+    if any(row[METADATA.index("masked")] for row in rows):
+        batch, count = metadata["batch"], metadata["tokens"]
         own = x.new_ones(batch, count, dtype=torch.bool) if mask is None else mask
         parts = ranks.all_to_all(
             [own.to(torch.uint8)] * ranks.size, [batch * count for count in counts]

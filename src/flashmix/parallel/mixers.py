@@ -18,13 +18,14 @@ from flashmix.mixers import (
 )
 from flashmix.mixers._base import Heads
 from flashmix.ops import spectral
-from flashmix.parallel import _fnet, _spectral
-from flashmix.parallel._channels import by_channels
-from flashmix.parallel._edges import by_edges, edges_pay
-from flashmix.parallel._heads import by_heads
-from flashmix.parallel._local import by_halo, within_halo
-from flashmix.parallel._ring import ring_attention
-from flashmix.parallel._sharded import OverRanks, Sharded, ShardedQKV
+from flashmix.parallel.attention.heads import mix_by_heads
+from flashmix.parallel.attention.ring import ring_attention
+from flashmix.parallel.fnet import exchange as _fnet
+from flashmix.parallel.halo.ends import ends_are_disjoint, mix_ends_apart
+from flashmix.parallel.halo.extended import halo_fits, mix_with_halo
+from flashmix.parallel.sharded import Sharded, ShardedModule, ShardedQKV
+from flashmix.parallel.spectral import modes as _spectral
+from flashmix.parallel.spectral.channels import filter_by_channels
 
 
 class ShardedAttention(ShardedQKV, Attention):
@@ -33,7 +34,7 @@ class ShardedAttention(ShardedQKV, Attention):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         layout, pairs = self.layout(q, mask, 2), q.shape[0] * q.shape[1]
         if pairs >= self.ranks.size or not pairs:
-            return by_heads(super().mix, (q, k, v), layout)
+            return mix_by_heads(super().mix, (q, k, v), layout)
         if self.impl not in ("auto", "torch", "sdpa"):
             raise ImplementationError(
                 f"{self.where}: impl={self.impl!r} needs at least as many pairs of sequence and "
@@ -48,14 +49,14 @@ class ShardedLocal(ShardedQKV, LocalAttention):
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         layout, reach = self.layout(q, mask, 2), self.window // 2
         run = super().mix
-        if not within_halo(reach, layout):
-            return by_heads(run, (q, k, v), layout)
+        if not halo_fits(reach, layout):
+            return mix_by_heads(run, (q, k, v), layout)
 
         def extended(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return by_halo(run, (q, k, v), reach, self.causal, layout)
+            return mix_with_halo(run, (q, k, v), reach, self.causal, layout)
 
-        if edges_pay(reach, layout):
-            return by_edges(run, extended, (q, k, v), reach, self.causal, layout)
+        if ends_are_disjoint(reach, layout):
+            return mix_ends_apart(run, extended, (q, k, v), reach, self.causal, layout)
         return extended(q, k, v)
 
 
@@ -63,17 +64,17 @@ class ShardedTopK(ShardedQKV, TopKAttention):
     """Tokens for heads: each rank chooses among all keys, for its share of the heads."""
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return by_heads(super().mix, (q, k, v), self.layout(q, mask, 2))
+        return mix_by_heads(super().mix, (q, k, v), self.layout(q, mask, 2))
 
 
 class ShardedFNet(Sharded, FNet):
     """Tokens for columns of the spectrum, and back."""
 
     @classmethod
-    def check_form(cls, module: Any, place: str) -> None:
+    def check_supported(cls, module: Any, place: str) -> None:
         if module.impl not in ("auto", "torch"):
             raise ImplementationError(
-                f"{place}: impl={module.impl!r} has no form for a sequence over ranks; use "
+                f"{place}: impl={module.impl!r} has no form for a sequence across ranks; use "
                 "impl='auto'"
             )
 
@@ -83,18 +84,20 @@ class ShardedFNet(Sharded, FNet):
 
 
 class ShardedSpectral(Sharded, Spectral):
-    """A sum of the modes over the ranks where they are few, else tokens for channels.
+    """A sum of the modes across the ranks where they are few, else tokens for channels.
 
     An explicit ``impl`` runs on whole columns.
     """
 
-    sums_own = True
+    sums_gradients = True
 
     def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
         x = self.tokens(x, mask)
         layout, whole = self.layout(x, mask, 1), self.sum_gradients
-        if self.impl == "auto" and not self.causal and _spectral.modes_pay(self.modes, layout):
-            return _spectral.by_modes(x, self.filter(), self.bias, self.unitary, layout, whole)
+        if self.impl == "auto" and not self.causal and _spectral.few_modes(self.modes, layout):
+            return _spectral.filter_by_modes(
+                x, self.filter(), self.bias, self.unitary, layout, whole
+            )
 
         def run(columns: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             return spectral(
@@ -108,7 +111,7 @@ class ShardedSpectral(Sharded, Spectral):
                 impl=self.impl,
             )
 
-        return by_channels(run, x, self.filter(), self.bias, layout, whole)
+        return filter_by_channels(run, x, self.filter(), self.bias, layout, whole)
 
 
 class ShardedFourier(Sharded, FourierAttention):
@@ -119,22 +122,22 @@ class ShardedFourier(Sharded, FourierAttention):
     ) -> Any:
         """As the mixer's own, without weights."""
         if return_weights:
-            raise self.no_weights()
+            raise self.weights_error()
         return super().forward(x, mask)
 
     def mix(self, v: Tensor, mask: Tensor | None) -> Tensor:
-        return by_heads(super().mix, (v,), self.layout(v, mask, 2))
+        return mix_by_heads(super().mix, (v,), self.layout(v, mask, 2))
 
     def magnitude(self, x: Tensor) -> Tensor:
         """Raise ImplementationError: no rank holds all tokens."""
-        raise self.no_weights()
+        raise self.weights_error()
 
 
 class ShardedHybrid(Sharded, Hybrid):
     """Its parts are sharded, each in its own way."""
 
 
-MIXERS: dict[type[nn.Module], type[OverRanks]] = {
+MIXERS: dict[type[nn.Module], type[ShardedModule]] = {
     Attention: ShardedAttention,
     LocalAttention: ShardedLocal,
     TopKAttention: ShardedTopK,

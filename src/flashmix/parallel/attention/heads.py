@@ -1,7 +1,7 @@
-"""Tokens for heads: each rank mixes the whole sequence for its share of the heads.
+"""Head exchange: each rank mixes whole sequences for its share of the heads.
 
-The head exchange of DeepSpeed-Ulysses (Jacobs et al. 2023), over the B * H pairs of a sequence and
-a head rather than over heads alone, so that shares need not divide H.
+The all-to-all of DeepSpeed-Ulysses (Jacobs et al. 2023), over the B * H pairs of a sequence and a
+head rather than over heads alone, so that the number of ranks need not divide H.
 
 Shapes: B batch, H heads, n own tokens, N all tokens, dh width of a head, U own pairs.
 """
@@ -13,18 +13,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from flashmix.parallel._collectives import exchange
-from flashmix.parallel._layout import Layout
-from flashmix.parallel._ranks import even_split, starts
+from flashmix.parallel.comm.collectives import exchange
+from flashmix.parallel.comm.layout import Layout
+from flashmix.parallel.comm.ranks import even_split, offsets_of
 
 
-def by_heads(run: Callable[..., Tensor], heads: tuple[Tensor, ...], layout: Layout) -> Tensor:
-    """``run(*heads, mask)`` over all tokens, each rank for its share of the pairs.
+def mix_by_heads(run: Callable[..., Tensor], heads: tuple[Tensor, ...], layout: Layout) -> Tensor:
+    """``run(*heads, mask)`` of all tokens, computed by each rank for its share of the pairs.
 
     Args:
-        run: takes what ``heads`` holds as [U, 1, N, dh] and a mask [U, N] or None; returns
-            [U, 1, N, dh].
-        heads: q, k, v or fewer of them, [B, H, n, dh] each.
+        run: mixes heads: takes as many tensors [U, 1, N, dh] as ``heads`` holds and a mask [U, N]
+            or None; returns [U, 1, N, dh].
+        heads: q, k and v, or v alone, [B, H, n, dh] each.
         layout: of the tokens.
 
     Returns:
@@ -32,7 +32,7 @@ def by_heads(run: Callable[..., Tensor], heads: tuple[Tensor, ...], layout: Layo
     """
     batch, count = heads[0].shape[:2]
     ranks, shares = layout.ranks, even_split(batch * count, layout.ranks.size)
-    own = slice(starts(shares)[ranks.rank], starts(shares)[ranks.rank] + shares[ranks.rank])
+    own = slice(offsets_of(shares)[ranks.rank], offsets_of(shares)[ranks.rank] + shares[ranks.rank])
     whole = [
         exchange(x.flatten(0, 1), ranks, (0, shares), layout.tokens(1)).unsqueeze(1) for x in heads
     ]

@@ -1,0 +1,1 @@
+"""Communication between ranks: groups, collectives with gradients, chunks, shared GPU memory."""
