@@ -13,7 +13,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from flashmix import parallel
 from flashmix.models import SequenceClassifier
 from helpers import fresh_mixer, make_mixer, randn, right_padding
-from parallel_cases import MESHES, _relative, encoder, errors_of_mixer, seeded
+from parallel_cases import MESHES, _relative, errors_of_mixer, seeded
+from parallel_models import encoder
 
 WIDTH = 16
 

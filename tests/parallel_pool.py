@@ -7,12 +7,21 @@ import multiprocessing
 import os
 import socket
 import traceback
+from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
+import pytest
 import torch
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["parallel_cases"])
+PRELOADED = [
+    "module_cases",
+    "parallel_failures",
+    "parallel_graphs",
+    "parallel_volume",
+]
+"""What the fork server imports once, so that the processes that it forks need not."""
 ANSWER_S = 120
 
 
@@ -46,6 +55,15 @@ def _work(rank: int, size: int, port: int, timeout_s: float, pipe) -> None:
     os._exit(0)  # what is left of a broken group must not hold the process
 
 
+@contextmanager
+def importable_tests():
+    """The fork server finds modules by PYTHONPATH alone, and skips silently those it does not."""
+    CONTEXT.set_forkserver_preload(PRELOADED)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
+        yield
+
+
 class Failure:
     """An exception of a worker."""
 
@@ -67,7 +85,8 @@ class Pool:
             process = CONTEXT.Process(
                 target=_work, args=(rank, size, port, timeout_s, theirs), daemon=True
             )
-            process.start()
+            with importable_tests():
+                process.start()
             theirs.close()
             self.pipes.append(ours)
             self.processes.append(process)

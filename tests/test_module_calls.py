@@ -11,7 +11,7 @@ from torch import nn
 from flashmix.mixers import Mixer
 from flashmix.models import Encoder, SequenceClassifier, TextClassifier
 from helpers import FLOAT64_BUDGET, MIXERS, each_mixer, make_mixer, randn, right_padding
-from parallel_cases import encoder, seeded
+from parallel_models import encoder, seeded
 
 KINDS = [text for text in MIXERS if "impl" not in text and "causal" not in text]
 SWAPPED = ["spectral", "hybrid(mixers=('spectral', 'local'), combine=gate)", "fourier+spectral"]

@@ -67,27 +67,29 @@ def test_float32_agrees_within_a_hundred_thousandth(ranks_pool, text):
 
 @pytest.mark.parametrize("text", ["spectral(modes=1)", "spectral(modes=9)"])
 def test_what_a_mixer_shares_with_a_layer_is_summed_once(ranks_pool, text):
-    assert_equal(ranks_pool.run("errors_of_tied", text, COUNTS))
+    assert_equal(ranks_pool.run("parallel_models.errors_of_tied", text, COUNTS))
 
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_a_whole_encoder_agrees(ranks_pool, recompute):
-    assert_equal(ranks_pool.run("errors_of_encoder", COUNTS, 2, padded(2), recompute))
+    assert_equal(
+        ranks_pool.run("parallel_models.errors_of_encoder", COUNTS, 2, padded(2), recompute)
+    )
 
 
 @pytest.mark.parametrize("kind", ["sequence", "text"])
 def test_classifiers_give_one_devices_logits_and_gradients_on_every_rank(ranks_pool, kind):
-    assert_equal(ranks_pool.run("errors_of_classifier", kind, COUNTS, padded(3)))
+    assert_equal(ranks_pool.run("parallel_models.errors_of_classifier", kind, COUNTS, padded(3)))
 
 
 @pytest.mark.parametrize("wrapper", ["ddp", "fsdp"])
 def test_another_mesh_dimension_holds_other_sequences(ranks_pool, wrapper):
-    assert_equal(ranks_pool.run("errors_of_both_dimensions", wrapper))
+    assert_equal(ranks_pool.run("parallel_models.errors_of_both_dimensions", wrapper))
 
 
 def test_a_swapped_hugging_face_encoder_agrees(ranks_pool):
     pytest.importorskip("transformers")
-    assert max(ranks_pool.run("error_of_hugging_face", (5, 6, 4, 5))) < 1e-12
+    assert max(ranks_pool.run("parallel_models.error_of_hugging_face", (5, 6, 4, 5))) < 1e-12
 
 
 @pytest.mark.parametrize("mixers", ["fnet", "attention,spectral"])
@@ -96,27 +98,27 @@ def test_fine_tuning_over_sequences_and_batch_has_one_processs_gradients(
     ranks_pool, mixers, tokens
 ):
     pytest.importorskip("transformers")
-    assert_equal(ranks_pool.run("errors_of_spread_training", mixers, tokens))
+    assert_equal(ranks_pool.run("parallel_models.errors_of_spread_training", mixers, tokens))
 
 
 @pytest.mark.parametrize("text", ["fnet", "spectral(modes=16)"])
 def test_two_ranks_hold_little_more_than_half_of_one(ranks_pool, text):
     """The rest is a few pieces in flight; how soon gloo lets go of them varies."""
-    shares = ranks_pool.run("share_of_memory", text, 4096, 768)[:2]
+    shares = ranks_pool.run("parallel_volume.share_of_memory", text, 4096, 768)[:2]
     assert max(shares) <= 0.6, shares
 
 
 def test_a_model_stays_what_it_was(ranks_pool):
-    for before, after in ranks_pool.run("names_and_types", COUNTS):
+    for before, after in ranks_pool.run("parallel_models.names_and_types", COUNTS):
         assert before == after
 
 
 def test_every_rank_takes_the_first_ones_values(ranks_pool):
-    assert len(set(ranks_pool.run("first_ranks_values"))) == 1
+    assert len(set(ranks_pool.run("parallel_models.first_ranks_values"))) == 1
 
 
-def test_facts_go_by_the_cpu_though_the_meshs_group_knows_gpus_alone(ranks_pool):
-    answers = ranks_pool.run("metadata_through_all", 3)
+def test_metadata_is_exchanged_by_cpus_though_the_meshs_group_has_no_cpu_backend(ranks_pool):
+    answers = ranks_pool.run("parallel_failures.metadata_through_all", 3)
     assert answers == [([[rank, 3] for rank in range(3)], 2 * 3 * 8)] * 3 + [None]
 
 

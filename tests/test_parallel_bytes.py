@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+BYTES_OF = "parallel_volume.bytes_of"
 BATCH, N, DIM, HEADS = 2, 64, 14, 2
 """Of each rank. D // 2 + 1 = 8 columns and B * H = 4 pairs part evenly among 2 and 4 ranks."""
 SIZE = 4 * BATCH * N * DIM
@@ -38,41 +39,41 @@ DERIVED = {
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("text", DERIVED)
-def test_bytes_that_travel_are_those_derived(ranks_pool, text, ranks, masked):
+def test_bytes_sent_are_those_derived(ranks_pool, text, ranks, masked):
     (exchanged, reduced), backward = DERIVED[text](ranks)
-    facts = (ranks - 1) * (8 * 8 + masked * BATCH * N)  # eight integers, and the mask
-    for answer in ranks_pool.run("bytes_of", text, ranks, N, BATCH, DIM, HEADS, masked)[:ranks]:
-        assert answer == ((exchanged + facts, reduced), backward)
+    metadata = (ranks - 1) * (8 * 8 + masked * BATCH * N)  # eight integers, and the mask
+    for answer in ranks_pool.run(BYTES_OF, text, ranks, N, BATCH, DIM, HEADS, masked)[:ranks]:
+        assert answer == ((exchanged + metadata, reduced), backward)
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_filter_of_all_modes_sends_each_token_there_and_back(ranks_pool, ranks):
-    facts = (ranks - 1) * 8 * 8
-    answers = ranks_pool.run("bytes_of", "spectral(modes=300)", ranks, N, BATCH, 16, HEADS)
+    metadata = (ranks - 1) * 8 * 8
+    answers = ranks_pool.run(BYTES_OF, "spectral(modes=300)", ranks, N, BATCH, 16, HEADS)
     size = 4 * BATCH * N * 16
     for answer in answers[:ranks]:
-        assert answer == ((dealt(ranks, 2, size) + facts, 0), (dealt(ranks, 2, size), 0))
+        assert answer == ((dealt(ranks, 2, size) + metadata, 0), (dealt(ranks, 2, size), 0))
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_a_ring_sends_every_key_and_value_to_every_rank(ranks_pool, ranks):
-    facts, size = (ranks - 1) * 8 * 8, 4 * N * DIM
-    for answer in ranks_pool.run("bytes_of", "attention", ranks, N, 1, DIM, 1)[:ranks]:
+    metadata, size = (ranks - 1) * 8 * 8, 4 * N * DIM
+    for answer in ranks_pool.run(BYTES_OF, "attention", ranks, N, 1, DIM, 1)[:ranks]:
         forward, backward = 2 * size * (ranks - 1), 2 * size * (2 * ranks - 1)
-        assert answer == ((forward + facts, 0), (backward, 0))
+        assert answer == ((forward + metadata, 0), (backward, 0))
 
 
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_window_sends_its_reach_to_the_neighbours_and_no_more(ranks_pool, ranks, causal):
-    facts, halo = (ranks - 1) * 8 * 8, 2 * 4 * BATCH * 5 * DIM  # window // 2 = 5 keys and values
+    metadata, halo = (ranks - 1) * 8 * 8, 2 * 4 * BATCH * 5 * DIM  # window // 2 = 5 keys and values
     text = f"local(window=10, causal={causal})"
-    answers = ranks_pool.run("bytes_of", text, ranks, N, BATCH, DIM, HEADS)[:ranks]
+    answers = ranks_pool.run(BYTES_OF, text, ranks, N, BATCH, DIM, HEADS)[:ranks]
     for rank, answer in enumerate(answers):
         before, after = rank > 0, rank < ranks - 1
         sent = after + (before and not causal)
         received = before + (after and not causal)
-        assert answer == ((sent * halo + facts, 0), (received * halo, 0))
+        assert answer == ((sent * halo + metadata, 0), (received * halo, 0))
 
 
 @pytest.mark.parametrize(
@@ -86,5 +87,5 @@ def test_a_window_sends_its_reach_to_the_neighbours_and_no_more(ranks_pool, rank
 def test_a_filters_gradients_are_summed_at_once_or_with_its_modes(
     ranks_pool, text, modes_count, gradients
 ):
-    answers = ranks_pool.run("bytes_of_gradients", text, 2, N, DIM)[:2]
+    answers = ranks_pool.run("parallel_volume.bytes_of_gradients", text, 2, N, DIM)[:2]
     assert answers == [modes(modes_count) // BATCH + 4 * gradients] * 2

@@ -22,17 +22,19 @@ TESTS = Path(__file__).parent
 
 @pytest.mark.parametrize("text", SHARDABLE)
 def test_a_capture_asks_nobody_and_takes_what_was_agreed_on(ranks_pool, text):
-    assert ranks_pool.run("captured", text, [(5, 3, 4, 6)]) == [True] * 4
+    assert ranks_pool.run("parallel_graphs.captured", text, [(5, 3, 4, 6)]) == [True] * 4
 
 
 def test_a_classifier_is_captured_too(ranks_pool):
-    answers = ranks_pool.run("captured", "fnet,attention", [(5, 3, 4, 6)], of_text=True)
+    answers = ranks_pool.run(
+        "parallel_graphs.captured", "fnet,attention", [(5, 3, 4, 6)], of_text=True
+    )
     assert answers == [True] * 4
 
 
 def test_the_last_of_the_calls_with_the_same_own_tokens_counts(ranks_pool):
     layouts = [(5, 3), (5, 7), (4, 7), (5, 6)]
-    assert ranks_pool.run("captured", "spectral(modes=2)", layouts) == [True] * 4
+    assert ranks_pool.run("parallel_graphs.captured", "spectral(modes=2)", layouts) == [True] * 4
 
 
 @pytest.mark.parametrize(
@@ -47,7 +49,7 @@ def test_the_last_of_the_calls_with_the_same_own_tokens_counts(ranks_pool):
     ],
 )
 def test_what_cannot_be_captured_is_refused_on_every_rank(ranks_pool, what, kind, words):
-    for answer in ranks_pool.ask("captured_wrongly", what):
+    for answer in ranks_pool.ask("parallel_graphs.captured_wrongly", what):
         assert isinstance(answer, Failure), answer
         assert answer.kind == kind
         assert words in answer.message
@@ -107,7 +109,7 @@ def test_a_mask_is_refused_in_a_real_capture_and_calls_go_on(replayed):
 
 @pytest.mark.slow
 def test_the_example_of_the_docs_learns(tmp_path):
-    text = (TESTS.parent / "docs" / "parallel.md").read_text()
+    text = (TESTS.parent / "docs" / "guides" / "cuda-graphs.md").read_text()
     (example,) = re.findall(r"```python\n(# torchrun [^\n]*graphs\.py\n.*?)```", text, re.DOTALL)
     script = tmp_path / "graphs.py"
     script.write_text(example)

@@ -19,6 +19,7 @@ from flashmix.bench.runner import run_suite
 from flashmix.bench.suites.parallel import MIXERS, doublings
 from flashmix.errors import ArgumentError
 from flashmix.mixers import FNet
+from flashmix.parallel.fnet import strategy as fnet_strategy
 from flashmix.report import markdown, statements
 from flashmix.report.analysis.parallel import pairs
 from flashmix.report.charts import charts
@@ -158,17 +159,17 @@ def test_a_case_that_cannot_be_captured_is_a_row_with_its_error():
     ("kernels", "memory", "most"),
     [(False, None, 4 * 264), (True, None, 2 * 320), (True, object(), 2 * 320)],
 )
-def test_what_fnet_is_derived_to_send_follows_the_road_it_takes(monkeypatch, kernels, memory, most):
-    """float16 travels as it is between Triton's kernels, and as float32 around PyTorch's FFT."""
-    monkeypatch.setattr(traffic, "kernels_support", lambda x, layout: kernels)
-    monkeypatch.setattr(traffic, "shared_memory", lambda ranks: memory)
+def test_derived_bytes_of_fnet_follow_its_implementation(monkeypatch, kernels, memory, most):
+    """float16 is sent as it is between Triton's kernels, and as float32 around PyTorch's FFT."""
+    monkeypatch.setattr(fnet_strategy, "kernels_support", lambda x, layout: kernels)
+    monkeypatch.setattr(fnet_strategy, "shared_memory", lambda ranks: memory)
     case = Case(
         suite="parallel", mixer="fnet", batch=3, seq_len=8, dim=64, num_heads=1, dtype="float16"
     )
     # 4 tokens of each of two ranks. FFT: 17 and 16 columns of two numbers. Kernels: 16 pairs
     # each, and 16 numbers more in the first rank's rows.
-    facts = 8 * 8
-    assert traffic.derived_bytes(case, FNet(64), SimpleNamespace(size=2)) == facts + 3 * most
+    metadata = 8 * 8
+    assert traffic.derived_bytes(case, FNet(64), SimpleNamespace(size=2)) == metadata + 3 * most
 
 
 def test_a_killed_rank_is_the_rows_status_and_the_next_ones_are_measured(tmp_path, monkeypatch):

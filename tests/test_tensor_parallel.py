@@ -75,7 +75,7 @@ def test_column_shards_of_values_are_whole_heads(ranks_pool):
 def test_ranks_share_tokens_or_heads(first, ranks_pool):
     for answer in ranks_pool.ask("module_cases.both_ways", first)[:2]:
         assert answer.kind in ("ArgumentError", "ParallelError")
-        assert "together" in answer.message
+        assert "cannot be combined" in answer.message
 
 
 @pytest.mark.parametrize("text", ["attention", "fourier"])

@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 from flashmix.ops._triton.availability import DTYPES, INTERPRETED
 from flashmix.parallel.comm import chunks
 from flashmix.parallel.fnet.columns import Columns, pairs
-from flashmix.parallel.fnet.exchange import UNIT
+from flashmix.parallel.fnet.plan import UNIT
 from helpers import relative_error
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -63,7 +63,7 @@ class Shared:
     turn = threading.Lock()
 
     def __init__(self, whole, rank, barrier):
-        self.whole, self.rank, self.barrier = whole, rank, barrier
+        self.whole, self.rank, self.gate = whole, rank, barrier
 
     def buffer(self, elements, dtype):
         assert dtype == self.whole.dtype
@@ -75,7 +75,7 @@ class Shared:
     def barrier(self):
         self.turn.release()
         try:
-            self.barrier.wait()
+            self.gate.wait()
         finally:
             self.turn.acquire()
 
@@ -84,7 +84,7 @@ class Shared:
             try:
                 return columns.mix_in_shared_memory(x, self)
             except BaseException:
-                self.barrier.abort()
+                self.gate.abort()
                 raise
 
 

@@ -171,9 +171,9 @@ def _attend(
         query = query * (scaling * width**0.5)
     bias = options.get("position_bias")
     if bias is not None:
+        mixer.check_all_tokens("relative positions")
         y = relative_attention(mixer, query, key, value, mask, bias, dropout)
-    elif type(mixer) is Attention and (dropout or mask is not None):
-        # Not its sharded form, which is a subclass.
+    elif type(mixer) is Attention and mixer.sharding is None and (dropout or mask is not None):
         attend = functools.partial(full_attention, dropout=dropout)
         y = call(AttentionHeads(query, key, value, attend), mask)
     else:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, overload
 
 import torch
 from torch import Tensor, nn
 
-from flashmix.errors import ImplementationError
+from flashmix.errors import ArgumentError, ImplementationError
 from flashmix.mixers.config import MixerConfig, QKVConfig
 from flashmix.ops import _checks
 from flashmix.ops._dense import repeat_heads
@@ -44,6 +44,19 @@ class AttentionHeads(NamedTuple):
     """From the mixer, q, k, v and the mask to [B, N, D]."""
 
 
+class Sharding(Protocol):
+    """How a mixer mixes where its tokens are sharded across ranks; see ``flashmix.parallel``."""
+
+    def mix(self, mixer: Any, inputs: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
+        """The own slice of ``mixer.mix_whole(*inputs, mask)`` of all ranks' tokens."""
+
+    def broadcast_error(self, error: ArgumentError) -> None:
+        """Let the other ranks, which wait for this one, raise ``error`` too."""
+
+    def all_tokens_error(self, what: str) -> ImplementationError:
+        """The error where a call asks for ``what``, which needs all tokens on one device."""
+
+
 class Mixer(nn.Module, ABC):
     """A token mixer: ``mixer(x, mask=None) -> y``, x and y [B, N, D], mask bool [B, N].
 
@@ -60,6 +73,8 @@ class Mixer(nn.Module, ABC):
     """Which of the projections q, k and v its mixing reads: "qkv", "v" or "" (the tokens)."""
     dim: int
     impl: str
+    sharding: Sharding | None = None
+    """How it mixes across ranks, set by :func:`flashmix.parallel.shard_sequence`."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -125,7 +140,17 @@ class Mixer(nn.Module, ABC):
 
     def check(self, x: Tensor, mask: Tensor | None) -> None:
         """Raise ArgumentError unless ``x`` is [B, N, D] and ``mask`` fits it."""
-        _checks.check_tokens(type(self).__name__, x, mask, self.dim)
+        try:
+            _checks.check_tokens(type(self).__name__, x, mask, self.dim)
+        except ArgumentError as error:
+            if self.sharding is not None:
+                self.sharding.broadcast_error(error)
+            raise
+
+    def check_all_tokens(self, what: str) -> None:
+        """Raise ImplementationError where ``what`` needs all tokens, and a rank has a slice."""
+        if self.sharding is not None:
+            raise self.sharding.all_tokens_error(what)
 
 
 def merge_heads(x: Tensor) -> Tensor:
@@ -203,11 +228,13 @@ class QKVMixer(WeighingMixer):
         if isinstance(x, Heads):
             return merge_heads(self.mix(*self._repeated(*x), mask))
         if isinstance(x, AttentionHeads):
+            self.check_all_tokens("attention by a model's own formula")
             return x.attend(self, x.q, x.k, x.v, mask)
         self.check(x, mask)
         q, k, v = self.heads(x, mask)
         weights = None
         if return_weights:
+            self.check_all_tokens("weights")
             if q.shape[1] != self.num_heads:
                 raise self._no_weights()
             y, weights = self.mix_with_weights(q, *repeat_heads(q, k, v), mask)
@@ -270,9 +297,15 @@ class QKVMixer(WeighingMixer):
         del self.qkv, self.out
         return self
 
-    @abstractmethod
     def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix heads, [B, H, N, dh]; k and v may have fewer where ``grouped``."""
+        """Mix heads, [B, H, N, dh], or this rank's slice; k and v may have fewer heads."""
+        if self.sharding is not None:
+            return self.sharding.mix(self, (q, *repeat_heads(q, k, v)), mask)
+        return self.mix_whole(q, k, v, mask)
+
+    @abstractmethod
+    def mix_whole(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix heads of whole sequences, [B, H, N, dh]; k and v may have fewer where ``grouped``."""
 
     @abstractmethod
     def mix_with_weights(

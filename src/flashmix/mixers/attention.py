@@ -59,7 +59,7 @@ class Attention(QKVMixer):
             )
         )
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix_whole(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return attention(q, k, v, mask=mask, causal=self.causal, impl=self.impl)
 
     def mix_with_weights(

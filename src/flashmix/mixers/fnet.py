@@ -47,4 +47,14 @@ class FNet(Mixer):
         super().__init__(FNetConfig(dim=dim, norm=norm, impl=impl))
 
     def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
-        return fnet(self.tokens(x, mask), mask=mask, norm=self.norm, impl=self.impl)
+        return self.mix(self.tokens(x, mask), mask)
+
+    def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix tokens [B, N, D], or this rank's slice of them."""
+        if self.sharding is not None:
+            return self.sharding.mix(self, (x,), mask)
+        return self.mix_whole(x, mask)
+
+    def mix_whole(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix whole sequences [B, N, D]."""
+        return fnet(x, mask=mask, norm=self.norm, impl=self.impl)

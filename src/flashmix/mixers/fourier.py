@@ -85,12 +85,20 @@ class FourierAttention(WeighingMixer):
         if isinstance(x, Heads):
             return merge_heads(self.mix(x.v, mask))
         self.check(x, mask)
+        if return_weights:
+            self.check_all_tokens("weights")
         v = self.heads(x, mask)
         y = zero_padding(self.out(merge_heads(self.mix(v, mask))), mask)
         return (y, fourier_weights(v, mask=mask)) if return_weights else y
 
     def mix(self, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix heads, [B, H, N, dh]."""
+        """Mix heads, [B, H, N, dh], or this rank's slice of them."""
+        if self.sharding is not None:
+            return self.sharding.mix(self, (v,), mask)
+        return self.mix_whole(v, mask)
+
+    def mix_whole(self, v: Tensor, mask: Tensor | None) -> Tensor:
+        """Mix heads of whole sequences, [B, H, N, dh]."""
         return fourier(v, mask=mask, impl=self.impl)
 
     def drop_projections(self) -> Self:
@@ -99,6 +107,7 @@ class FourierAttention(WeighingMixer):
 
     def magnitude(self, x: Tensor) -> Tensor:
         """abs(rfft(v over tokens)) of unpadded ``x`` [B, N, D], as [B, H, N // 2 + 1, dh]."""
+        self.check_all_tokens("magnitudes")
         self.check(x, None)
         v = self.heads(x, None)
         return torch.fft.rfft(v.to(transform_dtype(v.dtype)), dim=2).abs()

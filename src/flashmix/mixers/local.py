@@ -70,7 +70,7 @@ class LocalAttention(QKVMixer):
             )
         )
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix_whole(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return local_attention(
             q, k, v, window=self.window, mask=mask, causal=self.causal, impl=self.impl
         )

@@ -113,10 +113,26 @@ class Spectral(Mixer):
         return self.weight
 
     def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
+        return self.mix(self.tokens(x, mask), mask)
+
+    def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Filter tokens [B, N, D], or this rank's slice of them."""
+        if self.sharding is not None:
+            return self.sharding.mix(self, (x,), mask)
+        return self.mix_whole(x, mask)
+
+    def mix_whole(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Filter whole sequences [B, N, D]."""
+        return self.apply_filter(x, self.filter(), self.bias, mask)
+
+    def apply_filter(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+    ) -> Tensor:
+        """Filter C channels [B, N, C] by ``weight`` [M, C, 2] and ``bias`` [C]."""
         return spectral(
-            self.tokens(x, mask),
-            self.filter(),
-            self.bias,
+            x,
+            weight,
+            bias,
             mask=mask,
             causal=self.causal,
             context=self.context,

@@ -77,7 +77,7 @@ class TopKAttention(QKVMixer):
             )
         )
 
-    def mix(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix_whole(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return topk_attention(
             q,
             k,

@@ -5,7 +5,7 @@ Shapes: B batch, N tokens, F features, D width, C classes.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,8 @@ class _Classifier(nn.Module):
     position: nn.Parameter
     position_std: ClassVar[float]
     """Standard deviation of the learned positions' initial values."""
+    sharding: Any = None
+    """How positions and mean are taken across ranks, set by ``flashmix.parallel``."""
 
     def reset_parameters(self) -> None:
         """The positions' initial values; other modules have the other parameters."""
@@ -28,6 +30,8 @@ class _Classifier(nn.Module):
 
     def positions(self, tokens: Tensor) -> Tensor:
         """The learned positions [N, D] of ``tokens`` [B, N, ...]."""
+        if self.sharding is not None:
+            return self.sharding.positions(self, tokens)
         seq_len, max_len = tokens.shape[1], len(self.position)
         if seq_len > max_len:
             raise ArgumentError(
@@ -37,6 +41,8 @@ class _Classifier(nn.Module):
 
     def pool(self, y: Tensor, mask: Tensor | None) -> Tensor:
         """Mean over the real tokens of ``y`` [B, N, D], whose padding is zero."""
+        if self.sharding is not None:
+            return self.sharding.pool(y, mask)
         if mask is None:
             return y.mean(1)
         return y.sum(1) / mask.sum(1, keepdim=True).clamp(min=1)

@@ -1,4 +1,4 @@
-"""The classifiers across ranks: positions of the slice, a mean over all tokens.
+"""The strategy of classifiers across ranks: positions of the slice, a mean over all tokens.
 
 Shapes: B batch, n own tokens, D width, C classes.
 """
@@ -13,15 +13,10 @@ from torch import Tensor, nn
 from flashmix.errors import ParallelError
 from flashmix.models import SequenceClassifier, TextClassifier
 from flashmix.parallel.comm.collectives import all_sum
-from flashmix.parallel.sharded import ShardedModule
+from flashmix.parallel.strategy import ShardedModule
 
 
 class _ScaleGradient(torch.autograd.Function):
-    """Passes its input on, and a P-th of the gradient back.
-
-    Every rank computes the same loss from the same logits; together they count as one.
-    """
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, parts: int) -> Tensor:
         ctx.parts = parts
@@ -33,28 +28,41 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def scale_gradient(x: Tensor, ranks: int) -> Tensor:
-    """``x``, of which every one of ``ranks`` computes the same loss: together they count once."""
+    """``x`` unchanged; its gradient is divided by ``ranks`` in the backward.
+
+    For logits that are equal on so many ranks, each of which computes the same loss from them: the
+    gradients, which are summed across the ranks, are then those of one loss.
+
+    Args:
+        x: of any shape and floating dtype.
+        ranks: number of ranks P.
+    """
     return _ScaleGradient.apply(x, ranks)
 
 
-class _ShardedClassifier(ShardedModule):
+class ClassifierStrategy(ShardedModule):
     """A classifier of a slice of the tokens; its logits [B, C] are those of all, on every rank."""
 
-    position: nn.Parameter
+    replaces = ("positions", "pool")
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
-        logits: Tensor = super().forward(tokens, mask)
-        return scale_gradient(logits, self.ranks.size)
+    def attach(self, module: nn.Module) -> None:
+        """Also divide the gradient of the logits, of which every rank computes the same loss."""
+        super().attach(module)
+        module.register_forward_hook(self._scale_logits)
 
-    def positions(self, tokens: Tensor) -> Tensor:
+    def guard(self, module: nn.Module) -> None:
+        """Nothing: :attr:`replaces` are the only methods that reach across tokens."""
+
+    def positions(self, model: Any, tokens: Tensor) -> Tensor:
         """The learned positions [n, D] of this rank's tokens."""
         layout = self.layout(tokens, None, 1)
-        if layout.total > len(self.position):
+        if layout.total > len(model.position):
             raise ParallelError(
-                f"{self.where}: at most max_len = {len(self.position)} tokens fit, got "
+                f"{self.where}: at most max_len = {len(model.position)} tokens fit, got "
                 f"{layout.total} on {self.ranks.size} ranks"
             )
-        return self.position[layout.own]
+        positions: Tensor = model.position[layout.own]
+        return positions
 
     def pool(self, y: Tensor, mask: Tensor | None) -> Tensor:
         """Mean over the real tokens of all ranks."""
@@ -62,16 +70,11 @@ class _ShardedClassifier(ShardedModule):
         sums = all_sum(torch.cat((y.sum(1), count.to(y.dtype)), 1), self.ranks)
         return sums[:, :-1] / sums[:, -1:].clamp(min=1)
 
-
-class ShardedSequenceClassifier(_ShardedClassifier, SequenceClassifier):
-    """Features [B, n, F] in."""
-
-
-class ShardedTextClassifier(_ShardedClassifier, TextClassifier):
-    """Token ids [B, n] in."""
+    def _scale_logits(self, module: nn.Module, inputs: Any, logits: Tensor) -> Tensor:
+        return scale_gradient(logits, self.ranks.size)
 
 
-MODELS: dict[type[nn.Module], type[ShardedModule]] = {
-    SequenceClassifier: ShardedSequenceClassifier,
-    TextClassifier: ShardedTextClassifier,
+MODEL_STRATEGIES: dict[type[nn.Module], type[ShardedModule]] = {
+    SequenceClassifier: ClassifierStrategy,
+    TextClassifier: ClassifierStrategy,
 }

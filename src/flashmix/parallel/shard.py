@@ -1,24 +1,25 @@
-"""The one call: a model's mixers take to a sequence that is spread across ranks."""
+"""Sharding a model's sequence: :func:`shard_sequence`, and what its users need beside it."""
 
 from __future__ import annotations
 
+import copy
+import sys
 import zlib
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.tensor import DTensor
 
 from flashmix.errors import ArgumentError, FlashmixError
 from flashmix.mixers import Mixer
 from flashmix.ops import _checks
-from flashmix.parallel.classifiers import MODELS
+from flashmix.parallel.classifiers import MODEL_STRATEGIES
 from flashmix.parallel.comm import collectives as _collectives
 from flashmix.parallel.comm.ranks import Ranks, even_split, offsets_of
-from flashmix.parallel.mixers import MIXERS
-from flashmix.parallel.sharded import ShardedModule
+from flashmix.parallel.strategies import MIXER_STRATEGIES
+from flashmix.parallel.strategy import MixerStrategy, ShardedModule
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -28,64 +29,73 @@ MIX_TOKENS = (
     nn.modules.conv._ConvNd,
     nn.modules.batchnorm._BatchNorm,
 )
-"""Modules of PyTorch that reach across tokens and would see their slice alone."""
+"""Modules of PyTorch that reach across tokens, and would reach those of their slice only."""
 
 MODEL_METADATA = ("number of tensors", "model")
-"""What the ranks tell each other about their models."""
+"""What the ranks compare of their models."""
 
-FORMS: dict[type[nn.Module], type[ShardedModule]] = {**MIXERS, **MODELS}
+STRATEGIES: Mapping[Any, type[ShardedModule]] = {**MIXER_STRATEGIES, **MODEL_STRATEGIES}
 
 
 def shard_sequence(model: Model, mesh: DeviceMesh, *, sum_gradients: bool = True) -> Model:
-    """Spread the tokens of ``model`` across the ranks of ``mesh``; in place.
+    """Shard the sequence of ``model`` across the ranks of ``mesh``, in place.
 
-    From then on each rank calls it with its slice of the tokens, [B, n, D] and mask [B, n], slices
-    lying end to end in the order of the ranks, and gets that slice of the result that one device
-    would compute. Slices may differ in length. Parameters keep their names; the first rank's
-    values are taken on all.
+    Afterwards each rank calls the model with its slice of the tokens, x [B, n, D] and mask [B, n],
+    and gets that slice of what one device would compute from all tokens. Slices follow each other
+    in the order of the ranks and may differ in length. Classes and parameter names stay as they
+    are; all ranks take the first rank's values.
 
     The loss is the sum of the ranks' losses: divide by the tokens of all ranks, not of one. The
     classifiers of :mod:`flashmix.models` return the same logits on every rank; compute the same
     loss on each.
 
     Args:
-        model: a mixer, or a model whose mixers are flashmix's and whose other modules treat each
-            token alone.
-        mesh: a device mesh with one dimension; of a larger one pass ``mesh["name"]``.
-        sum_gradients: sum each parameter's gradient across the ranks in the backward. False where DDP
-            or FSDP spans these ranks too and does so (they average: scale the loss by P).
+        model: a mixer, or a model whose mixers are flashmix's or subclasses of them, and whose
+            other modules treat each token alone.
+        mesh: a device mesh with one dimension; of a larger mesh pass ``mesh["name"]``.
+        sum_gradients: sum the gradients of parameters across the ranks. False where DDP or FSDP
+            spans these ranks too and does so (they average: scale the loss by P).
 
     Returns:
         ``model`` itself.
 
     Raises:
-        ArgumentError: a mesh or a module that does not fit; nothing is changed then.
-        ImplementationError: a mixer's ``impl`` has no sharded form.
-        ParallelError: on every rank, where the ranks hold different models.
+        ArgumentError: the mesh or a module does not fit; the model is unchanged then.
+        ImplementationError: a mixer's ``impl``, or a subclass, cannot be sharded.
+        ParallelError: on every rank, where the ranks' models differ.
     """
     _checks.check_flag("shard_sequence", "sum_gradients", sum_gradients)
     ranks = Ranks(mesh)
     try:
-        found = _modules_to_shard(model)
+        bases = _modules_to_shard(model)
     except FlashmixError as error:
         ranks.broadcast_error(str(error), len(MODEL_METADATA))
         raise
     ranks.check_consistent("shard_sequence", _model_metadata(model))
-    sum_themselves = _sum_themselves(model) if sum_gradients else set()
-    for name, module in found.items():
-        kind = type(module)
-        module.__class__ = FORMS[kind]
-        module.sum_gradients = module in sum_themselves  # type: ignore[assignment]
-        module.attach(ranks, name, kind.__name__)  # type: ignore[operator]
-    _same_values(model, ranks)
+    summing = _modules_that_sum(model, bases) if sum_gradients else set()
+    for name, module in model.named_modules():
+        if module not in bases:
+            continue
+        base = bases[module]
+        strategy = STRATEGIES[base](module, ranks, name)
+        if isinstance(strategy, MixerStrategy):
+            strategy.sum_gradients = module in summing
+        strategy.attach(module)
+        if type(module) is not base:
+            strategy.guard(module)
+    _broadcast_values(model, ranks)
     if sum_gradients:
-        summed = {id(p) for module in sum_themselves for p in module.parameters(recurse=False)}
-        _sum_gradients([p for p in model.parameters() if id(p) not in summed], ranks)
+        summed = {id(p) for module in summing for p in module.parameters(recurse=False)}
+        _sum_gradients(model, ranks, summed)
     return model
 
 
 def local_slice(seq_len: int, mesh: DeviceMesh) -> slice:
-    """Where the calling rank's tokens stand when ``seq_len`` are cut as evenly as can be.
+    """The calling rank's slice of ``seq_len`` tokens, which are split as evenly as can be.
+
+    Args:
+        seq_len: tokens N of all ranks.
+        mesh: a device mesh with one dimension.
 
     Raises:
         ArgumentError: a bad mesh, or fewer tokens than ranks.
@@ -102,56 +112,68 @@ def local_slice(seq_len: int, mesh: DeviceMesh) -> slice:
 
 
 def all_sum(x: Tensor, mesh: DeviceMesh) -> Tensor:
-    """The sum of ``x`` across the ranks of ``mesh``, on each; gradients are summed back.
+    """The sum of ``x`` across the ranks of ``mesh``; gradients are summed across them too.
 
-    For what reaches across tokens outside a mixer, the mean of all tokens say.
+    For what reaches across tokens outside a mixer, such as the mean of all tokens.
+
+    Args:
+        x: of any shape, the same on all ranks.
+        mesh: a device mesh with one dimension.
     """
     return _collectives.all_sum(x, Ranks(mesh))
 
 
-def _modules_to_shard(model: nn.Module) -> dict[str, nn.Module]:
+def _modules_to_shard(model: nn.Module) -> dict[nn.Module, type[nn.Module]]:
+    """The modules that need a strategy, each with the class of ``STRATEGIES`` that it is."""
     if not isinstance(model, nn.Module):
         raise ArgumentError(
             f"shard_sequence: model must be an nn.Module, got {type(model).__name__}"
         )
-    found = {}
+    bases = {}
     for name, module in model.named_modules():
-        place = f"{name} ({type(module).__name__})" if name else type(module).__name__
-        if isinstance(module, ShardedModule):
-            raise ArgumentError(f"shard_sequence: {place} is sharded already")
+        where = f"{name} ({type(module).__name__})" if name else type(module).__name__
+        if getattr(module, "sharding", None) is not None:
+            raise ArgumentError(f"shard_sequence: {where} is sharded already")
         if isinstance(module, MIX_TOKENS):
             raise ArgumentError(
-                f"shard_sequence: {place} reaches across tokens and has no sharded form; swap it "
-                "for a flashmix mixer or keep it out of the model"
+                f"shard_sequence: {where} reaches across tokens and cannot be sharded; replace it "
+                "by a flashmix mixer or keep it out of the model"
             )
-        if type(module) in FORMS:
-            FORMS[type(module)].check_supported(module, place)
-            found[name] = module
+        base = next((kind for kind in type(module).__mro__ if kind in STRATEGIES), None)
+        if base is not None:
+            STRATEGIES[base].check_supported(module, base, where)
+            bases[module] = base
         elif isinstance(module, Mixer):
             raise ArgumentError(
-                f"shard_sequence: {place} has no sharded form; those that have one: "
-                + ", ".join(kind.__name__ for kind in MIXERS)
+                f"shard_sequence: {where} cannot be sharded; mixers that can, and their "
+                "subclasses: " + ", ".join(kind.__name__ for kind in MIXER_STRATEGIES)
             )
-    if not found:
+    if not bases:
         raise ArgumentError(
             f"shard_sequence: {type(model).__name__} holds no flashmix mixer; there is nothing to "
-            "spread"
+            "shard"
         )
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if tensor.is_meta:
             raise ArgumentError(
                 f"shard_sequence: {name} is on the meta device; give the model its values first"
             )
-        if isinstance(tensor, DTensor):
+        if _is_dtensor(tensor):
             raise ArgumentError(
-                f"shard_sequence: {name} is sharded already; spread the tokens first, then use "
-                "FSDP2. Tensor parallelism does not go together with a sequence across ranks"
+                f"shard_sequence: {name} is sharded already; call shard_sequence first, then "
+                "FSDP2. Tensor parallelism cannot be combined with a sequence across ranks"
             )
-    return found
+    return bases
+
+
+def _is_dtensor(tensor: Tensor) -> bool:
+    """Whether it is a DTensor, whose module takes seconds to import and may not be imported yet."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def _model_metadata(model: nn.Module) -> dict[str, int]:
-    """What must be the same on all ranks: names, shapes, dtypes and classes."""
+    """The size and a hash of names, shapes, dtypes and classes, equal on all ranks."""
     tensors = [
         f"{name} {list(tensor.shape)} {tensor.dtype} {tensor.requires_grad}"
         for name, tensor in (*model.named_parameters(), *model.named_buffers())
@@ -161,16 +183,19 @@ def _model_metadata(model: nn.Module) -> dict[str, int]:
     return dict(zip(MODEL_METADATA, (len(tensors), digest), strict=True))
 
 
-def _same_values(model: nn.Module, ranks: Ranks) -> None:
-    """Give every rank the first one's parameters and buffers."""
+def _broadcast_values(model: nn.Module, ranks: Ranks) -> None:
+    """Give every rank the first rank's parameters and buffers."""
     with torch.no_grad():
         for tensor in (*model.parameters(), *model.buffers()):
             tensor.copy_(ranks.broadcast(tensor))
 
 
-def _sum_themselves(model: nn.Module) -> set[nn.Module]:
-    """The modules whose calls sum the gradients of their parameters, which no others hold."""
-    able = {module for module in model.modules() if _sums_own(module)}
+def _modules_that_sum(model: nn.Module, bases: dict[nn.Module, type[nn.Module]]) -> set[nn.Module]:
+    """The modules that sum the gradients of their own parameters, which no other module shares.
+
+    Not users' subclasses, whose own parameters may be used otherwise.
+    """
+    able = {module for module, base in bases.items() if type(module) is base and _sums(base)}
     others = {
         id(parameter)
         for module in model.modules()
@@ -183,17 +208,31 @@ def _sum_themselves(model: nn.Module) -> set[nn.Module]:
     return able
 
 
-def _sums_own(module: nn.Module) -> bool:
-    form = FORMS.get(type(module))
-    return form is not None and form.sums_gradients
+def _sums(base: type[nn.Module]) -> bool:
+    strategy = STRATEGIES[base]
+    return issubclass(strategy, MixerStrategy) and strategy.sums_gradients
 
 
-def _sum_gradients(parameters: Iterable[nn.Parameter], ranks: Ranks) -> None:
-    """Sum each one's gradient across the ranks as it comes."""
+class _GradientSums:
+    """Sums the gradients of parameters across the ranks as soon as they are computed.
 
-    def summed(grad: Tensor) -> Tensor:
-        return ranks.all_reduce(grad)
+    PyTorch's deep copies of a parameter lose its hooks; those of this object register them again.
+    """
 
-    for parameter in parameters:
-        if parameter.requires_grad:
-            parameter.register_hook(summed)
+    def __init__(self, parameters: list[nn.Parameter], ranks: Ranks) -> None:
+        self.parameters, self.ranks = parameters, ranks
+        for parameter in parameters:
+            parameter.register_hook(ranks.all_reduce)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _GradientSums:
+        return _GradientSums(copy.deepcopy(self.parameters, memo), self.ranks)
+
+
+def _sum_gradients(model: nn.Module, ranks: Ranks, done: set[int]) -> None:
+    """Sum gradients of the parameters across the ranks, except those whose ids are ``done``."""
+    for module in model.modules():
+        own = [p for p in module.parameters(recurse=False) if p.requires_grad and id(p) not in done]
+        done |= {id(parameter) for parameter in own}
+        if own:
+            # Kept by the module, so that it is copied with it.
+            module.gradient_sums = _GradientSums(own, ranks)  # type: ignore[assignment]

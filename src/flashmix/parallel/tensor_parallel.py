@@ -1,7 +1,9 @@
 """Tensor parallelism: the plan by which PyTorch shards the projections of a model by heads.
 
-A column shard of the fused ``qkv``, whose rows are those of q, then k, then v, would hold rows of q
-alone on the first ranks. :class:`HeadsParallel` gives each rank those of q, k and v of its heads.
+The rows of the fused ``qkv`` are those of q, then k, then v: a plain shard of them would hold only
+rows of q on the first ranks. :class:`HeadsParallel` gives each rank the rows of q, k and v of its
+heads. They become parameters of their own, ``weight_q`` to ``bias_v``, as PyTorch's checkpoints and
+FSDP2 need.
 
 Shapes: B batch, N tokens, D width, H heads, dh width of a head, P ranks.
 """
@@ -9,6 +11,7 @@ Shapes: B batch, N tokens, D width, H heads, dh width of a head, P ranks.
 from __future__ import annotations
 
 import math
+from types import MethodType
 from typing import Any
 
 import torch
@@ -22,7 +25,6 @@ from flashmix.errors import ArgumentError, ImplementationError
 from flashmix.mixers import FourierAttention
 from flashmix.mixers._base import QKVMixer
 from flashmix.models import Block
-from flashmix.parallel.sharded import ShardedModule
 
 
 def tp_plan(model: nn.Module) -> dict[str, ParallelStyle]:
@@ -31,30 +33,30 @@ def tp_plan(model: nn.Module) -> dict[str, ParallelStyle]:
         >>> from torch.distributed.tensor.parallel import parallelize_module
         >>> parallelize_module(model, mesh, parallel.tp_plan(model))
 
-    Mixers with projections share their heads among the ranks, and the MLP of a :class:`Block` its
-    hidden channels; each takes two sums across the ranks, one forward and one backward. All else,
-    ``fnet`` and ``spectral`` too, is computed by every rank alike. Inputs and outputs are whole on
-    every rank. Parameters keep their names but for ``qkv``, whose q, k and v become parameters of
-    their own; a whole mixer loads what is gathered of them.
+    Mixers with projections are sharded by heads, and the MLP of a :class:`Block` by its hidden
+    channels; each needs one all-reduce in the forward and one in the backward. All other modules,
+    ``fnet`` and ``spectral`` included, are computed by every rank alike. Inputs and outputs are
+    equal on all ranks. Parameters keep their names except in ``qkv``, whose q, k and v become
+    parameters of their own; an unsharded mixer loads their gathered state dict.
 
     Args:
-        model: before it is sharded in any way; FSDP2 over other ranks may follow.
+        model: not sharded yet; FSDP2 across other ranks may follow.
 
     Returns:
-        A style for each projection, by the name of its module; empty where nothing can be shared.
+        A style for each projection, by the name of its module; empty where nothing can be sharded.
 
     Raises:
-        ArgumentError: ``model`` is no module, or :func:`shard_sequence` has spread its tokens.
+        ArgumentError: ``model`` is no module, or was given to :func:`shard_sequence`.
     """
     if not isinstance(model, nn.Module):
         raise ArgumentError(f"tp_plan: model must be an nn.Module, got {type(model).__name__}")
     plan: dict[str, ParallelStyle] = {}
     for name, module in model.named_modules():
         place = f"{name}." if name else ""
-        if isinstance(module, ShardedModule):
+        if getattr(module, "sharding", None) is not None:
             raise ArgumentError(
-                f"tp_plan: the tokens of {name or 'the model'} are spread across ranks, which does "
-                "not go together with tensor parallelism; choose one"
+                f"tp_plan: the sequence of {name or 'the model'} is sharded across ranks, which "
+                "cannot be combined with tensor parallelism; choose one"
             )
         if isinstance(module, QKVMixer) and hasattr(module, "qkv"):
             plan[f"{place}qkv"] = HeadsParallel(
@@ -71,14 +73,14 @@ def tp_plan(model: nn.Module) -> dict[str, ParallelStyle]:
 
 
 class HeadsParallel(ColwiseParallel):
-    """Shards an ``nn.Linear`` by heads: q, k and v each by itself where it is ``fused``.
+    """Shards an ``nn.Linear`` by heads; a ``fused`` one by the heads of q, k and v separately.
 
-    The input is whole on every rank; the output holds the rank's heads, [..., 3 * D / P] of a fused
-    layer and else [..., D / P].
+    The input [..., D] is equal on all ranks; the output holds the rank's heads, [..., D / P], or
+    [..., 3 * D / P] of a fused layer.
 
     Args:
         num_heads: H, a multiple of the ranks.
-        fused: the layer's rows are those of q, then k, then v.
+        fused: whether the layer's rows are those of q, then k, then v.
         num_kv_heads: heads of k and v in a fused layer, a multiple of the ranks; H when None.
     """
 
@@ -98,7 +100,7 @@ class HeadsParallel(ColwiseParallel):
             if getattr(self, name) % device_mesh.size():
                 raise ArgumentError(
                     f"HeadsParallel: {name} must be a multiple of the {device_mesh.size()} ranks "
-                    f"that share them, got {getattr(self, name)}"
+                    f"that hold them, got {getattr(self, name)}"
                 )
         if not self.fused:
             return super()._apply(module, device_mesh)
@@ -112,34 +114,31 @@ class HeadsParallel(ColwiseParallel):
                 )
                 parameter = nn.Parameter(shard, requires_grad=whole.requires_grad)
                 module.register_parameter(f"{name}_{part}", parameter)
-        module.__class__ = HeadsLinear
+        # In place: the module stays the one that its parent and parallelize_module hold.
+        module.sharded_by_heads = True  # type: ignore[assignment]
+        module.forward = MethodType(_forward_heads, module)  # type: ignore[method-assign]
+        module.reset_parameters = MethodType(_reset_heads, module)  # type: ignore[method-assign]
         return module
 
 
-class HeadsLinear(nn.Linear):
-    """A fused projection of which each rank holds the rows of q, k and v of its heads.
+def _forward_heads(module: nn.Linear, x: Tensor) -> Tensor:
+    """The own heads' q, k and v [..., 3 D / P] of ``x`` [..., D], which is equal on all ranks."""
+    weights, biases = _parts(module, "weight"), _parts(module, "bias")
+    whole: Any = DTensor.from_local(x, weights[0].device_mesh, [Replicate()], run_check=False)
+    # The gradient of x that a rank computes is the part of its heads in a sum.
+    own = whole.to_local(grad_placements=[Partial()])
+    bias = torch.cat([part.to_local() for part in biases]) if biases else None
+    return F.linear(own, torch.cat([part.to_local() for part in weights]), bias)
 
-    They are parameters of their own, ``weight_q`` to ``bias_v``, so that each is sharded as
-    PyTorch's checkpoints and FSDP2 know it.
-    """
 
-    sharded_by_heads = True
+def _reset_heads(module: nn.Linear) -> None:
+    """As ``nn.Linear.reset_parameters``."""
+    for weight in _parts(module, "weight"):
+        nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
+    for bias in _parts(module, "bias"):
+        nn.init.uniform_(bias, -(module.in_features**-0.5), module.in_features**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``x`` [..., D], the same on all ranks, to [..., 3 * D / P]."""
-        weights, biases = self._parts("weight"), self._parts("bias")
-        whole: Any = DTensor.from_local(x, weights[0].device_mesh, [Replicate()], run_check=False)
-        # A rank's gradient is the part that its heads have in the whole.
-        own = whole.to_local(grad_placements=[Partial()])
-        bias = torch.cat([one.to_local() for one in biases]) if biases else None
-        return F.linear(own, torch.cat([one.to_local() for one in weights]), bias)
 
-    def reset_parameters(self) -> None:
-        """As ``nn.Linear``'s own."""
-        for weight in self._parts("weight"):
-            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))
-        for bias in self._parts("bias"):
-            nn.init.uniform_(bias, -(self.in_features**-0.5), self.in_features**-0.5)
-
-    def _parts(self, name: str) -> list[Any]:
-        return [p for key, p in self.named_parameters() if key.startswith(name)]
+def _parts(module: nn.Linear, name: str) -> list[Any]:
+    """The shards of q, k and v."""
+    return [p for key, p in module.named_parameters() if key.startswith(name)]

@@ -16,6 +16,7 @@ from torch import Tensor
 from flashmix.parallel.comm.collectives import exchange
 from flashmix.parallel.comm.layout import Layout
 from flashmix.parallel.comm.ranks import even_split, offsets_of
+from flashmix.parallel.comm.volume import exchange_bytes
 
 
 def mix_by_heads(run: Callable[..., Tensor], heads: tuple[Tensor, ...], layout: Layout) -> Tensor:
@@ -43,3 +44,22 @@ def mix_by_heads(run: Callable[..., Tensor], heads: tuple[Tensor, ...], layout: 
     y = run(*whole, mask) if shares[ranks.rank] else torch.stack(whole).sum(0).square()
     back = exchange(y.squeeze(1), ranks, layout.tokens(1), (0, shares))
     return back.unflatten(0, (batch, count))
+
+
+def head_exchange_bytes(
+    layout: Layout, rank: int, pairs: int, pair_bytes: int, inputs: int, backward: bool
+) -> int:
+    """Bytes that ``rank`` sends in :func:`mix_by_heads`.
+
+    Args:
+        layout: of the tokens.
+        rank: the rank.
+        pairs: B * H.
+        pair_bytes: size of one token of one pair.
+        inputs: how many tensors are exchanged for one result.
+        backward: whether the backward is included.
+    """
+    shares = [pair_bytes * share for share in even_split(pairs, layout.ranks.size)]
+    there, back = exchange_bytes(layout, rank, shares)
+    forward = inputs * there + back
+    return forward + there + inputs * back if backward else forward

@@ -139,3 +139,16 @@ def _scores(
             later = torch.arange(keys.shape[-1], device=q.device) > query
             scores.masked_fill_(later, float("-inf"))
         yield some, scores
+
+
+def ring_bytes(block: int, element: int, ranks: int, backward: bool) -> int:
+    """Bytes that a rank sends in :func:`ring_attention`.
+
+    Args:
+        block: numbers in the keys and values of the longest slice.
+        element: bytes of a number; gradients are sent in at least float32.
+        ranks: P.
+        backward: whether the backward is included.
+    """
+    forward = block * (ranks - 1) * element
+    return 2 * forward + block * ranks * max(4, element) if backward else forward

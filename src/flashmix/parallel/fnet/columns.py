@@ -29,7 +29,7 @@ from flashmix.parallel.comm.chunks import chunk_sizes as pairs_of
 from flashmix.parallel.comm.graphs import cached
 from flashmix.parallel.comm.ranks import offsets_of
 from flashmix.parallel.comm.shared_memory import STATS, SharedMemory
-from flashmix.parallel.fnet.exchange import UNIT
+from flashmix.parallel.fnet.plan import UNIT
 
 _TILE = 4096
 """Elements of a program that only copies."""

@@ -146,3 +146,11 @@ def _padded(layout: Layout, mask: Tensor, reach: int, causal: bool) -> Halo:
         counts=bounds[2:],
         mask=here[:, span],
     )
+
+
+def halo_bytes(side: int, rank: int, ranks: int, causal: bool, backward: bool) -> int:
+    """Bytes that ``rank`` sends of a halo whose tokens on one side have ``side`` bytes."""
+    before, after = rank > 0, rank < ranks - 1
+    sent = after + (before and not causal)
+    received = before + (after and not causal)
+    return side * (sent + received if backward else sent)

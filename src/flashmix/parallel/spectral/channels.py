@@ -24,6 +24,7 @@ from flashmix.parallel.comm.chunks import (
 from flashmix.parallel.comm.first_order import first_order
 from flashmix.parallel.comm.layout import Layout
 from flashmix.parallel.comm.ranks import even_split
+from flashmix.parallel.comm.volume import exchange_bytes
 
 MIN_CHANNELS = 16
 """Least channels of a chunk: filtering fewer at a time is slow."""
@@ -199,3 +200,12 @@ def _whole(flat: Tensor, layout: Layout, batch: int) -> Tensor:
 def _token_first(y: Tensor) -> Tensor:
     """[B, N, c] as it is exchanged: [N, B, c] flat."""
     return y.transpose(0, 1).flatten()
+
+
+def channel_exchange_bytes(layout: Layout, rank: int, dim: int, channel_bytes: int) -> int:
+    """Bytes that ``rank`` sends in one pass of :func:`filter_by_channels`.
+
+    ``channel_bytes`` is the size of one token's channel, of all sequences.
+    """
+    shares = [channel_bytes * share for share in even_split(dim, layout.ranks.size)]
+    return sum(exchange_bytes(layout, rank, shares))

@@ -23,8 +23,6 @@ from torch import Tensor
 
 from flashmix.ops._padding import pack, real_first, unpack, zero_padding
 from flashmix.ops._precision import full_precision, transform_dtype
-from flashmix.ops._triton import availability
-from flashmix.ops._triton.launch import MOST_OFFSET
 from flashmix.ops._triton.matrices import phases
 from flashmix.ops.spectral.filter import filter_for_length
 from flashmix.ops.spectral.plan import MOST_MODES
@@ -38,9 +36,14 @@ MAX_BATCHED_CHUNKS = {"cpu": 1, "cuda": 16}
 """Most chunks in one launch: their modes are kept beside each other until they are summed."""
 
 
+def modes_in_use(modes: int, length: int) -> int:
+    """How many of ``modes`` a sequence of ``length`` tokens has."""
+    return min(modes, length // 2 + 1)
+
+
 def few_modes(modes: int, layout: Layout) -> bool:
-    """Whether summing modes moves less than exchanging tokens, and dense products still pay."""
-    kept = min(modes, layout.total // 2 + 1)
+    """Whether an all-reduce of the modes is cheaper than an exchange of channels."""
+    kept = modes_in_use(modes, layout.total)
     return kept <= MOST_MODES and 2 * kept * layout.ranks.size <= layout.total
 
 
@@ -58,10 +61,6 @@ def filter_by_modes(
         whole: every rank gets the whole gradients of W and b, which cost no message; else the part
             that its slice has in them.
     """
-    if kernels_support(x, weight, layout):
-        from flashmix.parallel.spectral.modes_function import filter_by_modes as by_kernels
-
-        return by_kernels(x, weight, bias, unitary, layout, whole)
     mask = layout.own_mask
     weight = weight.to(transform_dtype(x.dtype, weight.dtype))
     order = None if mask is None else real_first(mask)
@@ -75,18 +74,6 @@ def filter_by_modes(
     higher = tokens if unitary else None  # the modes above pass
     y = Synthesise.apply(modes, higher, parts, x.shape[1], x.dtype)
     return y if order is None else zero_padding(unpack(y, order), mask)
-
-
-def kernels_support(x: Tensor, weight: Tensor, layout: Layout) -> bool:
-    """Whether Triton's kernels take such tokens; every rank finds the same."""
-    return (
-        x.is_cuda
-        and x.dtype in availability.DTYPES
-        and weight.dtype != torch.float64
-        and layout.mask is None
-        and availability.missing() is None
-        and 2 * weight.shape[0] * x.shape[2] * MAX_BATCHED_CHUNKS["cuda"] < MOST_OFFSET
-    )
 
 
 @dataclass(frozen=True)
