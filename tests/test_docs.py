@@ -1,10 +1,12 @@
 """What the documentation promises: code that runs, docstrings, links that lead somewhere."""
 
+import dataclasses
 import importlib
 import inspect
 import re
 import subprocess
 import sys
+from dataclasses import is_dataclass
 from pathlib import Path
 
 import pytest
@@ -82,8 +84,10 @@ def public_names():
             if not (inspect.isclass(value) or inspect.isroutine(value)):
                 continue
             yield f"{path}.{name}", value
+            fields = {one.name for one in dataclasses.fields(value)} if is_dataclass(value) else ()
             for method, member in vars(value).items() if inspect.isclass(value) else ():
-                if inspect.isfunction(member) and not method.startswith("_"):
+                public = not method.startswith("_") and method not in fields
+                if inspect.isfunction(member) and public:
                     yield f"{path}.{name}.{method}", member
 
 

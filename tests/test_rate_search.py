@@ -200,6 +200,7 @@ def test_a_search_whose_worker_was_killed_ends_with_the_bits_of_one_left_alone(
 
 def test_a_run_trains_all_seeds_at_the_rate_that_validation_chose(
     tmp_path,
+    monkeypatch,
     reviews,  # noqa: F811
     vocabulary,  # noqa: F811
     own_cache,  # noqa: F811
@@ -211,6 +212,7 @@ def test_a_run_trains_all_seeds_at_the_rate_that_validation_chose(
     searched = Experiment(
         config=config, mixers=("fnet",), rates=(1e-7, 3e-3), seeds=(0, 1), lengths=()
     )
+    monkeypatch.setattr(running, "Worker", lambda *_, **__: KilledOnce(0.0, -1))
     run_experiment(searched, tmp_path, kind="finetune", threads=1)
     rows = read_rows(tmp_path)
     assert [(row["seed"], row["lr"]) for row in rows] == [(0, 3e-3), (1, 3e-3)]

@@ -156,14 +156,14 @@ def digits(**options):
 
 
 def test_digits_are_learned_well_above_chance(tmp_path):
-    experiment = digits(epochs=10, limit=None)
+    experiment = digits(epochs=4, limit=None)
     run_experiment(experiment, tmp_path / "run", kind="finetune", threads=1)
     (row,) = read_rows(tmp_path / "run")
     assert row["status"] == "ok"
-    assert row["test_accuracy"] > 4 * CHANCE
+    assert row["test_accuracy"] > 3 * CHANCE
     assert row["train_examples"] + row["val_examples"] + row["test_examples"] == 1797
     assert sum(map(sum, row["confusion"])) == row["test_examples"] == 360
-    assert len(row["history"]) == 10
+    assert len(row["history"]) == 4
 
 
 def test_reviews_from_pretraining_to_the_report(tmp_path, reviews, vocabulary, own_cache):  # noqa: F811
@@ -200,14 +200,14 @@ def test_reviews_from_pretraining_to_the_report(tmp_path, reviews, vocabulary, o
         lr=2e-3,
     )
     out = run_experiment(
-        Experiment(config=config, mixers=mixers, seeds=(0, 1), lengths=(8,), jobs=2),
+        Experiment(config=config, mixers=mixers, seeds=(0,), lengths=(8,), jobs=2),
         tmp_path / "run",
         kind="finetune",
         threads=1,
     )
     rows = read_rows(out)
     assert sorted((row["mixers"], row["seed"]) for row in rows) == [
-        (one, seed) for one in mixers for seed in (0, 1)
+        (pattern, 0) for pattern in mixers
     ]
     for row in rows:
         assert row["status"] == "ok"
@@ -231,50 +231,64 @@ DIGITS = ("finetune", "--task", "digits", "--mixers", "fnet", "--seeds", 1, "--l
           "--threads", 1, "--limit", 400, "--device", "cpu")  # fmt: skip
 
 
-def wait_for(path, process):
-    deadline = time.monotonic() + 120
-    while not path.exists() and time.monotonic() < deadline and process.poll() is None:
-        time.sleep(0.02)
-    assert path.exists(), process.communicate()
+def wait_for(path, process, there=None):
+    there, deadline = there or path.exists, time.monotonic() + 120
+    while not there() and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.005)
+    assert there(), process.communicate()
 
 
-def test_a_killed_run_resumes_to_the_result_of_one_left_alone(tmp_path):
-    alone = digits(epochs=3, lr=3e-4, limit=400)
-    run_experiment(alone, tmp_path / "alone", kind="finetune", threads=1)
-    out = tmp_path / "killed"
-    process = start_cli(*DIGITS, "--epochs", 3, "--out", out)
-    wait_for(out / "fnet" / "seed-0" / STATE_FILE, process)
+def run_alone(out, epochs):
+    """A run that nothing disturbs, of the same training as ``DIGITS``."""
+    experiment = digits(epochs=epochs, lr=3e-4, limit=400)
+    return run_experiment(experiment, out, kind="finetune", threads=1)
+
+
+@pytest.fixture(scope="module")
+def two_epochs(tmp_path_factory):
+    return run_alone(tmp_path_factory.mktemp("alone") / "run", 2)
+
+
+def test_a_run_interrupted_and_killed_ends_with_the_result_of_one_left_alone(tmp_path):
+    """Each time it goes on from the state that it had saved, and says how."""
+    alone, out = run_alone(tmp_path / "alone", 12), tmp_path / "run"
+    state = out / "fnet" / "seed-0" / STATE_FILE
+    command = [*DIGITS, "--epochs", 12, "--out", out]
+    saved = 0
+
+    def goes_on():
+        return state.exists() and state.stat().st_mtime_ns > saved
+
+    for how in (signal.SIGINT, signal.SIGTERM):
+        process = start_cli(*command)
+        wait_for(state, process, goes_on)
+        process.send_signal(how)
+        printed, _ = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert f"flashmix finetune --resume {out}" in printed
+        header, _ = checkpoint._read(state)[::-1]
+        assert json.loads(header["state"])["progress"]["step"] > 0
+        assert read_run(out)["finished"] is None
+        command, saved = ["finetune", "--resume", out], state.stat().st_mtime_ns
+    process = start_cli(*command)
+    wait_for(state, process, goes_on)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not read_rows(out)
     time.sleep(1.5)  # its worker ends when it notices
-    again = start_cli("finetune", "--resume", out)
+    again = start_cli(*command)
     assert again.wait(120) == 0, again.communicate()
-    (expected,), (found,) = read_rows(tmp_path / "alone"), read_rows(out)
+    (expected,), (found,) = read_rows(alone), read_rows(out)
     assert untimed(found) == untimed(expected)
     weights = [
         checkpoint.read_weights(folder / "fnet" / "seed-0" / "model" / "model.safetensors")
-        for folder in (tmp_path / "alone", out)
+        for folder in (alone, out)
     ]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_training_saves_its_state_and_says_how_to_go_on(tmp_path, how):
-    out = tmp_path / "run"
-    process = start_cli(*DIGITS, "--epochs", 200, "--out", out)
-    wait_for(out / "fnet" / "seed-0" / STATE_FILE, process)
-    process.send_signal(how)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"flashmix finetune --resume {out}" in printed
-    header, _ = checkpoint._read(out / "fnet" / "seed-0" / STATE_FILE)[::-1]
-    assert json.loads(header["state"])["progress"]["step"] > 0
-    assert read_run(out)["finished"] is None
-
-
 @pytest.mark.parametrize("sharing", [1, 2])
-def test_two_processes_train_as_one(tmp_path, sharing):
+def test_two_processes_train_as_one(tmp_path, two_epochs, sharing):
     """Each with its part of the batch, or of every sequence."""
     environment = {"OMP_NUM_THREADS": "1", **WITHOUT_PAGE}
     two = subprocess.run(
@@ -288,10 +302,7 @@ def test_two_processes_train_as_one(tmp_path, sharing):
         check=False,
     )  # fmt: skip
     assert two.returncode == 0, two.stderr[-2000:]
-    run_experiment(
-        digits(epochs=2, lr=3e-4, limit=400), tmp_path / "one", kind="finetune", threads=1
-    )
-    (one,), (both,) = read_rows(tmp_path / "one"), read_rows(tmp_path / "two")
+    (one,), (both,) = read_rows(two_epochs), read_rows(tmp_path / "two")
     assert (both["processes"], both["sequence_parallel"]) == (2, sharing)
     assert both["steps"] == one["steps"]
     # Dropout draws other numbers in each process, all else is the same.
