@@ -33,6 +33,7 @@ from flashmix.ops.fnet.plan import plan
 from flashmix.ops.fnet.triton import launch as fnet
 from flashmix.ops.fnet.triton import passes
 from flashmix.ops.local_attention.triton import launch as local
+from flashmix.ops.local_attention.window import reach
 from flashmix.ops.spectral.plan import plan as spectral_plan
 from flashmix.ops.spectral.triton import launch as spectral
 from flashmix.ops.topk_attention.triton import launch as topk
@@ -209,8 +210,9 @@ def attentions(dtype: torch.dtype, width: int, causal: bool, padded: bool) -> La
     mask = torch.ones(1, 1024, dtype=torch.bool) if padded else None
 
     def windowed(window: int) -> None:
-        saved = local.forward(q, k, v, mask, window, causal)
-        local.backward(q, q, k, v, *saved, mask, window, causal)
+        sides = reach(window, causal)
+        saved = local.forward(q, k, v, mask, *sides)
+        local.backward(q, q, k, v, *saved, mask, *sides)
 
     def exact(count: int) -> None:
         y, index, weights = topk.forward(q, k, v, mask, count, causal)

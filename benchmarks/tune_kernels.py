@@ -31,6 +31,7 @@ from flashmix.ops.fnet.plan import Plan, matrices, plans
 from flashmix.ops.fnet.triton import launch as fnet
 from flashmix.ops.fnet.triton import passes
 from flashmix.ops.local_attention.triton import launch as local
+from flashmix.ops.local_attention.window import reach
 from flashmix.ops.spectral.plan import plan as spectral_plan
 from flashmix.ops.spectral.triton import launch as spectral
 from flashmix.ops.topk_attention.triton import launch as topk_attention
@@ -273,7 +274,7 @@ def heads(batch: int, seq_len: int) -> list[torch.Tensor]:
 def tune_local(batch: int, seq_len: int, window: int, count: bool) -> dict[str, Any]:
     """Both directions of a sliding window."""
     q, k, v = heads(batch, seq_len)
-    forward = partial(local.forward, q, k, v, None, window, False)
+    forward = partial(local.forward, q, k, v, None, *reach(window, False))
     first = [
         local.Config(queries=m, keys=n, warps=w, stages=s)
         for m, n, w, s in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3))
@@ -281,7 +282,7 @@ def tune_local(batch: int, seq_len: int, window: int, count: bool) -> dict[str, 
     ]
     _, one = quickest(first, lambda how: forward(how=how), count)
     y, logarithm = forward()
-    backward = partial(local.backward, y, q, k, v, y, logarithm, None, window, False)
+    backward = partial(local.backward, y, q, k, v, y, logarithm, None, *reach(window, False))
     second = [
         local.Config(back_rows=m, back_step=n, back_warps=w, back_stages=s)
         for m, n, w, s in itertools.product((64, 128), (32, 64), (4, 8), (1, 2, 3))

@@ -181,6 +181,16 @@ def test_counts_below_one_or_no_integers_are_refused(value):
             refuses(call, name, "integer >= 1", repr(value))
 
 
+@pytest.mark.parametrize("pair", [(1,), (1, 2, 3), (-1, 0), (0, 1.0), (True, 1), (None, 1), ()])
+def test_a_window_of_two_sides_is_two_integers(pair):
+    q = torch.zeros(1, 1, 4, 2)
+    for call in (
+        partial(ops.local_attention, q, q, q, window=pair),
+        partial(create_mixer, "local", 8, window=pair),
+    ):
+        refuses(call, "window", "(left, right)", repr(pair))
+
+
 @pytest.mark.parametrize("name", ["attention", "local", "topk", "fourier", "hybrid"])
 @given(dim=st.integers(1, 64), heads=st.integers(2, 70))
 def test_heads_must_divide_the_width(name, dim, heads):

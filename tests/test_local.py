@@ -21,12 +21,19 @@ def band(n, window, causal, device):
     """Which key each query sees, bool [N, N]."""
     i = torch.arange(n, device=device)
     offset = i[:, None] - i
-    return (offset.abs() <= window // 2) & ((offset >= 0) | (not causal))
+    if isinstance(window, tuple):
+        near = (offset <= window[0]) & (offset >= -window[1])
+    else:
+        near = offset < window if causal else offset.abs() <= window // 2
+    return near & ((offset >= 0) | (not causal))
 
 
 @each_local_impl
 @each_direction
-@given(n=st.integers(1, 40), window=st.integers(1, 50))
+@given(
+    n=st.integers(1, 40),
+    window=st.integers(1, 50) | st.tuples(st.integers(0, 50), st.integers(0, 50)),
+)
 def test_equals_masked_attention(case, impl, device, causal, n, window):
     skip_unless_runs(case.operator, impl, torch.float64, device)
     qkv = [x.requires_grad_() for x in randn(3, 2, 2, n, 3, device=device).unbind(0)]

@@ -83,7 +83,7 @@ def local_backward(device, mask):
     (grad,) = tensors(1, 2, 2, 9, 4, device=device, grad=False)
     logarithm = randn(2, 2, 9, dtype=torch.float32, device=device)
     inputs = (grad, *qkv(device, grad=False), logarithm)
-    return [(*inputs, m, 5, causal) for m, causal in ((None, False), (mask, True))]
+    return [(*inputs, m, 3, after) for m, after in ((None, 3), (mask, 0))]
 
 
 def block_backward(device, mask):
@@ -108,8 +108,8 @@ def without_gradients(calls):
 NORMS = ("backward", "ortho")
 SAMPLES = {
     "attention_torch": heads_samples((False,), (True,)),
-    "local_attention_torch": heads_samples((5, False), (4, True)),
-    "local_attention_cpu": heads_samples((5, False), (4, True)),
+    "local_attention_torch": heads_samples((1, 4), (3, 0)),
+    "local_attention_cpu": heads_samples((1, 4), (3, 0)),
     "local_attention_cpu_backward": local_backward,
     "topk_attention_torch": heads_samples((3, False), (3, True)),
     "topk_attention_torch_backward": topk_backward,

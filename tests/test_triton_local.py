@@ -39,6 +39,8 @@ CASES = [
     (1, 1, 1, 200, 96, 33, False, False),
     (1, 2, 1, 130, 80, 500, False, False),
     (1, 1, 1, 33, 136, 3, True, False),
+    (2, 2, 1, 90, 16, (40, 3), False, True),
+    (1, 1, 1, 70, 16, (0, 25), False, False),
 ]
 GPU_CASES = [
     (4, 8, 8, 4096, 64, 128, False, False),

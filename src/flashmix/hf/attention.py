@@ -115,7 +115,8 @@ def relative_attention(
         impl = mixer.impl if isinstance(mixer, Attention) else "auto"
         return zero_padding(_attend(q, k, v, added, dropout, impl), tame)
     seen = _dense.real_pairs(n, mask, False, q.device)
-    seen = seen & (_dense.distance(n, mask, q.device).abs() <= mixer.window // 2)
+    distance, (before, after) = _dense.distance(n, mask, q.device), mixer.reach
+    seen = seen & (distance <= before) & (distance >= -after)
     # Padding sees itself rather than nothing, which would be NaN.
     seen = seen | torch.eye(n, dtype=torch.bool, device=q.device)
     added = bias.to(q.dtype).masked_fill(~seen, float("-inf"))

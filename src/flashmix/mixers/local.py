@@ -8,8 +8,9 @@ from torch import Tensor
 
 from flashmix.mixers._base import QKVMixer, check_weights_impl
 from flashmix.mixers.config import QKVConfig
-from flashmix.ops import _checks, local_attention
+from flashmix.ops import local_attention
 from flashmix.ops.local_attention.reference import local_attention_and_weights
+from flashmix.ops.local_attention.window import Window, check_window, reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,21 +20,24 @@ class LocalAttentionConfig(QKVConfig):
     name = "local"
     op = "local_attention"
 
-    window: int = 128
+    window: Window = 128
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _checks.check_count(self.where, "window", self.window)
+        if isinstance(self.window, list):
+            self._resolve(window=tuple(self.window))
+        check_window(self.where, self.window)
 
 
 class LocalAttention(QKVMixer):
-    """Attention to the tokens with |i - j| <= window // 2, distances in real tokens.
+    """Attention to the tokens in a window around each, distances in real tokens.
 
     The pattern of Beltagy et al. 2020 (Longformer), section 3.1.
 
     Args:
         dim: width D.
-        window: tokens in view, >= 1: ``window // 2`` on each side and the token itself.
+        window: an integer w >= 1: token i sees those with abs(i - j) <= w // 2, and with ``causal``
+            the last w, itself among them. Or a pair (left, right): i - left <= j <= i + right.
         num_heads: heads H, a divisor of ``dim``; heads of width 64 by default.
         num_kv_heads: heads of k and v, a divisor of H, each shared by neighbouring heads of q; H
             by default.
@@ -42,16 +46,16 @@ class LocalAttention(QKVMixer):
         impl: "auto", or a name of :func:`flashmix.ops.local_attention`'s.
     """
 
-    summary = "attention to the tokens within window // 2 on each side"
+    summary = "attention to the tokens in a window around each"
     cost = "O(N * window)"
     Config = LocalAttentionConfig
-    window: int
+    window: Window
 
     def __init__(
         self,
         dim: int,
         *,
-        window: int = 128,
+        window: Window = 128,
         num_heads: int | None = None,
         num_kv_heads: int | None = None,
         causal: bool = False,
@@ -70,6 +74,11 @@ class LocalAttention(QKVMixer):
             )
         )
 
+    @property
+    def reach(self) -> tuple[int, int]:
+        """How many tokens before and after itself a token sees."""
+        return reach(self.window, self.causal)
+
     def mix_whole(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
         return local_attention(
             q, k, v, window=self.window, mask=mask, causal=self.causal, impl=self.impl
@@ -79,4 +88,4 @@ class LocalAttention(QKVMixer):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         check_weights_impl("LocalAttention", self.impl)
-        return local_attention_and_weights(q, k, v, mask, self.window, self.causal)
+        return local_attention_and_weights(q, k, v, mask, *self.reach)

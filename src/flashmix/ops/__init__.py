@@ -7,6 +7,7 @@ specification) and one file for each faster implementation. Its OPERATOR is list
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from flashmix.ops.fourier import OPERATOR as _FOURIER
 from flashmix.ops.fourier import fourier, fourier_weights
 from flashmix.ops.local_attention import OPERATOR as _LOCAL_ATTENTION
 from flashmix.ops.local_attention import local_attention
+from flashmix.ops.local_attention.window import keys_in_view
 from flashmix.ops.spectral import OPERATOR as _SPECTRAL
 from flashmix.ops.spectral import spectral
 from flashmix.ops.topk_attention import OPERATOR as _TOPK_ATTENTION
@@ -63,7 +65,7 @@ def explain(
     *,
     direction: Direction = "forward",
     machine: str | None = None,
-    **options: int | bool,
+    **options: Any,
 ) -> Decision:
     """Tell which implementation ``impl="auto"`` runs for a case, and why.
 
@@ -76,7 +78,7 @@ def explain(
         machine: the name of another machine of that kind, as ``torch.cuda.get_device_name()`` gives
             it there, for example "NVIDIA H200": nothing counts as missing on it.
         options: what else the choice depends on: ``masked``, ``causal``, for "spectral" ``modes``,
-            for "local_attention" ``window``, for top-k attention ``topk``.
+            for "local_attention" ``window`` (an integer or a pair), for top-k attention ``topk``.
 
     Returns:
         The decision that a call would take; print it for the whole of it.
@@ -85,6 +87,8 @@ def explain(
         ArgumentError: an unknown op, a shape with the wrong number of axes, another dtype
             or direction.
     """
+    if "window" in options:
+        options["window"] = keys_in_view(options["window"])
     return explain_choice(OPERATORS, op, shape, dtype, device, options, direction, machine)
 
 

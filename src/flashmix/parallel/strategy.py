@@ -47,7 +47,7 @@ class ShardedModule:
         options = sorted(
             (key, value)
             for key, value in vars(module).items()
-            if isinstance(value, bool | int | float | str) and key != "training"
+            if isinstance(value, bool | int | float | str | tuple) and key != "training"
         )
         kind = type(module).__name__
         self.where = f"{name} ({kind})" if name else kind

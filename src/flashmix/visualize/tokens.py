@@ -59,8 +59,8 @@ def layer_pictures(layer: Layer, shown: Shown) -> Iterator[Picture]:
 
 def _reach(mixer: Mixer | None, n: int) -> int:
     """Tokens to each side that captions speak of: the window's, or an eighth of the sequence."""
-    if isinstance(mixer, LocalAttention) and mixer.window // 2 < n - 1:
-        return mixer.window // 2
+    if isinstance(mixer, LocalAttention) and max(mixer.reach) < n - 1:
+        return max(mixer.reach)
     return max(1, n // 8)
 
 

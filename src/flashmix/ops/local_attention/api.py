@@ -16,14 +16,15 @@ from flashmix.ops._triton import availability
 from flashmix.ops.dispatch import Implementation, Operator, Signature
 from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
 from flashmix.ops.local_attention import cpu, reference, torch
+from flashmix.ops.local_attention.window import Window, check_window, keys_in_view, reach
 
 
 def _triton(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, before: int, after: int
 ) -> Tensor:
     from flashmix.ops.local_attention.triton import local_attention
 
-    return local_attention(q, k, v, mask, window, causal)
+    return local_attention(q, k, v, mask, before, after)
 
 
 @functools.cache
@@ -39,11 +40,9 @@ def _has_amx() -> bool:
 def _deprioritized_reason(signature: Signature) -> str | None:
     if signature.dtype != _torch.bfloat16 or not _has_amx():
         return None
-    reach, causal = signature.options.get("window", 0) // 2, bool(signature.options.get("causal"))
-    n = signature.shape[2]
-    if signature.direction == "training" and (
-        kept_for_any(n) or not torch.at_once(n, reach, causal)
-    ):
+    options, n = signature.options, signature.shape[2]
+    sides = reach(options.get("window", 1), bool(options.get("causal")))
+    if signature.direction == "training" and (kept_for_any(n) or not torch.at_once(n, *sides)):
         return None
     return "is slower than bfloat16 products on this processor (AMX), but to train short windows"
 
@@ -84,12 +83,12 @@ def local_attention(
     k: Tensor,
     v: Tensor,
     *,
-    window: int,
+    window: Window,
     mask: Tensor | None = None,
     causal: bool = False,
     impl: str = "auto",
 ) -> Tensor:
-    """Sliding-window attention: query i sees the keys with |i - j| <= window // 2.
+    """Sliding-window attention: each query sees the keys in a window around it.
 
     Distances count real tokens, so padding between two tokens does not part them
     (the pattern of Beltagy et al. 2020, Longformer, section 3.1).
@@ -97,9 +96,12 @@ def local_attention(
     Args:
         q, k, v: [B, H, N, dh], one floating dtype and device; k and v may have fewer heads, a
             divisor of H, and are then shared by neighbouring heads of q.
-        window: keys in view, in tokens, >= 1; ``window // 2`` on each side and the token itself.
+        window: an integer w >= 1: query i sees the keys with abs(i - j) <= w // 2, and with
+            ``causal`` the last w, its own among them (``sliding_window`` of Mistral and Hugging
+            Face). Or a pair (left, right): those with i - left <= j <= i + right, as in
+            FlashAttention.
         mask: bool [B, N], True = a real token. Outputs at padding are zero.
-        causal: query i sees keys j <= i only.
+        causal: query i sees keys j <= i only, whatever the window's right side.
         impl: "auto", "cpu" (native kernels), "torch", "triton" (heads up to 256 wide) or
             "reference".
 
@@ -111,12 +113,12 @@ def local_attention(
         ImplementationError: ``impl`` cannot run here.
     """
     _checks.check_qkv("local_attention", q, k, v, mask, grouped=True)
-    _checks.check_count("local_attention", "window", window)
+    check_window("local_attention", window)
     _checks.check_flag("local_attention", "causal", causal)
-    options = {"masked": mask is not None, "causal": causal, "window": window}
+    options = {"masked": mask is not None, "causal": causal, "window": keys_in_view(window)}
     signature = Signature(tuple(q.shape), q.dtype, q.device, options, direction_of(q, k, v))
     chosen = OPERATOR.select(impl, signature).implementation
     if not chosen.grouped_heads:
         k, v = repeat_heads(q, k, v)
-    y: Tensor = chosen.run(q, k, v, mask, window, causal)
+    y: Tensor = chosen.run(q, k, v, mask, *reach(window, causal))
     return y

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashmix.ops._compile import kept_for_any
 from flashmix.ops._cpu.heads import shape_of, strides, widen
 from flashmix.ops._cpu.library import DATA, INT, ROWS, SHAPE, STRIDES, Kernel
 from flashmix.ops._derivatives import vjp
@@ -21,6 +20,7 @@ from flashmix.ops._library import kernel_op
 from flashmix.ops._precision import transform_dtype
 from flashmix.ops.attention.torch import attention
 from flashmix.ops.local_attention.reference import widened
+from flashmix.ops.local_attention.window import sees_all
 
 _QKV, _OUT = (ROWS, ROWS, ROWS), (DATA, DATA, DATA)
 _forward = Kernel("local_forward", SHAPE, INT, INT, *_QKV, STRIDES, DATA, DATA)
@@ -28,22 +28,22 @@ _backward = Kernel("local_backward", SHAPE, INT, INT, ROWS, *_QKV, STRIDES, DATA
 
 
 def local_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, before: int, after: int
 ) -> Tensor:
     """Attention within the window, [B, H, N, dh]."""
-    if not kept_for_any(q.shape[2]) and window // 2 >= q.shape[2] - 1:
-        return attention(q, k, v, mask, causal)
-    y: Tensor = _op(q, k, v, mask, window, causal)[0]
+    if sees_all(q.shape[2], before, after):
+        return attention(q, k, v, mask, after == 0)
+    y: Tensor = _op(q, k, v, mask, before, after)[0]
     return y
 
 
-def _reach(window: int, causal: bool) -> tuple[int, int]:
-    return window // 2, 0 if causal else window // 2
+def _reach(before: int, after: int, n: int) -> tuple[int, int]:
+    return min(before, n), min(after, n)
 
 
 @kernel_op("local_attention_cpu", key="CPU")
 def _op(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, before: int, after: int
 ) -> tuple[Tensor, Tensor]:
     """The output, and the logarithm of each query's sum of exponentials [B, H, N]."""
     dtype = q.dtype
@@ -51,14 +51,14 @@ def _op(
     y = torch.empty(q.shape, dtype=q.dtype)
     logarithm = torch.empty(q.shape[:3], dtype=q.dtype)
     shape, _alive = shape_of(q.shape, mask)
-    reach = _reach(window, causal)
+    reach = _reach(before, after, q.shape[2])
     _forward(q.dtype, shape, *reach, q, k, v, strides(q, k, v), y, logarithm)
     return y.to(dtype), logarithm
 
 
 @_op.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, before: int, after: int
 ) -> tuple[Tensor, Tensor]:
     return q.new_empty(q.shape), q.new_empty(q.shape[:3], dtype=transform_dtype(q.dtype))
 
@@ -74,16 +74,16 @@ def _backward_op(
     v: Tensor,
     logarithm: Tensor,
     mask: Tensor | None,
-    window: int,
-    causal: bool,
+    before: int,
+    after: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to q, k and v, [B, H, N, dh] each."""
     wide = widen(grad, q, k, v)
     grads = [torch.empty(q.shape, dtype=logarithm.dtype) for _ in range(3)]
     shape, _alive = shape_of(q.shape, mask)
-    how = _reach(window, causal)
+    reach = _reach(before, after, q.shape[2])
     saved = logarithm.contiguous()
-    _backward(saved.dtype, shape, *how, *wide, strides(*wide), saved, *grads)
+    _backward(saved.dtype, shape, *reach, *wide, strides(*wide), saved, *grads)
     grad_q, grad_k, grad_v = (x.to(q.dtype) for x in grads)
     return grad_q, grad_k, grad_v
 
@@ -103,14 +103,14 @@ _backward_op.register_formula(_backward_formula, inputs=4)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *qkv, mask, ctx.window, ctx.causal = inputs
+    *qkv, mask, ctx.before, ctx.after = inputs
     ctx.save_for_backward(*qkv, output[1], mask)
     ctx.mark_non_differentiable(output[1])
 
 
 def _gradients(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     *saved, mask = ctx.saved_tensors
-    return *_backward_op(grad, *saved, mask, ctx.window, ctx.causal), None, None, None
+    return *_backward_op(grad, *saved, mask, ctx.before, ctx.after), None, None, None
 
 
 _op.register_autograd(_gradients, setup_context=_setup)

@@ -17,6 +17,7 @@ from flashmix.ops._library import composite_op
 from flashmix.ops._padding import real_first
 from flashmix.ops.attention.torch import attention
 from flashmix.ops.local_attention import reference
+from flashmix.ops.local_attention.window import sees_all
 
 MIN_BLOCK = 64
 
@@ -27,43 +28,41 @@ def _blocks(x: Tensor, before: int, after: int, size: int, count: int) -> Tensor
     return x.unfold(1, before + size + after, size).permute(1, 0, 3, 2)
 
 
-def at_once(n: int, reach: int, causal: bool) -> bool:
+def at_once(n: int, before: int, after: int) -> bool:
     """Whether one fused call with a mask does less work: a block's keys would be all keys."""
-    return max(MIN_BLOCK, reach) + (reach if causal else 2 * reach) >= n
+    return max(MIN_BLOCK, before, after) + before + after >= n
 
 
 @composite_op(
-    "local_attention_torch(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt window, bool causal)"
+    "local_attention_torch(Tensor q, Tensor k, Tensor v, Tensor? mask, SymInt before, SymInt after)"
     " -> Tensor",
     reference.local_attention,
 )
 def local_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, before: int, after: int
 ) -> Tensor:
     """Attention within the window, [B, H, N, dh]."""
     n = q.shape[2]
-    reach = window // 2
-    any_length = kept_for_any(n)
-    if not any_length and reach >= n - 1:
-        return attention(q, k, v, mask, causal)
-    run = _masked if any_length or at_once(n, reach, causal) else _banded
+    if sees_all(n, before, after):
+        return attention(q, k, v, mask, after == 0)
+    run = _masked if kept_for_any(n) or at_once(n, before, after) else _banded
     if mask is None:
-        return run(q, k, v, None, reach, causal)
+        return run(q, k, v, None, before, after)
     # Real tokens first: distances then count real tokens wherever the padding stood.
     order = real_first(mask)[:, None, :, None].expand_as(q)
     real = (torch.arange(n, device=q.device) < mask.sum(1, keepdim=True))[:, None, :, None]
     q, k, v = (x.gather(2, order).masked_fill(~real, 0) for x in (q, k, v))
-    y = run(q, k, v, mask.sum(1), reach, causal).masked_fill(~real, 0)
+    y = run(q, k, v, mask.sum(1), before, after).masked_fill(~real, 0)
     return torch.zeros_like(y).scatter(2, order, y)
 
 
 def _masked(
-    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, reach: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, before: int, after: int
 ) -> Tensor:
     """As :func:`_banded`, with an N x N mask."""
     n = q.shape[2]
     near = torch.ones(n, n, dtype=torch.bool, device=q.device)
-    near = near.triu(-reach).tril(0 if causal else reach)
+    near = near.triu(-before).tril(after)
     if lengths is not None:
         present = torch.arange(n, device=q.device) < lengths[:, None, None, None]
         # Queries beyond the end would see nothing; the diagonal keeps them finite.
@@ -72,22 +71,19 @@ def _masked(
 
 
 def _banded(
-    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, reach: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, lengths: Tensor | None, before: int, after: int
 ) -> Tensor:
     """Sliding window over packed sequences; keys at or beyond ``lengths`` [B] are padding."""
     batch, heads, n, width = q.shape
-    size = max(MIN_BLOCK, reach)
+    size = max(MIN_BLOCK, before, after)
     count = -(-n // size)
-    after = 0 if causal else reach
     q_blocks = _blocks(q, 0, 0, size, count)
-    k_blocks = _blocks(k, reach, after, size, count)
-    v_blocks = _blocks(v, reach, after, size, count)
+    k_blocks = _blocks(k, before, after, size, count)
+    v_blocks = _blocks(v, before, after, size, count)
 
     query = torch.arange(size, device=q.device)[:, None]
-    key = torch.arange(-reach, size + after, device=q.device)
-    near = (key - query).abs() <= reach
-    if causal:
-        near = near & (key <= query)
+    key = torch.arange(-before, size + after, device=q.device)
+    near = (key >= query - before) & (key <= query + after)
     start = torch.arange(count, device=q.device)[:, None] * size
     position = start + key
     if lengths is None:

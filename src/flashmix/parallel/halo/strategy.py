@@ -17,8 +17,8 @@ class LocalStrategy(HeadExchange[LocalAttention]):
     """Keys and values in reach come from the neighbours; head exchange where slices are shorter."""
 
     def mix(self, mixer: LocalAttention, inputs: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
-        layout, reach = self.layout(inputs[0], mask, 2), mixer.window // 2
-        run, causal = mixer.mix_whole, mixer.causal
+        layout, reach = self.layout(inputs[0], mask, 2), max(mixer.reach)
+        run, causal = mixer.mix_whole, mixer.reach[1] == 0
         if not halo_fits(reach, layout):
             return mix_by_heads(run, inputs, layout)
 
@@ -33,8 +33,8 @@ class LocalStrategy(HeadExchange[LocalAttention]):
     def bytes_sent(
         self, mixer: LocalAttention, call: Call, layout: Layout, rank: int
     ) -> int | None:
-        reach = mixer.window // 2
+        reach = max(mixer.reach)
         if not halo_fits(reach, layout):
             return super().bytes_sent(mixer, call, layout, rank)
         side = 2 * call.batch * call.dim * call.dtype.itemsize * reach
-        return halo_bytes(side, rank, layout.ranks.size, mixer.causal, call.backward)
+        return halo_bytes(side, rank, layout.ranks.size, mixer.reach[1] == 0, call.backward)

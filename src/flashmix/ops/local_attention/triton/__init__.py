@@ -20,24 +20,24 @@ from flashmix.ops.local_attention.triton import launch
 
 
 def local_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, before: int, after: int
 ) -> Tensor:
     """Attention within the window, [B, H, N, dh]; k and v may have fewer heads."""
-    y: Tensor = _op(q, k, v, mask, window, causal)[0]
+    y: Tensor = _op(q, k, v, mask, before, after)[0]
     return y
 
 
 @kernel_op("local_attention_triton")
 def _op(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, before: int, after: int
 ) -> tuple[Tensor, Tensor]:
     """The output, and the base-2 logarithm of each query's sum of exponentials [B, H, N]."""
-    return launch.forward(q, k, v, mask, window, causal)
+    return launch.forward(q, k, v, mask, before, after)
 
 
 @_op.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, window: int, causal: bool
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, before: int, after: int
 ) -> tuple[Tensor, Tensor]:
     return token_major(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
@@ -54,11 +54,11 @@ def _backward_op(
     y: Tensor,
     logarithm: Tensor,
     mask: Tensor | None,
-    window: int,
-    causal: bool,
+    before: int,
+    after: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to q, k and v."""
-    return launch.backward(grad, q, k, v, y, logarithm, mask, window, causal)
+    return launch.backward(grad, q, k, v, y, logarithm, mask, before, after)
 
 
 @_backward_op.register_fake
@@ -70,8 +70,8 @@ def _(
     y: Tensor,
     logarithm: Tensor,
     mask: Tensor | None,
-    window: int,
-    causal: bool,
+    before: int,
+    after: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     return token_major(q), token_major(k), token_major(v)
 
@@ -86,14 +86,14 @@ _backward_op.register_formula(_backward_formula, inputs=4)
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *qkv, mask, ctx.window, ctx.causal = inputs
+    *qkv, mask, ctx.before, ctx.after = inputs
     ctx.save_for_backward(*qkv, *output, mask)
     ctx.mark_non_differentiable(output[1])
 
 
 def _backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     *saved, mask = ctx.saved_tensors
-    return *_backward_op(grad, *saved, mask, ctx.window, ctx.causal), None, None, None
+    return *_backward_op(grad, *saved, mask, ctx.before, ctx.after), None, None, None
 
 
 _op.register_autograd(_backward, setup_context=_setup)

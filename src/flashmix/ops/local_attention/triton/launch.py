@@ -67,8 +67,8 @@ def forward(
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
-    window: int,
-    causal: bool,
+    before: int,
+    after: int,
     how: Config | None = None,
 ) -> tuple[Tensor, Tensor]:
     """The output, token-major, and the base-2 logarithm of each query's sum, float32 [B, H, N]."""
@@ -76,9 +76,9 @@ def forward(
     q, k, v = side_by_side(q, k, v)
     y = token_major(q)
     logarithm = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
-    how = how or config(width, window, q.dtype)
+    before, after = min(before, n), min(after, n)
+    how = how or config(width, before + after, q.dtype)
     real = packing(mask)
-    before, after = reach(window, causal, n)
     queries = _side(how.queries, n)
     if y.numel():
         forward_kernel[(cdiv(n, queries) * batch * heads,)](
@@ -116,8 +116,8 @@ def backward(
     y: Tensor,
     logarithm: Tensor,
     mask: Tensor | None,
-    window: int,
-    causal: bool,
+    before: int,
+    after: int,
     how: Config | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to q, k and v, token-major."""
@@ -125,9 +125,9 @@ def backward(
     q, k, v, grad = side_by_side(q, k, v, grad)
     logarithm = logarithm.contiguous()
     grads = token_major(q), token_major(k), token_major(v)
-    how = how or config(width, window, q.dtype)
+    before, after = min(before, n), min(after, n)
+    how = how or config(width, before + after, q.dtype)
     real = packing(mask)
-    before, after = reach(window, causal, n)
     rows = _side(how.back_rows, n)
     if y.numel():
         backward_kernel[(cdiv(n, rows) * batch * k.shape[1],)](
@@ -158,9 +158,3 @@ def backward(
             num_stages=how.back_stages,
         )
     return grads
-
-
-def reach(window: int, causal: bool, seq_len: int) -> tuple[int, int]:
-    """How many tokens a token sees before and after it."""
-    side = min(window // 2, seq_len)
-    return side, 0 if causal else side
