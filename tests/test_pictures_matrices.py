@@ -30,7 +30,8 @@ AFFINE = [text for text in MIXERS if is_affine(make_mixer(text))]
 def values(mixer, x):
     """What the heads mix, [B, H, N, dh]."""
     if hasattr(mixer, "qkv"):
-        return mixer.qkv(x).chunk(3, -1)[2].unflatten(-1, (HEADS, -1)).transpose(1, 2)
+        v = mixer.heads(x, None)[2]
+        return v.repeat_interleave(HEADS // v.shape[1], 1)
     return mixer.heads(x, None)
 
 
