@@ -67,20 +67,23 @@ struct Band {
   bool own(int64_t k) const { return k == 0 || 2 * k == n; }
 
   // The modes of channels c .. c + 2 W of the `dim` of each row.
-  void analyse(C* z, const Rows<const T>& x, int64_t c, int64_t dim) const {
-    for (int64_t t = 0; t < n; ++t)
-      z[t] = {load_lanes(x(t), c, dim), load_lanes(x(t), c + W, dim)};
+  void analyse(C* z, Rows<const T> x, int64_t c, int64_t dim) const {
+    for (int64_t t = 0; t < n; ++t) {
+      const T* row = x(t);
+      z[t] = {load_lanes(row, c, dim), load_lanes(row, c + W, dim)};
+    }
     fft(z, *plan);
   }
 
   // And back, with a vector each added to all rows.
-  void synthesise(C* z, const Rows<T>& y, int64_t c, int64_t dim, V one = V{},
+  void synthesise(C* z, Rows<T> y, int64_t c, int64_t dim, V one = V{},
                   V other = V{}) const {
     fft<T, false>(z, *plan);
     T scale = T(1) / T(n);
     for (int64_t t = 0; t < n; ++t) {
-      store_lanes(y(t), c, dim, z[t].re * scale + one);
-      store_lanes(y(t), c + W, dim, z[t].im * scale + other);
+      T* row = y(t);
+      store_lanes(row, c, dim, z[t].re * scale + one);
+      store_lanes(row, c + W, dim, z[t].im * scale + other);
     }
   }
 

@@ -210,7 +210,7 @@ struct FNet {
   template <int parts>
   void store(const C* z, const Plan<T>& plan, const Lane* lanes, int64_t size) const {
     const auto& of = rows[lanes[0].sequence];  // as of every sequence with lanes in here
-    V block[4][W];
+    V block[4][W] = {};
     // use(half, lane i, its column, its part of the block)
     auto each = [&](const auto& use) {
       for (int p = 0; p < 2 * parts; ++p) transpose<T>(block[p]);
@@ -220,8 +220,8 @@ struct FNet {
             use(lanes[i].sequence, lanes[i].line[p / 2], p % 2 * W, block[p][i]);
     };
     auto fill = [&](int64_t i, int64_t k) {
-      V one[4] = {};
-      if (k < of.count) separate(z, plan, k, one);
+      V one[4];
+      separate(z, plan, k, one);
       for (int p = 0; p < 2 * parts; ++p) block[p][i] = one[p];
     };
     for (int64_t k = 0; k < 2 * of.whole; k += W) {
@@ -248,7 +248,7 @@ struct FNet {
         }
         continue;
       }
-      for (int64_t i = 0; i < W; ++i) fill(i, i < count ? k + i : of.count);
+      for (int64_t i = 0; i < count; ++i) fill(i, k + i);
       each([&](int64_t sequence, int64_t d, int64_t part, V line) {
         auto [slot, lane] = rows.left(sequence, 0, half);
         int64_t here = std::min(count, W - lane);
