@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from flashmix.bench import Case
+from flashmix.bench import BenchmarkCase
 from flashmix.bench.stats import summary
 
 BASELINES = {"attention (naive)": "naive", "attention (fused)": "sdpa"}
@@ -28,7 +28,7 @@ def make_row(
     **fields: Any,
 ) -> dict[str, Any]:
     """A row as the runner writes it; one time stands for five samples without any spread."""
-    case = Case(
+    case = BenchmarkCase(
         suite="quick",
         mixer=label.removesuffix(" (naive)").removesuffix(" (fused)"),
         impl=BASELINES.get(label, "auto"),
@@ -53,7 +53,7 @@ def make_sweep(label: str, times_ms: dict[int, float], **fields: Any) -> list[di
 
 def make_training(mixer: str, accuracy: float, *, seed: int = 0, **fields: Any) -> dict[str, Any]:
     """A row of a training that went well."""
-    case = Case(
+    case = BenchmarkCase(
         suite="quick",
         mixer=mixer,
         direction="train",

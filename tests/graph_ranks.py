@@ -36,7 +36,7 @@ BUDGETS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 
 @dataclass(frozen=True)
-class Case:
+class BenchmarkCase:
     """A model, and what it is given: tokens [B, N, D], or ids [B, N]."""
 
     make: Callable[[], torch.nn.Module]
@@ -46,9 +46,9 @@ class Case:
     ids: bool = False
 
 
-def mixer(text: str, heads: int = HEADS, **fields: Any) -> Case:
+def mixer(text: str, heads: int = HEADS, **fields: Any) -> BenchmarkCase:
     """A mixer alone."""
-    return Case(functools.partial(parse_mixer(text).build, DIM, num_heads=heads), **fields)
+    return BenchmarkCase(functools.partial(parse_mixer(text).build, DIM, num_heads=heads), **fields)
 
 
 LAYERS: dict[str, Any] = {"dim": DIM, "depth": 2, "num_heads": HEADS}
@@ -68,20 +68,20 @@ CASES = {
     "spectral, by channels": mixer("spectral(modes=400)"),
     "spectral, causal": mixer("spectral(modes=16, causal=True)"),
     "hybrid": mixer("spectral(modes=16)+local(window=32)"),
-    "encoder": Case(
+    "encoder": BenchmarkCase(
         functools.partial(Encoder, DIM, 3, "fnet,attention,spectral(modes=16)", num_heads=HEADS)
     ),
-    "classifier of features": Case(
+    "classifier of features": BenchmarkCase(
         functools.partial(SequenceClassifier, DIM, 2048, 3, mixers="fnet,attention", **LAYERS)
     ),
-    "classifier of text": Case(
+    "classifier of text": BenchmarkCase(
         functools.partial(TextClassifier, VOCABULARY, 2048, 3, mixers="attention,fnet", **LAYERS),
         ids=True,
     ),
 }
 
 
-def inputs(case: Case, mesh: DeviceMesh, seed: int) -> torch.Tensor:
+def inputs(case: BenchmarkCase, mesh: DeviceMesh, seed: int) -> torch.Tensor:
     """This rank's slice, the same of the whole on every rank."""
     generator = torch.Generator().manual_seed(seed)
     own = parallel.local_slice(case.tokens, mesh)
@@ -92,7 +92,7 @@ def inputs(case: Case, mesh: DeviceMesh, seed: int) -> torch.Tensor:
     return x[:, own].to(DEVICE, case.dtype)
 
 
-def replay(case: Case, mesh: DeviceMesh) -> float:
+def replay(case: BenchmarkCase, mesh: DeviceMesh) -> float:
     """Largest relative error of a replay's output or gradient against a call's, on this rank."""
     torch.manual_seed(0)
     model = parallel.shard_sequence(case.make().to(DEVICE, case.dtype), mesh)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_helpers import make_run, make_sweep, make_training
-from flashmix.bench import SUITES, Case, Grid, build_suite
+from flashmix.bench import SUITES, BenchmarkCase, Grid, build_suite
 from flashmix.bench.stats import summary
 from flashmix.bench.store import RESULTS_FILE, RUN_FILE
 from flashmix.report.analysis.timings import FUSED, NAIVE
@@ -102,7 +102,7 @@ def write_run(folder: Path, rows: list[dict[str, Any]], **run: Any) -> Path:
 
 
 STATUSES = ["ok", "oom", "timeout", "crashed", "error"]
-FACTS = {
+PROPERTIES = {
     "fourier": {
         "lowest_tenth_energy_share_by_head": [0.1, 0.2],
         "lowest_tenth_of_frequencies": 0.1,
@@ -124,13 +124,13 @@ FACTS = {
 }
 
 
-def make_any(case: Case, status: str, time_ms: float, peak_mb: float):
-    """A row of any case: timed, trained, or facts."""
+def make_any(case: BenchmarkCase, status: str, time_ms: float, peak_mb: float):
+    """A row of any case: timed, trained, or properties."""
     row = {**case.as_dict(), "label": case.label, "status": status}
     if status != "ok":
         return {**row, "error": f"it was {status}"}
-    if case.direction == "facts":
-        return {**row, "facts": FACTS[case.mixer.partition("(")[0]]}
+    if case.direction == "properties":
+        return {**row, "properties": PROPERTIES[case.mixer.partition("(")[0]]}
     if case.direction == "train":
         return {**row, "accuracy": 0.5, "steps": 9, "train_seconds": 5.0, "params": 7}
     shape = [case.batch, case.seq_len, case.dim]

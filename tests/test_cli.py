@@ -107,7 +107,7 @@ def test_runs_as_a_module():
         (["bench"], ["name a suite: quick"]),
         (["bench", "--resume", "nowhere"], ["nowhere holds no run"]),
         (["bench", "--resume", "a", "--out", "b"], ["leave --out away"]),
-        (["bench", "quick", "--num-heads", "3", "--directions", "facts"], ["no case is left"]),
+        (["bench", "quick", "--num-heads", "3", "--directions", "properties"], ["no case is left"]),
         (["report", "nowhere"], ["nowhere holds no run"]),
         (["list", "fourrier"], ["did you mean 'fourier'", "Choices: "]),
     ],

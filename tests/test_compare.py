@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from flashmix.bench.case import Case
+from flashmix.bench.case import BenchmarkCase
 from flashmix.bench.stats import summary
 from flashmix.cli import main
 from flashmix.errors import ArgumentError
@@ -17,7 +17,7 @@ from flashmix.report.sections.side_by_side import comparison_section
 def row(ms, *, label="fnet", seq_len=256, status="ok", spread=0.01, seed=0, **fields):
     mixer, impl = {"fused": ("attention", "sdpa")}.get(label, (label, "auto"))
     fields = {"direction": "forward", "batch": 2, "dim": 64, "num_heads": 1, **fields}
-    case = Case(suite="quick", mixer=mixer, impl=impl, seq_len=seq_len, **fields)
+    case = BenchmarkCase(suite="quick", mixer=mixer, impl=impl, seq_len=seq_len, **fields)
     found = {**case.as_dict(), "label": case.label, "status": status}
     if status == "ok":
         draws = np.random.default_rng(seed).normal(ms, spread * ms, 25).tolist()

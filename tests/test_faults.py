@@ -14,7 +14,16 @@ from pathlib import Path
 import pytest
 
 from bench_helpers import CEILINGS, alive, make_run, run_cli, start_cli, wait_until, workers_of
-from flashmix.bench import SUITES, Case, Grid, Suite, machine, read_rows, read_run, run_suite
+from flashmix.bench import (
+    SUITES,
+    BenchmarkCase,
+    Grid,
+    Suite,
+    machine,
+    read_rows,
+    read_run,
+    run_suite,
+)
 from flashmix.bench.process import Worker, WorkerDiedError
 from flashmix.bench.store import RESULTS_FILE, RUN_FILE, RunFolder
 from flashmix.errors import FlashmixError
@@ -22,9 +31,11 @@ from flashmix.errors import FlashmixError
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
-def case(mixer: str, impl: str = "auto", *, seq_len: int = 16, **fields) -> Case:
+def case(mixer: str, impl: str = "auto", *, seq_len: int = 16, **fields) -> BenchmarkCase:
     defaults = {"direction": "forward", "batch": 1, "dim": 4, "num_heads": 1}
-    return Case(suite="faulty", mixer=mixer, impl=impl, seq_len=seq_len, **{**defaults, **fields})
+    return BenchmarkCase(
+        suite="faulty", mixer=mixer, impl=impl, seq_len=seq_len, **{**defaults, **fields}
+    )
 
 
 @pytest.fixture
@@ -269,7 +280,11 @@ def check_completed(out, kept: bytes) -> None:
     rows = read_rows(out)
     assert (out / RESULTS_FILE).read_bytes().startswith(kept)
     assert {row["status"] for row in rows} == {"ok"}
-    assert len({json.dumps(Case.from_dict(row).as_dict()) for row in rows}) == len(rows) == CASES
+    assert (
+        len({json.dumps(BenchmarkCase.from_dict(row).as_dict()) for row in rows})
+        == len(rows)
+        == CASES
+    )
     assert read_run(out)["finished"]
 
 

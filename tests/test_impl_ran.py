@@ -13,9 +13,9 @@ import torch
 import flashmix
 from bench_helpers import make_row
 from flashmix._core.machine import cpu_name
-from flashmix.bench import Case, read_rows, read_run
+from flashmix.bench import BenchmarkCase, read_rows, read_run
+from flashmix.bench.baselines import BASELINES, PEERS, implementations
 from flashmix.bench.case import COPY
-from flashmix.bench.contenders import EVERYDAY, PEERS, implementations
 from flashmix.bench.dispatch import machine_of
 from flashmix.bench.suites.quick import MIXERS
 from flashmix.bench.worker import measure
@@ -32,7 +32,9 @@ SETTINGS = {"min_samples": 1, "max_samples": 1, "seconds_per_case": 0, "max_seco
 
 def case(mixer, impl="auto", direction="forward", **fields):
     sizes = {"batch": 2, "seq_len": 24, "dim": 16, "num_heads": 2}
-    return Case(suite="quick", mixer=mixer, impl=impl, direction=direction, **{**sizes, **fields})
+    return BenchmarkCase(
+        suite="quick", mixer=mixer, impl=impl, direction=direction, **{**sizes, **fields}
+    )
 
 
 @pytest.fixture
@@ -106,7 +108,7 @@ DIRECTIONS = ["forward", "backward", "forward_backward"]
 def test_a_row_records_the_implementations_that_ran_in_what_was_timed(one, direction, ran):
     if one.subject == "encoder" and direction == "backward":
         pytest.skip("whole models are timed forward and in steps")
-    one = Case.from_dict({**one.as_dict(), "direction": direction})
+    one = BenchmarkCase.from_dict({**one.as_dict(), "direction": direction})
     row = measured(one, ran.clear)
     assert {op: set(names) for op, names in row["impl_ran"].items()} == ran
     asked = OPERATORS[one.op].aliases.get(one.impl, one.impl) if one.op else one.impl
@@ -129,7 +131,7 @@ BASELINES = [
     case(COPY, "torch"),
     *(
         case(op, name, subject="op", op=op, window=6, topk=4, modes=5)
-        for op, names in EVERYDAY.items()
+        for op, names in BASELINES.items()
         for name in names
         if name not in PEERS and not name.startswith("flex")
     ),

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from bench_helpers import WITHOUT_PAGE, make_run
-from flashmix.bench import Case, Grid, build_suite, measure, read_rows, runner
+from flashmix.bench import BenchmarkCase, Grid, build_suite, measure, read_rows, runner
 from flashmix.bench.ranks import traffic
 from flashmix.bench.ranks.launch import RankWorker, check_ranks
 from flashmix.bench.runner import run_suite
@@ -94,7 +94,7 @@ def as_graphs(rows):
     for row in rows:
         if row["weak"] or row["mixer"] == "copy":
             continue
-        case = dataclasses.replace(Case.from_dict(row), graph=True)
+        case = dataclasses.replace(BenchmarkCase.from_dict(row), graph=True)
         measured = ("status", "params", "output_shape", "noisy")
         times = {k: v / 2 for k, v in row.items() if k.endswith("_ms") and k != "samples_ms"}
         samples = [one / 2 for one in row["samples_ms"]]
@@ -137,7 +137,9 @@ def test_graphs_stand_beside_calls_and_change_none_of_their_figures(rows):
 
 def test_runs_of_before_there_were_graphs_are_read_as_they_were(rows):
     old = [{name: value for name, value in row.items() if name != "graph"} for row in rows]
-    assert [Case.from_dict(row) for row in old] == [Case.from_dict(row) for row in rows]
+    assert [BenchmarkCase.from_dict(row) for row in old] == [
+        BenchmarkCase.from_dict(row) for row in rows
+    ]
     assert statements(old) == statements(rows)
 
 
@@ -163,7 +165,7 @@ def test_derived_bytes_of_fnet_follow_its_implementation(monkeypatch, kernels, m
     """float16 is sent as it is between Triton's kernels, and as float32 around PyTorch's FFT."""
     monkeypatch.setattr(fnet_strategy, "kernels_support", lambda x, layout: kernels)
     monkeypatch.setattr(fnet_strategy, "shared_memory", lambda ranks: memory)
-    case = Case(
+    case = BenchmarkCase(
         suite="parallel", mixer="fnet", batch=3, seq_len=8, dim=64, num_heads=1, dtype="float16"
     )
     # 4 tokens of each of two ranks. FFT: 17 and 16 columns of two numbers. Kernels: 16 pairs

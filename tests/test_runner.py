@@ -10,7 +10,16 @@ import pytest
 
 from bench_helpers import CEILINGS, workers_of
 from flashmix import __version__
-from flashmix.bench import SUITES, Case, Grid, Suite, build_suite, read_rows, read_run, run_suite
+from flashmix.bench import (
+    SUITES,
+    BenchmarkCase,
+    Grid,
+    Suite,
+    build_suite,
+    read_rows,
+    read_run,
+    run_suite,
+)
 from flashmix.bench import runner as runner_module
 from flashmix.bench import store as store_module
 from flashmix.bench.repeat import to_repeat
@@ -26,7 +35,7 @@ FIELDS = {
 
 
 def keys(rows) -> list[str]:
-    return [json.dumps(Case.from_dict(row).as_dict()) for row in rows]
+    return [json.dumps(BenchmarkCase.from_dict(row).as_dict()) for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +258,7 @@ def test_an_empty_grid_is_refused(monkeypatch):
 def test_cases_survive_their_rows(name):
     for case in build_suite(name, Grid()).cases:
         row = json.loads(json.dumps({**case.as_dict(), "status": "ok", "label": case.label}))
-        assert Case.from_dict(row) == case
+        assert BenchmarkCase.from_dict(row) == case
 
 
 @pytest.mark.parametrize("name", list(SUITES))

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from bench_helpers import make_row
-from flashmix.bench import Case
-from flashmix.bench.facts import measure_facts
+from flashmix.bench import BenchmarkCase
+from flashmix.bench.properties import measure_properties
 from flashmix.bench.selection import _compare
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.report.sections.kernels import sparse_sections
 from helpers import randn
-from report_helpers import FACTS
+from report_helpers import PROPERTIES
 
 
 def op_row(op, label, seq_len, ms, *, window=None, topk=None, **fields):
@@ -50,8 +50,8 @@ def test_a_length_without_dense_attention_counts_for_no_crossover():
 
 
 def test_what_block_selection_misses_stands_in_the_report():
-    row = op_row("block_topk_attention", "torch", 65536, 1.0, topk=4096, direction="facts")
-    (section,) = sparse_sections([{**row, "facts": FACTS["block_topk_attention"]}])
+    row = op_row("block_topk_attention", "torch", 65536, 1.0, topk=4096, direction="properties")
+    (section,) = sparse_sections([{**row, "properties": PROPERTIES["block_topk_attention"]}])
     assert section.table.rows[0][1:5] == ["white noise", "6.25 %", "7 %", "8 %"]
 
 
@@ -78,21 +78,21 @@ def test_recall_counts_the_exact_keys_among_the_kept_blocks(monkeypatch):
 
 
 def test_facts_of_white_noise_recall_about_what_chance_would():
-    case = Case(
+    case = BenchmarkCase(
         suite="kernels",
         mixer="block_topk_attention",
         op="block_topk_attention",
         subject="op",
-        direction="facts",
+        direction="properties",
         batch=1,
         seq_len=1024,
         dim=32,
         num_heads=2,
         topk=128,
     )
-    facts = measure_facts(case)
-    noise, smooth = facts["inputs"].values()
-    assert facts["kept_share"] == 0.125
+    properties = measure_properties(case)
+    noise, smooth = properties["inputs"].values()
+    assert properties["kept_share"] == 0.125
     assert 0.1 < noise["recall"] < 0.2
     assert smooth["recall"] > 2 * noise["recall"]
     assert all(math.isfinite(value) for value in (*noise.values(), *smooth.values()))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from flashmix.bench import Case, memory, timing
+from flashmix.bench import BenchmarkCase, memory, timing
 from flashmix.bench.actions import prepare
 from flashmix.bench.stats import ratio, resampled_medians, summary
 
@@ -249,7 +249,9 @@ def test_peak_leaves_out_what_was_there_before():
 
 def test_naive_attention_holds_its_scores_and_fused_attention_does_not():
     def peak(impl):
-        case = Case(suite="", mixer="attention", impl=impl, batch=1, seq_len=N, dim=16, num_heads=2)
+        case = BenchmarkCase(
+            suite="", mixer="attention", impl=impl, batch=1, seq_len=N, dim=16, num_heads=2
+        )
         prepared = prepare(case)
         prepared.action()
         return memory.peak_mb(prepared.action, "cpu")
@@ -259,7 +261,7 @@ def test_naive_attention_holds_its_scores_and_fused_attention_does_not():
 
 
 def test_a_second_measurement_gives_the_same_peak():
-    case = Case(
+    case = BenchmarkCase(
         suite="",
         mixer="attention",
         impl="naive",

@@ -8,7 +8,7 @@ from flashmix.bench import SUITES, Grid, build_suite
 from flashmix.bench.actions import prepare
 from flashmix.bench.case import COPY
 from flashmix.bench.estimate import suite_minutes
-from flashmix.bench.facts import measure_facts
+from flashmix.bench.properties import measure_properties
 from flashmix.errors import ArgumentError
 
 FUSED = "attention (fused)"
@@ -29,7 +29,9 @@ def test_no_case_is_listed_twice(name, device):
 @pytest.mark.parametrize("name", ["quick", "fourier", "spectral", "efficient", "swap"])
 def test_fused_attention_stands_beside_every_sweep(name):
     """Wherever mixers are timed, the same shape and precision is timed with fused attention."""
-    timed = [c for c in cases(name) if c.direction not in ("train", "facts") and c.mixer != COPY]
+    timed = [
+        c for c in cases(name) if c.direction not in ("train", "properties") and c.mixer != COPY
+    ]
     groups = {}
     for case in timed:
         groups.setdefault((case.group, case.autocast), set()).add(case.label.partition(",")[0])
@@ -41,7 +43,7 @@ def test_fused_attention_stands_beside_every_sweep(name):
 def test_a_copy_of_the_shape_is_the_floor_of_every_group(name):
     groups = {}
     for case in cases(name):
-        if case.direction not in ("train", "facts") and case.subject in ("mixer", "op"):
+        if case.direction not in ("train", "properties") and case.subject in ("mixer", "op"):
             groups.setdefault(case.group, set()).add(case.mixer)
     assert groups
     assert all(COPY in mixers for mixers in groups.values())
@@ -78,7 +80,7 @@ def test_what_the_cpu_shrinks_is_said():
 @pytest.mark.parametrize("name", SUITES)
 def test_directions_left_out_are_left_out(name):
     kept = cases(name, directions=("forward",))
-    assert {c.direction for c in kept} - {"facts"} == {"forward"}
+    assert {c.direction for c in kept} - {"properties"} == {"forward"}
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -98,7 +100,7 @@ def _kinds():
     kinds = {}
     for name in SUITES:
         for case in cases(name, remedies=True):
-            if case.direction in ("train", "facts") or case.impl == "flex":
+            if case.direction in ("train", "properties") or case.impl == "flex":
                 continue
             kind = (case.subject, case.mixer, case.impl, case.direction, case.op)
             kinds.setdefault((*kind, case.autocast, case.checkpoint), case)
@@ -134,7 +136,7 @@ def test_contenders_agree_on_the_result():
     """What a user would otherwise run computes the same, so that the comparison is fair."""
     import torch
 
-    from flashmix.bench.contenders import EVERYDAY, build_contender, implementations
+    from flashmix.bench.baselines import BASELINES, build_function, implementations
 
     for case in _kinds():
         if case.subject != "op" or case.mixer == COPY or case.direction != "forward":
@@ -153,23 +155,23 @@ def test_contenders_agree_on_the_result():
         if case.impl == "sdpa":
             continue  # dense attention: a baseline that computes something else
         torch.manual_seed(0)
-        inputs, function = build_contender(small)
+        inputs, function = build_function(small)
         impls = implementations(case)
-        assert impls and case.impl in (*impls, *EVERYDAY[case.op])
-        _, reference = build_contender(dataclasses.replace(small, impl="reference"))
+        assert impls and case.impl in (*impls, *BASELINES[case.op])
+        _, reference = build_function(dataclasses.replace(small, impl="reference"))
         got, want = function(*inputs), reference(*inputs)
         assert (got - want).norm() <= 1e-5 * want.norm(), case.label
 
 
 def test_facts_are_numbers_that_a_reader_can_check():
-    spectral = next(c for c in cases("spectral") if c.direction == "facts")
-    found = measure_facts(dataclasses.replace(spectral, batch=2, seq_len=31, dim=8))
+    spectral = next(c for c in cases("spectral") if c.direction == "properties")
+    found = measure_properties(dataclasses.replace(spectral, batch=2, seq_len=31, dim=8))
     assert abs(found["unitary_energy_ratio"] - 1) < 1e-5
     assert found["round_trip_relative_error"] < 1e-6
     assert found["same_bits_twice"] and found["gradients_finite"]
     assert found["input_gradient_norm"] > 0
-    fourier = next(c for c in cases("fourier") if c.direction == "facts")
-    found = measure_facts(fourier)
+    fourier = next(c for c in cases("fourier") if c.direction == "properties")
+    found = measure_properties(fourier)
     shares = found["lowest_tenth_energy_share_by_head"]
     assert len(shares) == 8 and all(0 < share < 1 for share in shares)
     assert [len(head) for head in found["magnitude_by_head"]] == [512 // 2 + 1] * 8

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from flashmix.bench.contenders import EVERYDAY
+from flashmix.bench.baselines import BASELINES
 from flashmix.ops import OPERATORS
 from flashmix.visualize import theme
 
@@ -122,8 +122,8 @@ def test_every_colour_of_a_chart_has_a_dark_counterpart():
     assert theme.in_mode(spec, "light") == spec
 
 
-@pytest.mark.parametrize("op", EVERYDAY)
+@pytest.mark.parametrize("op", BASELINES)
 def test_what_a_chart_of_an_op_compares_is_told_apart(op):
-    names = [*EVERYDAY[op], *(one.name for one in OPERATORS[op].implementations)]
+    names = [*BASELINES[op], *(one.name for one in OPERATORS[op].implementations)]
     tones = [theme.tone(name) for name in names if name != "reference"]
     assert len(set(tones)) == len(tones)

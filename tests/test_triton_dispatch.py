@@ -11,7 +11,7 @@ import torch
 
 import flashmix
 from bench_helpers import make_row
-from flashmix.bench import Case, read_rows
+from flashmix.bench import BenchmarkCase, read_rows
 from flashmix.ops._triton.tuning import TABLE as TUNED
 from flashmix.ops.dispatch import Operator, costs, tables
 from flashmix.ops.fnet.plan import plan
@@ -246,7 +246,7 @@ def test_attention_is_looked_up_by_heads_and_window_or_k_too(monkeypatch, tmp_pa
 
 def test_the_table_of_a_run_names_what_attention_is_looked_up_by(tmp_path):
     def rows(op, impl, ms, **knobs):
-        case = Case(
+        case = BenchmarkCase(
             suite="kernels",
             mixer=op,
             op=op,

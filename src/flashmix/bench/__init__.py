@@ -1,6 +1,6 @@
 """Measurements: suites as data, isolated workers, statistics, and a store that loses nothing."""
 
-from flashmix.bench.case import Case, Suite
+from flashmix.bench.case import BenchmarkCase, Suite
 from flashmix.bench.measure import Run, measure
 from flashmix.bench.repeat import measured_rows as read_rows
 from flashmix.bench.runner import Progress, run_suite
@@ -9,7 +9,7 @@ from flashmix.bench.suites import SUITES, Grid, build_suite
 
 __all__ = [
     "SUITES",
-    "Case",
+    "BenchmarkCase",
     "Grid",
     "Progress",
     "Run",

@@ -14,8 +14,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
 from flashmix import parallel
-from flashmix.bench.case import COPY, Case
-from flashmix.bench.contenders import build_contender
+from flashmix.bench.baselines import build_function
+from flashmix.bench.case import COPY, BenchmarkCase
 from flashmix.bench.graphs import replayed
 from flashmix.mixers import Mixer, parse_mixer
 from flashmix.models import Block, TextClassifier
@@ -41,7 +41,7 @@ class Prepared:
     ran: dict[str, Any] = field(default_factory=dict)
 
 
-def prepare(case: Case, mesh: DeviceMesh | None = None) -> Prepared:
+def prepare(case: BenchmarkCase, mesh: DeviceMesh | None = None) -> Prepared:
     """Build inputs and subject of ``case`` from its seed; over the ranks of ``mesh``, its slice.
 
     It is called once, which tells the implementations that run.
@@ -75,12 +75,12 @@ def ran_fields(choices: Iterable[Choice]) -> dict[str, Any]:
     }
 
 
-def _called(case: Case, mesh: DeviceMesh | None) -> Prepared:
+def _called(case: BenchmarkCase, mesh: DeviceMesh | None) -> Prepared:
     torch.manual_seed(case.seed)
     if case.mixer == COPY:
         return _copy(case)
     if case.subject == "op":
-        inputs, function = build_contender(case)
+        inputs, function = build_function(case)
         return _differentiate(case, function, inputs, [])
     module = _module(case)
     module = module.to(device=case.device, dtype=getattr(torch, case.dtype))
@@ -95,13 +95,13 @@ def _called(case: Case, mesh: DeviceMesh | None) -> Prepared:
     return _differentiate(case, module, [x], list(module.parameters()))
 
 
-def random_input(case: Case) -> Tensor:
+def random_input(case: BenchmarkCase) -> Tensor:
     """[B, N, D]."""
     shape = (case.batch, case.seq_len, case.dim)
     return torch.randn(shape, device=case.device, dtype=getattr(torch, case.dtype))
 
 
-def _module(case: Case) -> nn.Module:
+def _module(case: BenchmarkCase) -> nn.Module:
     if case.subject == "encoder":
         return TextClassifier(
             VOCABULARY,
@@ -117,18 +117,18 @@ def _module(case: Case) -> nn.Module:
     return Block(case.dim, mixer) if case.subject == "block" else mixer
 
 
-def mixer_of(case: Case) -> Mixer:
+def mixer_of(case: BenchmarkCase) -> Mixer:
     """The case's mixer, its weights drawn from the current seed."""
     return parse_mixer(case.mixer).build(case.dim, num_heads=case.num_heads, impl=case.impl)
 
 
-def _autocast(case: Case) -> contextlib.AbstractContextManager[object]:
+def _autocast(case: BenchmarkCase) -> contextlib.AbstractContextManager[object]:
     if case.autocast is None:
         return contextlib.nullcontext()
     return torch.autocast(case.device, dtype=getattr(torch, case.autocast))
 
 
-def _copy(case: Case) -> Prepared:
+def _copy(case: BenchmarkCase) -> Prepared:
     """Read and write [B, N, D] once; twice where a backward reads and writes the gradient too."""
     x = random_input(case)
     target = torch.empty_like(x)
@@ -142,7 +142,10 @@ def _copy(case: Case) -> Prepared:
 
 
 def _differentiate(
-    case: Case, function: Callable[..., Tensor], inputs: list[Tensor], parameters: list[Tensor]
+    case: BenchmarkCase,
+    function: Callable[..., Tensor],
+    inputs: list[Tensor],
+    parameters: list[Tensor],
 ) -> Prepared:
     """``function(*inputs)``, its backward, or both."""
     with torch.no_grad(), _autocast(case):
@@ -196,7 +199,7 @@ class _BackwardAlone:
             leaf.grad = None
 
 
-def _encoder(case: Case, model: nn.Module, tokens: Tensor) -> Prepared:
+def _encoder(case: BenchmarkCase, model: nn.Module, tokens: Tensor) -> Prepared:
     """Inference, or a training step with AdamW."""
     params = sum(parameter.numel() for parameter in model.parameters())
     labels = torch.randint(CLASSES, (case.batch,), device=case.device)

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Direction = Literal["forward", "backward", "forward_backward", "train_step", "train", "facts"]
+Direction = Literal["forward", "backward", "forward_backward", "train_step", "train", "properties"]
 Subject = Literal["mixer", "block", "encoder", "op"]
 
 COPY = "copy"
@@ -17,17 +17,17 @@ COPY = "copy"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class BenchmarkCase:
     """One measurement.
 
     Attributes:
         suite: name of the suite it belongs to.
         mixer: a mixer as text, for example "local(window=64)", "copy", or an op's name.
         impl: the implementation asked for; "naive" and "sdpa" part the two attentions; for ops
-            also the name of a contender, for example "fftn".
+            also the name of a baseline, for example "fftn".
         direction: "forward" (no gradients), "backward" (alone, after a forward that is not timed),
             "forward_backward", "train_step" (with the optimizer's step), "train" (a whole
-            training), or "facts" (numbers that are not times).
+            training), or "properties" (numbers that are not times).
         batch, seq_len, dim, num_heads: B, N, D, H.
         dtype: name of a torch dtype.
         device: "cpu" or "cuda".
@@ -83,21 +83,21 @@ class Case:
     @property
     def group(self) -> tuple[Any, ...]:
         """Cases of one group are compared with each other, so they are measured interleaved."""
-        if self.direction in ("train", "facts"):
+        if self.direction in ("train", "properties"):
             return (self,)
         seq_len = self.seq_len // self.ranks if self.weak and self.ranks else self.seq_len
         shape = (self.batch, seq_len, self.dim, self.num_heads, self.dtype, self.device)
-        knobs = (self.op, self.window, self.topk, self.modes)
+        options = (self.op, self.window, self.topk, self.modes)
         # Over ranks a mixer is compared with itself alone, so that no two share the memory.
         among_ranks = self.ranks and (self.mixer, self.impl)
-        return (self.direction, self.subject, *shape, *knobs, among_ranks)
+        return (self.direction, self.subject, *shape, *options, among_ranks)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Case:
+    def from_dict(cls, fields: dict[str, Any]) -> BenchmarkCase:
         """The case among the fields of a row; the measured fields are left aside."""
         names = [one.name for one in dataclasses.fields(cls)]
         return cls(**{name: fields[name] for name in names if name in fields})
@@ -119,7 +119,7 @@ class Suite:
 
     name: str
     about: str
-    cases: tuple[Case, ...]
+    cases: tuple[BenchmarkCase, ...]
     min_samples: int = 5
     max_samples: int = 25
     seconds_per_case: float = 0.4

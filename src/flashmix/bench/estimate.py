@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from flashmix.bench.case import COPY, Case, Suite
+from flashmix.bench.case import COPY, BenchmarkCase, Suite
 
 OVERHEAD_SECONDS = 1e-4
 CASE_SECONDS = {"cpu": 0.3, "cuda": 0.6}
@@ -17,7 +17,7 @@ RATE = {"cpu": 5e10, "cuda": 5e13}
 DIRECTION_FACTOR = {"forward": 1, "backward": 2, "forward_backward": 3, "train_step": 4}
 
 
-def operations(case: Case) -> float:
+def operations(case: BenchmarkCase) -> float:
     """Arithmetic of one forward on one rank, of the parts that grow with N."""
     tokens = case.batch * case.seq_len * case.dim / (case.ranks or 1)
     if case.mixer == COPY:
@@ -36,11 +36,11 @@ def operations(case: Case) -> float:
     return projections + 10.0 * tokens * math.log2(case.seq_len * case.dim)
 
 
-def case_seconds(case: Case, suite: Suite) -> float:
+def case_seconds(case: BenchmarkCase, suite: Suite) -> float:
     """Seconds that measuring ``case`` may take."""
     if case.direction == "train":
         return (case.seconds or 0.0) + 1.0
-    if case.direction == "facts":
+    if case.direction == "properties":
         return 0.5
     rate = RATE[case.device]
     call = OVERHEAD_SECONDS + operations(case) * DIRECTION_FACTOR[case.direction] / rate

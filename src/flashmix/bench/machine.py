@@ -35,8 +35,8 @@ def commit() -> str | None:
 
     FLASHMIX_COMMIT tells it where the package runs from a copy without its history.
     """
-    if told := os.environ.get("FLASHMIX_COMMIT"):
-        return told
+    if named := os.environ.get("FLASHMIX_COMMIT"):
+        return named
     here = Path(__file__).parent
 
     def git(*args: str) -> str | None:
@@ -97,7 +97,7 @@ def check_same(run: dict[str, Any], device: str, folder: Path, **others: Any) ->
 
 def describe(device: str) -> dict[str, Any]:
     """Machine and versions, as stored in run.json."""
-    facts: dict[str, Any] = {
+    found: dict[str, Any] = {
         "cpu": cpu_name(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cores": os.cpu_count(),
@@ -111,11 +111,11 @@ def describe(device: str) -> dict[str, Any]:
     }
     if device == "cuda":
         properties = torch.cuda.get_device_properties(0)
-        facts["gpu"] = properties.name
-        facts["gpu_capability"] = f"{properties.major}.{properties.minor}"
-        facts["gpu_memory_gb"] = round(properties.total_memory / 1e9, 1)
-        facts["cuda"] = torch.version.cuda
-    return facts
+        found["gpu"] = properties.name
+        found["gpu_capability"] = f"{properties.major}.{properties.minor}"
+        found["gpu_memory_gb"] = round(properties.total_memory / 1e9, 1)
+        found["cuda"] = torch.version.cuda
+    return found
 
 
 def ceilings(device: str, dtype: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from flashmix._version import __version__
 from flashmix.bench import schema
-from flashmix.bench.case import Case
+from flashmix.bench.case import BenchmarkCase
 from flashmix.errors import ArgumentError
 
 Row = dict[str, Any]
@@ -58,7 +58,7 @@ def read_rows(
     except FileNotFoundError:
         return []
     rows: list[Row] = []
-    seen: dict[Case, int] = {}
+    seen: dict[BenchmarkCase, int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -66,7 +66,10 @@ def read_rows(
         row = _parsed(line, where)
         if fault := _row_fault(row, file, run):
             raise ArgumentError(f"{where}: {fault}")
-        if "mixer" in row and (first := seen.setdefault(Case.from_dict(row), number)) != number:
+        if (
+            "mixer" in row
+            and (first := seen.setdefault(BenchmarkCase.from_dict(row), number)) != number
+        ):
             raise ArgumentError(f"{where}: it is the same case as line {first}; remove one of them")
         rows.append(row)
     return rows

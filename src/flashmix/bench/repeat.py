@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flashmix.bench import stats
-from flashmix.bench.case import Case
+from flashmix.bench.case import BenchmarkCase
 from flashmix.bench.store import REPEATS_FILE, Row, read_rows
 
 SHARE, MOST = 0.25, 10
@@ -26,19 +26,19 @@ SECONDS_MOST = 10.0
 
 def key(fields: Row) -> str:
     """A case's identity, from its own fields or those of its row."""
-    return json.dumps(Case.from_dict(fields).as_dict(), sort_keys=True)
+    return json.dumps(BenchmarkCase.from_dict(fields).as_dict(), sort_keys=True)
 
 
-def to_repeat(rows: Sequence[Row]) -> list[Case]:
+def to_repeat(rows: Sequence[Row]) -> list[BenchmarkCase]:
     """The cases to measure again: groups spread evenly over those that went well and fast."""
     groups = []
-    for _, members in itertools.groupby(rows, key=lambda row: Case.from_dict(row).group):
+    for _, members in itertools.groupby(rows, key=lambda row: BenchmarkCase.from_dict(row).group):
         group = [row for row in members if row["status"] == "ok" and "samples_ms" in row]
         if group and sum(sum(row["samples_ms"]) for row in group) <= 1e3 * SECONDS_MOST:
             groups.append(group)
     count = min(MOST, math.ceil(SHARE * len(groups)))
     picked = [groups[(2 * i + 1) * len(groups) // (2 * count)] for i in range(count)]
-    return [Case.from_dict(row) for group in picked for row in group]
+    return [BenchmarkCase.from_dict(row) for group in picked for row in group]
 
 
 def drift(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def drift(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:
         old = before.get(key(row))
         if old is not None and old["status"] == row["status"] == "ok":
             change = math.log(row["median_ms"] / old["median_ms"])
-            changes.setdefault(Case.from_dict(row).group, []).append(change)
+            changes.setdefault(BenchmarkCase.from_dict(row).group, []).append(change)
     pairs = [a - b for group in changes.values() for a, b in itertools.combinations(group, 2)]
     times = [change for group in changes.values() for change in group]
     changed = {"time": times, "ratio": pairs}

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from flashmix.bench import machine
-from flashmix.bench.case import Case, Suite
+from flashmix.bench.case import BenchmarkCase, Suite
 from flashmix.bench.process import Worker, WorkerDiedError
 from flashmix.bench.ranks.launch import RankWorker, check_ranks
 from flashmix.bench.repeat import key, to_repeat
@@ -158,20 +158,20 @@ def _command(suite: Suite, grid: Grid) -> str:
     return f"flashmix.bench.measure({suite.name!r}, Grid({changed}))"
 
 
-def _unfinished(cases: Sequence[Case], rows: Sequence[Row]) -> list[Case]:
+def _unfinished(cases: Sequence[BenchmarkCase], rows: Sequence[Row]) -> list[BenchmarkCase]:
     """The cases without a row."""
     finished = {key(row) for row in rows}
     return [case for case in cases if key(case.as_dict()) not in finished]
 
 
-def _where(case: Case) -> str:
+def _where(case: BenchmarkCase) -> str:
     direction = case.direction.replace("_", " + ")
     return f"{direction}, N = {case.seq_len}, {case.label}"
 
 
 def _measure(
-    cases: list[Case], threads: int, settings: dict[str, Any], time_limit: float
-) -> Iterator[tuple[Case, str, Row | None]]:
+    cases: list[BenchmarkCase], threads: int, settings: dict[str, Any], time_limit: float
+) -> Iterator[tuple[BenchmarkCase, str, Row | None]]:
     """Yield (case, what is going on, its row once there is one)."""
     worker: Worker | None = None
     size, among_ranks = _ranks(cases), False
@@ -212,10 +212,10 @@ def _measure(
             worker.kill()
 
 
-def _ranks(cases: Sequence[Case]) -> int:
+def _ranks(cases: Sequence[BenchmarkCase]) -> int:
     """The most ranks of a case; 0 where none is measured among ranks."""
     return max((case.ranks or 0 for case in cases), default=0)
 
 
-def _row(case: Case, result: dict[str, Any]) -> Row:
+def _row(case: BenchmarkCase, result: dict[str, Any]) -> Row:
     return {**case.as_dict(), "label": case.label, **result}

@@ -9,8 +9,8 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
+from flashmix.bench.baselines import BASELINES
 from flashmix.bench.case import Direction, Subject
-from flashmix.bench.contenders import EVERYDAY
 
 Check = Callable[[Any, str], str | None]
 
@@ -114,7 +114,7 @@ CASE = record(
         "subject": choice(*get_args(Subject)),
         "autocast": maybe(TEXT),
         "checkpoint": FLAG,
-        "op": maybe(choice(*EVERYDAY)),
+        "op": maybe(choice(*BASELINES)),
         **dict.fromkeys(("window", "topk", "modes"), maybe(COUNT)),
         "seconds": maybe(POSITIVE),
         "status": choice(*STATUSES),
@@ -144,13 +144,13 @@ SHAPE = record({"output_shape": many(WHOLE)})
 PEAK = record({"peak_mb": AMOUNT})
 SENT = record({"derived_bytes": maybe(WHOLE)})
 AMONG_RANKS = record({"ranks": maybe(COUNT), "weak": FLAG})
-OP = record({"op": choice(*EVERYDAY)})
+OP = record({"op": choice(*BASELINES)})
 BLOCK_OP = record({"topk": COUNT})
 DIGITS = record({"accuracy": SHARE, "steps": WHOLE, "train_seconds": POSITIVE, "params": WHOLE})
-FACTS = record({"facts": named(lambda value, name: None)})
-FOURIER_FACTS = record(
+PROPERTIES = record({"properties": named(lambda value, name: None)})
+FOURIER_PROPERTIES = record(
     {
-        "facts": record(
+        "properties": record(
             {
                 "lowest_tenth_energy_share_by_head": many(NUMBER),
                 "lowest_tenth_of_frequencies": NUMBER,
@@ -161,7 +161,7 @@ FOURIER_FACTS = record(
 )
 ERRORS = ("recall", "weight_kept", "error_against_exact", "error_against_dense")
 INPUTS = named(record(dict.fromkeys(ERRORS, NUMBER)))
-SELECTION_FACTS = record({"facts": record({"kept_share": NUMBER, "inputs": INPUTS})})
+SELECTION_PROPERTIES = record({"properties": record({"kept_share": NUMBER, "inputs": INPUTS})})
 
 TRAINING = record(
     {"task": TEXT, "model": TEXT, "mixers": TEXT, "seed": ANY_WHOLE, "status": choice(*STATUSES)},
@@ -280,11 +280,11 @@ def _measured(row: Mapping[str, Any]) -> list[Check]:
     """What holds of a row's measurements."""
     if row["direction"] == "train":
         return [DIGITS]
-    if row["direction"] == "facts":
+    if row["direction"] == "properties":
         if row["op"] is not None:
-            return [SELECTION_FACTS, BLOCK_OP]
+            return [SELECTION_PROPERTIES, BLOCK_OP]
         fourier = row["suite"] == "fourier" or row["mixer"].partition("(")[0] == "fourier"
-        return [FOURIER_FACTS if fourier else FACTS]
+        return [FOURIER_PROPERTIES if fourier else PROPERTIES]
     checks = [TIMED]
     if not (row["suite"] == "parallel" and row.get("graph")):  # of a CUDA graph time alone
         checks.append(PEAK)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashmix.bench.case import Case
+from flashmix.bench.case import BenchmarkCase
 from flashmix.ops.block_topk_attention import blocks
 
 SAMPLED_BLOCKS = 16
@@ -19,7 +19,7 @@ SMOOTHED = 129
 """Tokens that smooth inputs are averaged over: about two blocks."""
 
 
-def block_selection_facts(case: Case) -> dict[str, Any]:
+def block_selection_properties(case: BenchmarkCase) -> dict[str, Any]:
     """Recall of the exact top-k keys and output error, on inputs of two kinds.
 
     White noise has no structure that the mean of a block could show; inputs that change slowly

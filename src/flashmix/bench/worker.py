@@ -23,9 +23,9 @@ import torch
 from flashmix._clock import watch
 from flashmix.bench import memory, stats
 from flashmix.bench.actions import prepare, ran_fields
-from flashmix.bench.case import COPY, Case
-from flashmix.bench.facts import measure_facts
+from flashmix.bench.case import COPY, BenchmarkCase
 from flashmix.bench.process import package
+from flashmix.bench.properties import measure_properties
 from flashmix.bench.store import FULL
 from flashmix.bench.timing import Clock, CpuClock, CudaClock, clock, interleave
 from flashmix.errors import FlashmixError
@@ -76,7 +76,7 @@ class Events:
 
 
 def _measure_job(job: dict[str, Any], emit: Emit) -> None:
-    cases = [Case.from_dict(fields) for fields in job["cases"]]
+    cases = [BenchmarkCase.from_dict(fields) for fields in job["cases"]]
     set_threads(job["threads"])
     if cases[0].device == "cpu":
         limit_memory()
@@ -111,7 +111,7 @@ def limit_memory(share: float = 0.9) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
 
 
-def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
+def measure(cases: list[BenchmarkCase], settings: dict[str, Any], emit: Emit) -> None:
     """Measure cases that are compared, and emit a "done" event with the results of each."""
     if cases[0].direction == "train":
         for index, case in enumerate(cases):
@@ -119,11 +119,11 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
             with reporting(emit, index):
                 emit("done", index=index, result=_train(case, emit, index))
         return
-    if cases[0].direction == "facts":
+    if cases[0].direction == "properties":
         for index, case in enumerate(cases):
-            emit("doing", index=index, what="facts")
+            emit("doing", index=index, what="properties")
             with reporting(emit, index), recorded_choices() as choices:
-                found = {"facts": measure_facts(case), **ran_fields(choices)}
+                found = {"properties": measure_properties(case), **ran_fields(choices)}
                 emit("done", index=index, result={"status": "ok", **found})
         return
     results: dict[int, dict[str, Any]] = {}
@@ -146,7 +146,7 @@ def measure(cases: list[Case], settings: dict[str, Any], emit: Emit) -> None:
 
 
 def time_in_turn(
-    cases: list[Case],
+    cases: list[BenchmarkCase],
     clocks: Mapping[int, Clock],
     results: dict[int, dict[str, Any]],
     settings: dict[str, Any],
@@ -186,7 +186,7 @@ def time_in_turn(
         emit("done", index=index, result={"status": "ok", **timed, **results[index]})
 
 
-def _train(case: Case, emit: Emit, index: int) -> dict[str, Any]:
+def _train(case: BenchmarkCase, emit: Emit, index: int) -> dict[str, Any]:
     if case.device == "cpu":
         torch.set_num_threads(1)  # threads wait for each other at every small step
     with recorded_choices() as choices:

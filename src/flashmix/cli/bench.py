@@ -30,11 +30,11 @@ examples:
   flashmix bench --list
 """
 
-DIRECTIONS = ("forward", "backward", "forward_backward", "train_step", "train", "facts")
+DIRECTIONS = ("forward", "backward", "forward_backward", "train_step", "train", "properties")
 
 
 def numbers(text: str) -> tuple[int, ...]:
-    """Positive integers parted by commas, for argparse."""
+    """Positive integers separated by commas, for argparse."""
     try:
         values = tuple(int(part) for part in text.split(","))
     except ValueError:
@@ -64,7 +64,7 @@ def _seconds(text: str) -> float:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Names parted by commas outside brackets, for argparse."""
+    """Names separated by commas outside brackets, for argparse."""
     from flashmix.errors import ArgumentError
     from flashmix.mixers.spec import split_list
 
@@ -273,7 +273,7 @@ def _run_one(
 
 
 def device_name(choice: str) -> str:
-    """What "auto" stands for here."""
+    """What "auto" means here."""
     if choice != "auto":
         return choice
     import torch

@@ -48,14 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     terminal = Terminal()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    facts = machine.describe(device)
-    terminal.say(f"flashmix  {facts['flashmix']}, Python {facts['python']}, {facts['system']}")
+    here = machine.describe(device)
+    terminal.say(f"flashmix  {here['flashmix']}, Python {here['python']}, {here['system']}")
     terminal.say(
-        f"processor {facts['cpu']} ({facts['cpu_capability']}), {facts['cores']} cores, "
-        f"{facts['threads']} threads"
+        f"processor {here['cpu']} ({here['cpu_capability']}), {here['cores']} cores, "
+        f"{here['threads']} threads"
     )
     if device == "cuda":
-        terminal.say(f"GPU       {facts['gpu']}, {facts['gpu_memory_gb']} GB, CUDA {facts['cuda']}")
+        terminal.say(f"GPU       {here['gpu']}, {here['gpu_memory_gb']} GB, CUDA {here['cuda']}")
     else:
         terminal.say("GPU       none that PyTorch sees")
     for name in ("torch", "numpy", "rich"):
@@ -72,8 +72,8 @@ def run(arguments: argparse.Namespace) -> int:
     terminal.say("what impl='auto' runs here (float32):")
     for name, operator in OPERATORS.items():
         shape = (2, 512, 256) if operator.axes == "B, N, D" else (2, 4, 512, 64)
-        told = explain(name, shape, torch.float32, device)
-        terminal.say(f"  {name:<22}{told.impl}: {told.reason}")
+        decision = explain(name, shape, torch.float32, device)
+        terminal.say(f"  {name:<22}{decision.impl}: {decision.reason}")
     if not arguments.no_measure:
         limits = machine.ceilings(device, "float32" if device == "cpu" else "bfloat16")
         terminal.say(f"copy      {limits['copy_gb_per_s']:.1f} GB/s, bytes read and written")

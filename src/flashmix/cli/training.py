@@ -139,7 +139,7 @@ def experiment(
 
 
 def _device_and_precision(arguments: argparse.Namespace) -> dict[str, Any]:
-    """What "auto" stands for here."""
+    """What "auto" means here."""
     import torch
 
     device = arguments.device

@@ -134,7 +134,7 @@ def _measure(terminal: Terminal, arguments: argparse.Namespace) -> Path | None:
         mixers=ops,
         seq_lens=arguments.seq_lens,
         directions=tuple(DIRECTIONS),
-        contenders=False,
+        baselines=False,
     )
     try:
         with progress_listener(terminal) as listener:

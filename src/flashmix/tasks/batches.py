@@ -116,7 +116,7 @@ class TrainingBatches:
         return [cut[i] for i in torch.randperm(len(cut), generator=source).tolist()]
 
     def typical(self, count: int) -> list[int]:
-        """Steps of the first epoch whose batches' lengths stand for those of all."""
+        """Steps of the first epoch whose batches' lengths represent those of all."""
         longest = torch.stack([self._data.lengths[rows].max() for rows in self._order(0)])
         count = min(count, len(longest))
         middle = (torch.arange(count) + 0.5) * len(longest) / count

@@ -42,7 +42,7 @@ def group(device: str) -> Iterator[None]:
     if device == "cuda":
         own = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(own)  # what "cuda" means from here on
-        # The CPU too, for small facts that no GPU should be waited for.
+        # The CPU too, for small properties that no GPU should be waited for.
         dist.init_process_group("cpu:gloo,cuda:nccl", device_id=own)
     else:
         dist.init_process_group("gloo")

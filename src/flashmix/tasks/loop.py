@@ -278,14 +278,14 @@ class Trainer:
             if name not in ("epoch", "step"):
                 self.log(name, value, done.step)
         done.loss_sum, done.loss_count, done.epoch_seconds = 0.0, 0, 0.0
-        outdone = self._best_file()
+        previous_best = self._best_file()
         if score > done.best_score:
             done.best_epoch, done.best_score = epoch, score
             if self._lead:
                 checkpoint.save_weights(self._best_file(), self.model)
         self._save()
-        if self._lead and outdone != self._best_file():
-            outdone.unlink(missing_ok=True)
+        if self._lead and previous_best != self._best_file():
+            previous_best.unlink(missing_ok=True)
 
     def _best_file(self) -> Path:
         return self.folder / f"best-{self.progress.best_epoch}.safetensors"

@@ -45,7 +45,7 @@ class SpreadClassifier(Classifier):
         base = encoder.base_model
         if "position_ids" not in inspect.signature(type(base).forward).parameters:
             raise ArgumentError(
-                f"{type(base).__name__} cannot be told the positions of a part of its tokens "
+                f"{type(base).__name__} takes no positions for a part of its tokens "
                 "(position_ids), which --sequence-parallel needs"
             )
         rows = distributed.world() // size

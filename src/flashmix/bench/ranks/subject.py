@@ -14,7 +14,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from flashmix import parallel
 from flashmix.bench import memory
 from flashmix.bench.actions import mixer_of, prepare, random_input
-from flashmix.bench.case import Case
+from flashmix.bench.case import BenchmarkCase
 from flashmix.bench.ranks.traffic import SentBytes, derived_bytes
 from flashmix.parallel.comm.ranks import Ranks
 from flashmix.parallel.comm.shared_memory import STATS
@@ -23,7 +23,7 @@ from flashmix.parallel.comm.shared_memory import STATS
 class Subject:
     """A case across all ranks of a mesh; every method is called on all of them at once."""
 
-    def __init__(self, case: Case, mesh: DeviceMesh) -> None:
+    def __init__(self, case: BenchmarkCase, mesh: DeviceMesh) -> None:
         self.case, self.mesh = case, mesh
         self.prepared = prepare(case, mesh)
 
@@ -80,7 +80,9 @@ class Subject:
         return [one.item() for one in found]
 
 
-def _results(case: Case, module: Callable[[Tensor], Tensor], x: Tensor, up: Tensor) -> list[Tensor]:
+def _results(
+    case: BenchmarkCase, module: Callable[[Tensor], Tensor], x: Tensor, up: Tensor
+) -> list[Tensor]:
     """The output; where the case differentiates, the input's gradient too."""
     if case.direction == "forward":
         with torch.no_grad():

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flashmix.bench.case import Case
+from flashmix.bench.case import BenchmarkCase
 from flashmix.mixers import Mixer
 from flashmix.parallel.comm.layout import Layout
 from flashmix.parallel.comm.ranks import Ranks, even_split
@@ -64,7 +64,7 @@ class SentBytes(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def derived_bytes(case: Case, mixer: Mixer, ranks: Ranks) -> int | None:
+def derived_bytes(case: BenchmarkCase, mixer: Mixer, ranks: Ranks) -> int | None:
     """What leaves the rank that sends most, by the mixer's strategy; None where it derives nothing.
 
     Args:

@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from flashmix.bench import memory
 from flashmix.bench.actions import Prepared, prepare
-from flashmix.bench.case import Case
+from flashmix.bench.case import BenchmarkCase
 from flashmix.bench.ranks.subject import Subject
 from flashmix.bench.timing import WallClock
 from flashmix.bench.worker import (
@@ -63,7 +63,7 @@ class Team:
 
     def __init__(self, store: Store, rank: int, size: int) -> None:
         self.store, self.rank, self.size = store, rank, size
-        self.cases: list[Case] = []
+        self.cases: list[BenchmarkCase] = []
         self.subjects: dict[int, Subject] = {}
         self._orders = 0
         self._meshes: dict[int, DeviceMesh] = {}
@@ -84,7 +84,7 @@ class Team:
 
     def begin(self, job: dict[str, Any]) -> None:
         """Take a job's cases, and let go of those before."""
-        self.cases = [Case.from_dict(fields) for fields in job["cases"]]
+        self.cases = [BenchmarkCase.from_dict(fields) for fields in job["cases"]]
         self.subjects.clear()
         set_threads(max(1, job["threads"] // self.size))
         if self.cases[0].device == "cpu":
@@ -217,7 +217,7 @@ def _subject(prepared: Prepared) -> dict[str, Any]:
     return {"params": prepared.params, "output_shape": prepared.output_shape, **prepared.ran}
 
 
-def _of_one(prepared: Prepared, case: Case) -> dict[str, Any]:
+def _of_one(prepared: Prepared, case: BenchmarkCase) -> dict[str, Any]:
     """What is measured of a case on one rank beside its time; nothing of a CUDA graph."""
     if case.graph:
         return _subject(prepared)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashmix.bench.case import Case, Suite
+from flashmix.bench.case import BenchmarkCase, Suite
 from flashmix.bench.suites.grid import BASELINES, Grid, with_copy
 
 MIXERS = ("topk(topk=32)", "local(window=32)")
@@ -16,7 +16,7 @@ def efficient(grid: Grid) -> Suite:
     for seq_len in grid.seq_lens or tuple(64 << i for i in range(11)):
         baselines = BASELINES if seq_len <= NAIVE_MOST else BASELINES[1:]
         cases += with_copy(
-            Case(
+            BenchmarkCase(
                 suite="efficient",
                 mixer="attention",
                 batch=grid.batch or 1,

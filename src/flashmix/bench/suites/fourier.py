@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from flashmix.bench.case import Case, Suite
+from flashmix.bench.case import BenchmarkCase, Suite
 from flashmix.bench.suites.grid import Grid, with_copy
 
 MIXERS = (
@@ -22,7 +22,7 @@ def fourier(grid: Grid) -> Suite:
         if not grid.wants(direction):
             continue
         for seq_len in grid.seq_lens or (512,):
-            plain = Case(
+            plain = BenchmarkCase(
                 suite="fourier",
                 mixer="fourier",
                 direction=direction,
@@ -39,11 +39,13 @@ def fourier(grid: Grid) -> Suite:
                 dataclasses.replace(plain, mixer=m, impl=impl, autocast="bfloat16")
                 for m, impl in mixers
             ]
-    facts = dataclasses.replace(plain, direction="facts", dtype="float32", mixer="fourier")
+    properties = dataclasses.replace(
+        plain, direction="properties", dtype="float32", mixer="fourier"
+    )
     return Suite(
         name="fourier",
         about="Fourier attention against attention at [8, 512, 64], 8 heads",
-        cases=(*cases, facts),
+        cases=(*cases, properties),
         min_samples=20,
         max_samples=50,
     )

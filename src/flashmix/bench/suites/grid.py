@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flashmix.bench.case import COPY, Case, Direction
+from flashmix.bench.case import COPY, BenchmarkCase, Direction
 
 BASELINES = (("attention", "naive"), ("attention", "sdpa"))
 """The naive attention of the literature, and the fused one that people run."""
@@ -27,7 +27,7 @@ class Grid:
     directions: tuple[Direction, ...] | None = None
     passes: int | None = None
     remedies: bool = False
-    contenders: bool = True
+    baselines: bool = True
     ranks: int | None = None
     seed: int = 0
 
@@ -50,7 +50,7 @@ class Grid:
         return cls(**values)
 
 
-def with_copy(case: Case, mixers: Sequence[tuple[str, str]]) -> list[Case]:
+def with_copy(case: BenchmarkCase, mixers: Sequence[tuple[str, str]]) -> list[BenchmarkCase]:
     """``case`` for each (mixer, impl), after a copy of the same shape."""
-    contenders = [(COPY, "torch"), *mixers]
-    return [dataclasses.replace(case, mixer=mixer, impl=impl) for mixer, impl in contenders]
+    baselines = [(COPY, "torch"), *mixers]
+    return [dataclasses.replace(case, mixer=mixer, impl=impl) for mixer, impl in baselines]

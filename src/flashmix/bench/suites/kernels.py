@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from flashmix.bench.case import COPY, Case, Suite
-from flashmix.bench.contenders import everyday, implementations
+from flashmix.bench.baselines import installed_baselines, implementations
+from flashmix.bench.case import COPY, BenchmarkCase, Suite
 from flashmix.bench.suites.grid import Grid
 from flashmix.errors import unknown_choice
 
@@ -63,7 +63,7 @@ LOCAL_GPU: tuple[Shape, ...] = (
 )
 TOPK_GPU: tuple[Shape, ...] = ((4, 4096, 32), (1, 16384, 64))
 BLOCK_GPU: tuple[Shape, ...] = ((1, 65536, 4096),)
-# More lengths, to find from which N each is faster than fused dense attention: fewer contenders.
+# More lengths, to find from which N each is faster than fused dense attention: fewer baselines.
 LOCAL_SWEEP: tuple[Shape, ...] = tuple((4, n, 128) for n in (512, 1024, 2048, 8192, 16384))
 TOPK_SWEEP: tuple[Shape, ...] = tuple((4, n, 32) for n in (512, 1024, 2048, 8192, 16384))
 BLOCK_SWEEP: tuple[Shape, ...] = tuple(
@@ -105,14 +105,14 @@ def kernels(grid: Grid) -> Suite:
         if grid.wants(direction)
         for case in _subjects(grid)
         for case in [dataclasses.replace(case, direction=direction)]
-        for impl in (_impls(case) if grid.contenders else implementations(case))
+        for impl in (_impls(case) if grid.baselines else implementations(case))
     ]
-    facts = [
-        dataclasses.replace(case, impl="torch", direction="facts")
+    properties = [
+        dataclasses.replace(case, impl="torch", direction="properties")
         for case in _subjects(grid)
         if case.op == "block_topk_attention" and (case.batch, case.seq_len) in _FACTS_AT
     ]
-    with_floor: list[Case] = []
+    with_floor: list[BenchmarkCase] = []
     for case in cases:
         if not with_floor or with_floor[-1].group != case.group:
             with_floor.append(dataclasses.replace(case, mixer=COPY, impl="torch"))
@@ -120,7 +120,7 @@ def kernels(grid: Grid) -> Suite:
     return Suite(
         name="kernels",
         about="every op and implementation against what a user would otherwise run",
-        cases=(*with_floor, *facts),
+        cases=(*with_floor, *properties),
         min_samples=9,
         max_samples=60,
         seconds_per_case=0.3,
@@ -131,18 +131,18 @@ def kernels(grid: Grid) -> Suite:
 _FACTS_AT = {(batch, n) for batch, n, _ in (*BLOCK_GPU, *BLOCK_CPU)}
 
 
-def _impls(case: Case) -> list[str]:
+def _impls(case: BenchmarkCase) -> list[str]:
     assert case.op is not None
     shape = (case.batch, case.seq_len, case.window or case.topk)
     sweep = {"local_attention": LOCAL_SWEEP, "topk_attention": TOPK_SWEEP}.get(case.op, ())
-    others = [name for name in everyday(case.op) if not _left_out(name, case)]
+    others = [name for name in installed_baselines(case.op) if not _left_out(name, case)]
     if case.device == "cuda" and shape in sweep:
         others = [name for name in others if name == "sdpa"]
     return [*others, *implementations(case)]
 
 
-def _left_out(name: str, case: Case) -> bool:
-    """Whether a contender could not finish, or is not made for the device."""
+def _left_out(name: str, case: BenchmarkCase) -> bool:
+    """Whether a baseline could not finish, or is not made for the device."""
     if case.device == "cpu":
         whole = name in WHOLE_SCORES and case.seq_len > NAIVE_TOPK_MOST
         return whole or name == "flex-mask" or (name == "flex" and case.direction != "forward")
@@ -151,12 +151,12 @@ def _left_out(name: str, case: Case) -> bool:
     return name == "sdpa" and case.seq_len > DENSE_MOST
 
 
-def _subjects(grid: Grid) -> Iterator[Case]:
+def _subjects(grid: Grid) -> Iterator[BenchmarkCase]:
     """One case for each op and shape."""
     wanted = grid.mixers or OPS
 
-    def case(op: str, batch: int, seq_len: int, dim: int, **knobs: int) -> Case:
-        return Case(
+    def case(op: str, batch: int, seq_len: int, dim: int, **options: int) -> BenchmarkCase:
+        return BenchmarkCase(
             suite="kernels",
             mixer=op,
             subject="op",
@@ -168,7 +168,7 @@ def _subjects(grid: Grid) -> Iterator[Case]:
             dtype=grid.dtype or ("bfloat16" if grid.on_gpu else "float32"),
             device=grid.device,
             seed=grid.seed,
-            **knobs,  # type: ignore[arg-type]
+            **options,  # type: ignore[arg-type]
         )
 
     def lengths(shapes: tuple[Shape, ...]) -> list[Shape]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from flashmix.bench.case import Case, Suite
+from flashmix.bench.case import BenchmarkCase, Suite
 from flashmix.bench.suites.grid import Grid
 from flashmix.tasks.distributed import launched, launched_world
 
@@ -33,7 +33,7 @@ def naive(grid: Grid) -> Suite:
             for direction in ("forward", "backward"):
                 if not grid.wants(direction):
                     continue
-                plain = Case(
+                plain = BenchmarkCase(
                     suite="naive",
                     mixer="attention",
                     impl="naive",

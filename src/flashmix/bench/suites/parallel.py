@@ -7,7 +7,7 @@ import itertools
 
 import torch
 
-from flashmix.bench.case import COPY, Case, Suite
+from flashmix.bench.case import COPY, BenchmarkCase, Suite
 from flashmix.bench.suites.grid import Grid
 from flashmix.errors import ArgumentError
 from flashmix.tasks.distributed import launched, launched_world
@@ -44,13 +44,13 @@ def parallel(grid: Grid) -> Suite:
             f"suite 'parallel' compares with one rank; --ranks must be 2 or more, got {ranks}"
         )
     lengths = grid.seq_lens or ((16384, 131072, 1048576) if grid.on_gpu else (2048, 16384, 131072))
-    cases: list[Case] = []
+    cases: list[BenchmarkCase] = []
     shorter: dict[str, int] = {}
     for direction in grid.directions or ("forward_backward",):
         if direction not in ("forward", "backward", "forward_backward"):
             continue
         copies = [
-            Case(
+            BenchmarkCase(
                 suite="parallel",
                 mixer=COPY,
                 impl="torch",

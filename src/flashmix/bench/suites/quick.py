@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashmix.bench.case import Case, Suite
+from flashmix.bench.case import BenchmarkCase, Suite
 from flashmix.bench.suites.grid import BASELINES, Grid, with_copy
 
 MIXERS = ("local", "topk", "fnet", "spectral", "fourier", "spectral+local")
@@ -27,7 +27,7 @@ def quick(grid: Grid) -> Suite:
         if grid.wants(direction)
         for seq_len in grid.seq_lens or (128, 256, 512, 1024, 2048)
         for one in with_copy(
-            Case(
+            BenchmarkCase(
                 suite="quick",
                 mixer="attention",
                 direction=direction,
@@ -43,7 +43,7 @@ def quick(grid: Grid) -> Suite:
         )
     ]
     digits = [
-        Case(
+        BenchmarkCase(
             suite="quick",
             mixer=mixer,
             direction="train",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 
-from flashmix.bench.case import Case, Suite
+from flashmix.bench.case import BenchmarkCase, Suite
 from flashmix.bench.suites.grid import BASELINES, Grid, with_copy
 
 
 def spectral(grid: Grid) -> Suite:
     """Speed, memory, forward + backward, blocks and scaling over N, and the invariants."""
     mixers = [*BASELINES, *((text, "auto") for text in grid.mixers or ("spectral",))]
-    plain = Case(
+    plain = BenchmarkCase(
         suite="spectral",
         mixer="spectral",
         batch=grid.batch or 8,
@@ -35,7 +35,7 @@ def spectral(grid: Grid) -> Suite:
     return Suite(
         name="spectral",
         about="spectral mixing against attention: speed, memory, blocks, scaling, invariants",
-        cases=(*cases, dataclasses.replace(plain, direction="facts", dtype="float32")),
+        cases=(*cases, dataclasses.replace(plain, direction="properties", dtype="float32")),
         min_samples=7,
         max_samples=50,
     )

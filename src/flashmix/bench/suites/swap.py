@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flashmix.bench.case import Case, Suite
+from flashmix.bench.case import BenchmarkCase, Suite
 from flashmix.bench.suites.grid import BASELINES, Grid
 
 MIXERS = (
@@ -19,7 +19,7 @@ MIXERS = (
 def swap(grid: Grid) -> Suite:
     """2 layers, width 128, 2 heads, vocabulary 30,522, batch 32 at 128, 256 and 512 tokens."""
     cases = [
-        Case(
+        BenchmarkCase(
             suite="swap",
             mixer=mixer,
             impl=impl,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from flashmix.bench.case import Case
+from flashmix.bench.case import BenchmarkCase
 from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
 from flashmix.errors import ArgumentError
@@ -53,7 +53,7 @@ class Comparison:
 
 def _key(row: Row) -> str:
     """What makes two rows the same case; the suite that asked for it does not matter."""
-    return json.dumps({**Case.from_dict(row).as_dict(), "suite": None}, sort_keys=True)
+    return json.dumps({**BenchmarkCase.from_dict(row).as_dict(), "suite": None}, sort_keys=True)
 
 
 def compare(before: Iterable[Row], after: Iterable[Row]) -> Comparison:
@@ -64,8 +64,8 @@ def compare(before: Iterable[Row], after: Iterable[Row]) -> Comparison:
             "a run holds trainings, which are not compared case by case; flashmix report RUN_A "
             "RUN_B shows them side by side"
         )
-    first = {_key(row): row for row in before if row["direction"] not in ("train", "facts")}
-    second = {_key(row): row for row in after if row["direction"] not in ("train", "facts")}
+    first = {_key(row): row for row in before if row["direction"] not in ("train", "properties")}
+    second = {_key(row): row for row in after if row["direction"] not in ("train", "properties")}
     both = [(first[key], second[key]) for key in first if key in second]
     return Comparison(
         changes=tuple(

@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
+from flashmix.bench.baselines import BASELINES
 from flashmix.bench.case import COPY
-from flashmix.bench.contenders import EVERYDAY
 from flashmix.bench.stats import Interval, ratio, resampled_medians
 from flashmix.bench.store import Row
 
@@ -190,7 +190,7 @@ def kernel_ratios(
     """
     groups: dict[tuple[str, str], dict[tuple[object, ...], dict[str, float]]] = {}
     for row in rows:
-        timed = row["direction"] != "facts" and row["status"] == "ok"
+        timed = row["direction"] != "properties" and row["status"] == "ok"
         if row.get("subject") == "op" and timed:
             shape = tuple(row[k] for k in ("batch", "seq_len", "dim", "window", "topk", "modes"))
             cells = groups.setdefault((row["op"], row["direction"]), {}).setdefault(shape, {})
@@ -198,7 +198,7 @@ def kernel_ratios(
     found: dict[tuple[str, str, str], dict[str, list[float]]] = {}
     for (op, direction), shapes in groups.items():
         labels = list(dict.fromkeys(label for cells in shapes.values() for label in cells))
-        baselines = [label for label in labels if label in EVERYDAY[op]]
+        baselines = [label for label in labels if label in BASELINES[op]]
         for ours in labels:
             if ours in (COPY, *baselines):
                 continue

@@ -135,7 +135,7 @@ def headline(run: dict[str, Any], rows: Sequence[Row]) -> str:
         mixers = len(dict.fromkeys(map(mixers_name, rows)))
         return f"{models} fine-tuned on {tasks} with {mixers} mixers; on {place(run)}."
     cases = [row for row in rows if not is_finetuning(row)]
-    timed = [row for row in cases if row["direction"] not in ("train", "facts")] or cases
+    timed = [row for row in cases if row["direction"] not in ("train", "properties")] or cases
 
     def values(name: str) -> str:
         found = sorted({row[name] for row in timed})

@@ -39,7 +39,7 @@ def sections(rows: Sequence[Row]) -> list[Section]:
             if timed:
                 found.append(_fourier_table(timed, direction, autocast))
     for row in rows:
-        if row["direction"] == "facts" and row["status"] == "ok":
+        if row["direction"] == "properties" and row["status"] == "ok":
             found.append(_head_section(row))
     return [*found, recommendation_section(rows)]
 
@@ -67,15 +67,15 @@ def _fourier_table(rows: Sequence[Row], direction: str, autocast: str | None) ->
 
 
 def _head_section(row: Row) -> Section:
-    facts = row["facts"]
-    shares = facts["lowest_tenth_energy_share_by_head"]
+    properties = row["properties"]
+    shares = properties["lowest_tenth_energy_share_by_head"]
     body = [[f"head {i}", Cell(f"{100 * share:.1f} %", row)] for i, share in enumerate(shares)]
-    part = 100 * facts["lowest_tenth_of_frequencies"]
+    part = 100 * properties["lowest_tenth_of_frequencies"]
     return Section(
         "FFT magnitude by head",
         [
             f"Share of a head's energy in the lowest {part:.0f} % of frequencies, on "
-            f"{facts['input']} through untrained projections. White noise has no preferred "
+            f"{properties['input']} through untrained projections. White noise has no preferred "
             "frequency, so about that share is expected: such input cannot test a claim that the "
             "layer by itself favours low frequencies."
         ],

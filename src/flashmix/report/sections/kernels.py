@@ -180,14 +180,14 @@ def _crossovers(rows: Sequence[Row]) -> Section | None:
 def _selection(rows: Sequence[Row]) -> Section | None:
     body = []
     for row in rows:
-        if row["direction"] == "facts" and row["status"] == "ok" and row.get("op"):
-            facts = row["facts"]
-            for name, found in facts["inputs"].items():
+        if row["direction"] == "properties" and row["status"] == "ok" and row.get("op"):
+            properties = row["properties"]
+            for name, found in properties["inputs"].items():
                 body.append(
                     [
                         f"[{row['batch']}, {row['seq_len']}, {row['dim']}], top {row['topk']}",
                         name,
-                        Cell(f"{100 * facts['kept_share']:.3g} %", row),
+                        Cell(f"{100 * properties['kept_share']:.3g} %", row),
                         Cell(f"{100 * found['recall']:.3g} %", row),
                         Cell(f"{100 * found['weight_kept']:.3g} %", row),
                         Cell(number(found["error_against_exact"]), row),

@@ -66,10 +66,10 @@ def sections(rows: Sequence[Row]) -> list[Section]:
     if forward.cells:
         found.append(sweep_tables.parameter_section(forward))
     for row in rows:
-        if row["direction"] == "facts" and row["status"] == "ok":
+        if row["direction"] == "properties" and row["status"] == "ok":
             body = [
                 [name.replace("_", " "), Cell(str(value), row)]
-                for name, value in row["facts"].items()
+                for name, value in row["properties"].items()
             ]
             found.append(
                 Section(

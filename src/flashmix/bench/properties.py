@@ -6,24 +6,24 @@ from typing import Any
 
 import torch
 
-from flashmix.bench.case import Case
-from flashmix.bench.selection import block_selection_facts
+from flashmix.bench.case import BenchmarkCase
+from flashmix.bench.selection import block_selection_properties
 from flashmix.mixers import FourierAttention, Spectral
 from flashmix.ops import spectral
 
 
-def measure_facts(case: Case) -> dict[str, Any]:
-    """The facts of a case's mixer at its shape."""
+def measure_properties(case: BenchmarkCase) -> dict[str, Any]:
+    """The properties of a case's mixer at its shape."""
     torch.manual_seed(case.seed)
     if case.op == "block_topk_attention":
-        return block_selection_facts(case)
+        return block_selection_properties(case)
     x = torch.randn(case.batch, case.seq_len, case.dim, device=case.device)
     if case.mixer.partition("(")[0] == "fourier":
-        return _fourier_facts(case, x)
-    return _spectral_facts(case, x)
+        return _fourier_properties(case, x)
+    return _spectral_properties(case, x)
 
 
-def _fourier_facts(case: Case, x: torch.Tensor) -> dict[str, Any]:
+def _fourier_properties(case: BenchmarkCase, x: torch.Tensor) -> dict[str, Any]:
     """The FFT magnitude of each head, and where its energy lies, on white noise."""
     mixer = FourierAttention(case.dim, num_heads=case.num_heads).to(case.device)
     with torch.no_grad():
@@ -39,7 +39,7 @@ def _fourier_facts(case: Case, x: torch.Tensor) -> dict[str, Any]:
     }
 
 
-def _spectral_facts(case: Case, x: torch.Tensor) -> dict[str, Any]:
+def _spectral_properties(case: BenchmarkCase, x: torch.Tensor) -> dict[str, Any]:
     """Energy, determinism, gradient flow and round trip of spectral mixing."""
     n = case.seq_len
     unitary = Spectral(case.dim, unitary=True).to(case.device)

@@ -1,6 +1,6 @@
 """The ops of flashmix beside what a user would otherwise run for the same result.
 
-A contender is a function of the op's inputs. Each op's table names the everyday choices; the
+A baseline is a function of the op's inputs. Each op's table names what users run today; the
 implementations of flashmix come from its own registry.
 
 Shapes: fnet and spectral take x [B, N, D]; the attentions q, k, v [B, H, N, dh], fourier v alone.
@@ -17,25 +17,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashmix import ops
-from flashmix.bench.case import Case
+from flashmix.bench.case import BenchmarkCase
 from flashmix.ops import OPERATORS
 from flashmix.ops.dispatch import Signature
 
 Function = Callable[..., Tensor]
 
 
-def _fftn(case: Case) -> Function:
+def _fftn(case: BenchmarkCase) -> Function:
     """As Hugging Face's FNet writes it."""
     wide = torch.float32
     return lambda x: torch.fft.fftn(x.to(wide), dim=(1, 2)).real.to(x.dtype)
 
 
-def _fft_fft(case: Case) -> Function:
+def _fft_fft(case: BenchmarkCase) -> Function:
     wide = torch.float32
     return lambda x: torch.fft.fft(torch.fft.fft(x.to(wide), dim=-1), dim=-2).real.to(x.dtype)
 
 
-def _rfft_filter_irfft(case: Case) -> Function:
+def _rfft_filter_irfft(case: BenchmarkCase) -> Function:
     """As spectral layers usually write it, with the higher modes dropped."""
 
     def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def _rfft_filter_irfft(case: Case) -> Function:
     return run
 
 
-def _rfft_weigh_irfft(case: Case) -> Function:
+def _rfft_weigh_irfft(case: BenchmarkCase) -> Function:
     """As the formula of Fourier attention reads."""
 
     def run(v: Tensor) -> Tensor:
@@ -61,23 +61,23 @@ def _rfft_weigh_irfft(case: Case) -> Function:
     return run
 
 
-def _near(case: Case) -> Tensor:
+def _near(case: BenchmarkCase) -> Tensor:
     assert case.window is not None
     i = torch.arange(case.seq_len, device=case.device)
     return (i[:, None] - i).abs() <= case.window // 2
 
 
-def _sdpa(case: Case) -> Function:
+def _sdpa(case: BenchmarkCase) -> Function:
     """Dense fused attention: not the same result, but what the sparse ones must beat."""
     return F.scaled_dot_product_attention
 
 
-def _sdpa_mask(case: Case) -> Function:
+def _sdpa_mask(case: BenchmarkCase) -> Function:
     mask = _near(case)
     return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
-def _flex_parts(case: Case) -> tuple[Callable[[], Any], Callable[..., Tensor]]:
+def _flex_parts(case: BenchmarkCase) -> tuple[Callable[[], Any], Callable[..., Tensor]]:
     """FlexAttention, compiled, and what builds its block mask, which visits all N x N pairs."""
     import torch._dynamo
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
@@ -95,20 +95,20 @@ def _flex_parts(case: Case) -> tuple[Callable[[], Any], Callable[..., Tensor]]:
     return lambda: create_block_mask(near, None, None, n, n, device=case.device), compiled
 
 
-def _flex(case: Case) -> Function:
+def _flex(case: BenchmarkCase) -> Function:
     """FlexAttention, compiled, its block mask built beforehand."""
     build, attend = _flex_parts(case)
     mask = build()
     return lambda q, k, v: attend(q, k, v, block_mask=mask)
 
 
-def _flex_mask(case: Case) -> Function:
+def _flex_mask(case: BenchmarkCase) -> Function:
     """FlexAttention, compiled, its block mask built anew in each call, as for lengths that vary."""
     build, attend = _flex_parts(case)
     return lambda q, k, v: attend(q, k, v, block_mask=build())
 
 
-def _topk_scatter(case: Case) -> Function:
+def _topk_scatter(case: BenchmarkCase) -> Function:
     """As usually written: all scores, topk, scatter, softmax."""
     assert case.topk is not None
     count = min(case.topk, case.seq_len)
@@ -122,7 +122,7 @@ def _topk_scatter(case: Case) -> Function:
     return run
 
 
-def _local_attention_package(case: Case) -> Function:
+def _local_attention_package(case: BenchmarkCase) -> Function:
     """Package local-attention; N must be a multiple of half the window.
 
     It pads other lengths itself, but attends to that padding.
@@ -140,7 +140,7 @@ def _local_attention_package(case: Case) -> Function:
     return layer.to(case.device)
 
 
-def _x_transformers(case: Case) -> Function:
+def _x_transformers(case: BenchmarkCase) -> Function:
     """Package x-transformers, with its ``sparse_topk``."""
     from x_transformers.attend import Attend
 
@@ -150,9 +150,9 @@ def _x_transformers(case: Case) -> Function:
 
 
 PEERS = {"local-attention": "local_attention", "x-transformers": "x_transformers"}
-"""Contenders that are packages of their own, and what they import as: timed where installed."""
+"""Baselines that are packages of their own, and what they import as: timed where installed."""
 
-EVERYDAY: dict[str, dict[str, Callable[[Case], Function]]] = {
+BASELINES: dict[str, dict[str, Callable[[BenchmarkCase], Function]]] = {
     "fnet": {"fftn": _fftn, "fft-fft": _fft_fft},
     "spectral": {"rfft-filter-irfft": _rfft_filter_irfft},
     "fourier": {"rfft-weigh-irfft": _rfft_weigh_irfft},
@@ -172,22 +172,22 @@ EVERYDAY: dict[str, dict[str, Callable[[Case], Function]]] = {
 }
 
 
-def everyday(op: str) -> list[str]:
+def installed_baselines(op: str) -> list[str]:
     """What a user would otherwise run, the peers among it where they are installed."""
     return [
-        name for name in EVERYDAY[op] if name not in PEERS or importlib.util.find_spec(PEERS[name])
+        name for name in BASELINES[op] if name not in PEERS or importlib.util.find_spec(PEERS[name])
     ]
 
 
-def implementations(case: Case) -> list[str]:
+def implementations(case: BenchmarkCase) -> list[str]:
     """The op's own implementations that can run ``case`` here, the reference left aside."""
     assert case.op is not None
     dtype = getattr(torch, case.dtype)
     shape: tuple[int, ...] = (case.batch, case.seq_len, case.dim)
     if case.op not in ("fnet", "spectral"):
         shape = (case.batch, case.num_heads, case.seq_len, case.dim // case.num_heads)
-    knobs = {"window": case.window, "topk": case.topk, "modes": case.modes}
-    options = {name: value for name, value in knobs.items() if value is not None}
+    given = {"window": case.window, "topk": case.topk, "modes": case.modes}
+    options = {name: value for name, value in given.items() if value is not None}
     signature = Signature(shape, dtype, torch.device(case.device), options)
     return [
         one.name
@@ -196,7 +196,7 @@ def implementations(case: Case) -> list[str]:
     ]
 
 
-def _own(case: Case) -> Function:
+def _own(case: BenchmarkCase) -> Function:
     if case.op == "fnet":
         return lambda x: ops.fnet(x, impl=case.impl)
     if case.op == "spectral":
@@ -215,12 +215,12 @@ def _own(case: Case) -> Function:
     )
 
 
-def build_contender(case: Case) -> tuple[list[Tensor], Function]:
+def build_function(case: BenchmarkCase) -> tuple[list[Tensor], Function]:
     """The inputs of an op's case, and the function its ``impl`` names."""
     assert case.op is not None
     dtype = getattr(torch, case.dtype)
-    everyday = EVERYDAY[case.op].get(case.impl)
-    function = everyday(case) if everyday else _own(case)
+    build = BASELINES[case.op].get(case.impl)
+    function = build(case) if build else _own(case)
     if case.op in ("fnet", "spectral"):
         x = torch.randn(case.batch, case.seq_len, case.dim, device=case.device, dtype=dtype)
         if case.op == "fnet":
