@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from flashmix.bench.baselines import installed_baselines, implementations
+from flashmix.bench.baselines import implementations, installed_baselines
 from flashmix.bench.case import COPY, BenchmarkCase, Suite
 from flashmix.bench.suites.grid import Grid
 from flashmix.errors import unknown_choice
