@@ -9,11 +9,11 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from flashmix.ops.block_topk_attention import blocks
-from flashmix.ops.block_topk_attention import torch as block_topk
+from flashmix.ops.block_topk_attention import torch_impl as block_topk
 from flashmix.ops.dispatch import costs, tables
-from flashmix.ops.local_attention import torch as local
+from flashmix.ops.local_attention import torch_impl as local
 from flashmix.ops.spectral import causal_conv
-from flashmix.ops.topk_attention import torch as topk
+from flashmix.ops.topk_attention import torch_impl as topk
 from helpers import DEVICES
 
 ON_GPU = torch.cuda.is_available()

@@ -12,8 +12,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from flashmix import parallel
 from flashmix.errors import ImplementationError
 from flashmix.ops.block_topk_attention import blocks
-from flashmix.ops.block_topk_attention import torch as block_topk
-from flashmix.ops.local_attention import torch as local
+from flashmix.ops.block_topk_attention import torch_impl as block_topk
+from flashmix.ops.local_attention import torch_impl as local
 from flashmix.parallel.attention import ring
 from flashmix.parallel.comm import chunks
 from flashmix.parallel.fnet import fft

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from flashmix import ops
 from flashmix.ops.block_topk_attention.reference import block_topk_attention_and_weights
-from flashmix.ops.topk_attention import torch as chunked
+from flashmix.ops.topk_attention import torch_impl as chunked
 from helpers import OPS, assert_close, each_impl, make_mixer, randn, skip_unless_runs
 
 each_topk_impl = each_impl([case for case in OPS if case.name == "topk"])

@@ -8,7 +8,7 @@ pytest.importorskip("triton")
 from flashmix import ops
 from flashmix.errors import ImplementationError
 from flashmix.mixers import TopKAttention
-from flashmix.ops._triton.inverse import inverse
+from flashmix.ops._triton.inverted_index import inverted_index
 from flashmix.ops.topk_attention.triton import _backward_op, _op, launch
 from helpers import relative_error
 from triton_helpers import (
@@ -190,10 +190,10 @@ def test_same_input_gives_the_same_bits():
 
 def test_inverse_lists_each_targets_places_in_order():
     index = torch.tensor([[[[2, 0], [0, -1]], [[1, 2], [2, 0]]]], dtype=torch.int32, device=DEVICE)
-    places, offsets = inverse(index, 3, 1)
+    places, offsets = inverted_index(index, 3, 1)
     assert offsets.tolist() == [0, 2, 2, 3, 4, 5, 7]
     assert places.tolist() == [1, 2, 0, 7, 4, 5, 6, 3]
-    places, offsets = inverse(index, 3, 2)
+    places, offsets = inverted_index(index, 3, 2)
     assert offsets.tolist() == [0, 3, 4, 7]
     assert places.tolist() == [1, 2, 7, 4, 0, 5, 6, 3]
 

@@ -88,7 +88,7 @@ class BenchmarkCase:
         seq_len = self.seq_len // self.ranks if self.weak and self.ranks else self.seq_len
         shape = (self.batch, seq_len, self.dim, self.num_heads, self.dtype, self.device)
         options = (self.op, self.window, self.topk, self.modes)
-        # Over ranks a mixer is compared with itself alone, so that no two share the memory.
+        # Across ranks a mixer is compared with itself alone, so that no two share the memory.
         among_ranks = self.ranks and (self.mixer, self.impl)
         return (self.direction, self.subject, *shape, *options, among_ranks)
 

@@ -2,7 +2,7 @@
 
 The first rank serves the runner as :mod:`flashmix.bench.worker` does, and hosts a store; through
 it the other ranks get their orders, and every rank says why it failed. A failure across ranks ends
-them all: what a broken group still waits for cannot be told. The runner offsets_of fresh ones.
+them all: what a broken group still waits for is not known. The runner starts fresh ones.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ class Team:
 
 
 def report_failure(store: Store, result: dict[str, Any]) -> None:
-    """Let the first rank know why a rank failed; the first reason told stands."""
+    """Let the first rank know why a rank failed; the first reason that arrives stands."""
     store.compare_set(FAILED, "", json.dumps(result))
 
 

@@ -23,7 +23,7 @@ GRAPHS = ("forward", "forward_backward")
 
 
 def ranks_of(grid: Grid) -> int:
-    """Ranks: as told, as torchrun started, as this machine has GPUs, two at least."""
+    """Ranks: as given, as torchrun started, as this machine has GPUs, two at least."""
     gpus = torch.cuda.device_count() if grid.on_gpu else 0
     return grid.ranks or (launched_world() if launched() else max(2, gpus))
 

@@ -38,12 +38,12 @@ def packing(mask: Tensor | None) -> Packing:
     return Packing(real_first(mask), mask.sum(1, dtype=torch.int32))
 
 
-def side_by_side(*xs: Tensor) -> tuple[Tensor, ...]:
+def ensure_contiguous_last_dim(*xs: Tensor) -> tuple[Tensor, ...]:
     """``xs`` with the elements of a row next to each other, copied only where they are not."""
     return tuple(x if x.stride(3) == 1 else x.contiguous() for x in xs)
 
 
-def token_major(x: Tensor) -> Tensor:
+def empty_bnhd(x: Tensor) -> Tensor:
     """An empty tensor like ``x`` [B, H, N, dh] whose memory is [B, N, H, dh].
 
     The heads of a token then lie side by side, as projections give and take them: to put them
@@ -61,7 +61,7 @@ def strides(*xs: Tensor) -> tuple[int, ...]:
 def weight_sums(y: Tensor, grad: Tensor) -> Tensor:
     """Sum over dh of y * grad, float32 [B, H, N]: what a softmax's backward takes off."""
     batch, heads, n, width = y.shape
-    y, grad = side_by_side(y, grad)
+    y, grad = ensure_contiguous_last_dim(y, grad)
     delta = torch.empty(y.shape[:3], dtype=torch.float32, device=y.device)
     rows = 32
     delta_kernel[(batch * heads * cdiv(n, rows),)](

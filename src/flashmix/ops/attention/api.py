@@ -6,7 +6,7 @@ from torch import Tensor
 
 from flashmix.ops import _checks
 from flashmix.ops._library import direction_of
-from flashmix.ops.attention import reference, torch
+from flashmix.ops.attention import reference, torch_impl
 from flashmix.ops.dispatch import Implementation, Operator, Signature
 
 OPERATOR = Operator(
@@ -15,7 +15,7 @@ OPERATOR = Operator(
     implementations=[
         Implementation(
             name="torch",
-            run=torch.attention,
+            run=torch_impl.attention,
             summary="PyTorch's fused scaled_dot_product_attention",
         ),
         Implementation(

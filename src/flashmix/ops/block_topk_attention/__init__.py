@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from flashmix.ops._triton import availability
-from flashmix.ops.block_topk_attention import cpu, reference, torch
+from flashmix.ops.block_topk_attention import cpu, reference, torch_impl
 from flashmix.ops.dispatch import Implementation, Operator
 from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
 
@@ -26,7 +26,7 @@ OPERATOR = Operator(
         ),
         Implementation(
             name="torch",
-            run=torch.block_topk_attention,
+            run=torch_impl.block_topk_attention,
             summary="gathers the selected key blocks for each block of queries",
             launches=12,
             scales_with="topk",

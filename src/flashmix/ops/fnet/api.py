@@ -11,8 +11,8 @@ from flashmix.ops._library import direction_of
 from flashmix.ops._triton.columns import plan as columns
 from flashmix.ops.dispatch import Implementation, Operator, Signature
 from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
-from flashmix.ops.fnet import cpu, dense, reference, torch
-from flashmix.ops.fnet.plan import road, unplanned, unsplit
+from flashmix.ops.fnet import cpu, dense, reference, torch_impl
+from flashmix.ops.fnet.plan import describe_plan, plan_unsupported_reason, width_unsupported_reason
 
 
 def _triton(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
@@ -30,21 +30,21 @@ def _triton_columns(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
 def _triton_unsupported_reason(signature: Signature) -> str | None:
     _, seq_len, dim = signature.static_shape()
     length = None if signature.options.get("masked") else seq_len
-    return unplanned(length, dim, signature.dtype)
+    return plan_unsupported_reason(length, dim, signature.dtype)
 
 
 def _describe_triton_plan(signature: Signature) -> str | None:
     _, seq_len, dim = signature.static_shape()
     if signature.options.get("masked"):
         return "true lengths without a plan go through the FFT"
-    return road(seq_len, dim, signature.dtype)
+    return describe_plan(seq_len, dim, signature.dtype)
 
 
 def _columns_unsupported_reason(signature: Signature) -> str | None:
     _, seq_len, dim = signature.static_shape()
-    if refusal := unsplit(dim) or columns.unfit(seq_len, dim):
+    if refusal := width_unsupported_reason(dim) or columns.size_unsupported_reason(seq_len, dim):
         return refusal
-    return None if signature.options.get("masked") else columns.uncut(seq_len)
+    return None if signature.options.get("masked") else columns.length_unsupported_reason(seq_len)
 
 
 def _describe_columns_plan(signature: Signature) -> str | None:
@@ -70,7 +70,7 @@ OPERATOR = Operator(
         ),
         Implementation(
             name="torch",
-            run=torch.fnet,
+            run=torch_impl.fnet,
             summary="half-spectrum real FFT, mirrored; its own backward, nothing saved",
             launches=6,
         ),

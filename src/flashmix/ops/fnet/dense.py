@@ -1,4 +1,4 @@
-"""FNet mixing as two matrix products: the shortest road for short sequences, whatever their length.
+"""FNet mixing as two matrix products: the fewest steps for short sequences, whatever their length.
 
 With g, the Hartley transform of x's even part over the width, Y is the Hartley transform of g over
 tokens; the columns j <= D / 2 are enough and the others their mirror image (Y[-k, -j] = Y[k, j]).

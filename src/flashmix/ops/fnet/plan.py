@@ -126,12 +126,12 @@ def plan(seq_len: int, dim: int, dtype: torch.dtype) -> Plan | None:
 
 
 @constant_in_graphs
-def unsplit(dim: int) -> str | None:
+def width_unsupported_reason(dim: int) -> str | None:
     """Why a width has no two digits for a tile, or None."""
     return None if split_width(dim) else f"has no factors of D = {dim} that fit its tiles"
 
 
-def road(seq_len: int, dim: int, dtype: torch.dtype) -> str | None:
+def describe_plan(seq_len: int, dim: int, dtype: torch.dtype) -> str | None:
     """The digits that a shape is cut into, in words."""
     found = plan(seq_len, dim, dtype)
     if found is None:
@@ -140,7 +140,7 @@ def road(seq_len: int, dim: int, dtype: torch.dtype) -> str | None:
 
 
 @constant_in_graphs
-def unplanned(seq_len: int | None, dim: int, dtype: torch.dtype) -> str | None:
+def plan_unsupported_reason(seq_len: int | None, dim: int, dtype: torch.dtype) -> str | None:
     """Why a shape has no plan, or None; with ``seq_len`` None, whether the width alone has."""
     if split_width(dim) is None or padded(2) * _row(dim) > _tile(dtype):
         return f"has no factors of D = {dim} that fit its tiles"

@@ -8,7 +8,7 @@ from flashmix.ops import _checks
 from flashmix.ops._library import direction_of
 from flashmix.ops.dispatch import Implementation, Operator, Signature
 from flashmix.ops.dispatch.families import cpu_implementation
-from flashmix.ops.fourier import cpu, reference, torch
+from flashmix.ops.fourier import cpu, reference, torch_impl
 
 OPERATOR = Operator(
     name="fourier",
@@ -20,7 +20,7 @@ OPERATOR = Operator(
         ),
         Implementation(
             name="torch",
-            run=torch.fourier,
+            run=torch_impl.fourier,
             summary="real FFT, weigh, inverse, with a backward that saves only the input",
         ),
         Implementation(name="reference", run=reference.fourier, summary="the formula"),

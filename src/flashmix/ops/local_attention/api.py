@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import torch as _torch
+import torch
 from torch import Tensor
 
 from flashmix.ops import _checks
@@ -15,7 +15,7 @@ from flashmix.ops._library import direction_of
 from flashmix.ops._triton import availability
 from flashmix.ops.dispatch import Implementation, Operator, Signature
 from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
-from flashmix.ops.local_attention import cpu, reference, torch
+from flashmix.ops.local_attention import cpu, reference, torch_impl
 from flashmix.ops.local_attention.window import Window, check_window, keys_in_view, reach
 
 
@@ -29,7 +29,7 @@ def _triton(
 
 @functools.cache
 def _processor() -> dict[str, Any]:
-    return getattr(_torch.cpu, "get_capabilities", dict)()
+    return getattr(torch.cpu, "get_capabilities", dict)()
 
 
 @constant_in_graphs
@@ -38,11 +38,11 @@ def _has_amx() -> bool:
 
 
 def _deprioritized_reason(signature: Signature) -> str | None:
-    if signature.dtype != _torch.bfloat16 or not _has_amx():
+    if signature.dtype != torch.bfloat16 or not _has_amx():
         return None
     options, n = signature.options, signature.shape[2]
     sides = reach(options.get("window", 1), bool(options.get("causal")))
-    if signature.direction == "training" and (kept_for_any(n) or not torch.at_once(n, *sides)):
+    if signature.direction == "training" and (kept_for_any(n) or not torch_impl.at_once(n, *sides)):
         return None
     return "is slower than bfloat16 products on this processor (AMX), but to train short windows"
 
@@ -58,7 +58,7 @@ OPERATOR = Operator(
         ),
         Implementation(
             name="torch",
-            run=torch.local_attention,
+            run=torch_impl.local_attention,
             summary="blocks of queries against overlapping key blocks through fused attention",
             launches=8,
         ),

@@ -18,7 +18,7 @@ from flashmix.ops._cpu.library import DATA, INT, ROWS, SHAPE, STRIDES, Kernel
 from flashmix.ops._derivatives import vjp
 from flashmix.ops._library import kernel_op
 from flashmix.ops._precision import transform_dtype
-from flashmix.ops.attention.torch import attention
+from flashmix.ops.attention.torch_impl import attention
 from flashmix.ops.local_attention.reference import widened
 from flashmix.ops.local_attention.window import sees_all
 

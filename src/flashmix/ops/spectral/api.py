@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch as _torch
+import torch
 from torch import Tensor
 
 from flashmix.errors import ArgumentError
@@ -16,7 +16,7 @@ from flashmix.ops._triton.columns import plan
 from flashmix.ops._triton.launch import MOST_OFFSET
 from flashmix.ops.dispatch import Implementation, Operator, Signature
 from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
-from flashmix.ops.spectral import cpu, reference, torch
+from flashmix.ops.spectral import cpu, reference, torch_impl
 from flashmix.ops.spectral.plan import MOST_MODES
 
 Run = Callable[
@@ -111,7 +111,7 @@ def _triton_unsupported_reason(signature: Signature) -> str | None:
 
 def _columns_unsupported_reason(signature: Signature) -> str | None:
     _, seq_len, dim = signature.static_shape()
-    return _kernels_unsupported_reason(signature) or plan.unfit(seq_len, dim)
+    return _kernels_unsupported_reason(signature) or plan.size_unsupported_reason(seq_len, dim)
 
 
 def _describe_columns_plan(signature: Signature) -> str:
@@ -134,7 +134,7 @@ OPERATOR = Operator(
         ),
         Implementation(
             name="torch",
-            run=_then_bias(torch.filter_tokens),
+            run=_then_bias(torch_impl.filter_tokens),
             summary="real FFT, filter, inverse, with a backward that saves only the input",
             launches=8,
         ),
@@ -211,7 +211,7 @@ def spectral(
                 f"spectral: a complex weight must be [M, D], got {list(weight.shape)}; the real "
                 "and imaginary parts of W are a real [M, D, 2]"
             )
-        weight = _torch.view_as_real(weight.resolve_conj())
+        weight = torch.view_as_real(weight.resolve_conj())
     _checks.check_floating("spectral", "weight", weight, "M, D, 2")
     if weight.shape[1:] != (x.shape[2], 2) or weight.shape[0] < 1:
         raise ArgumentError(
@@ -243,7 +243,7 @@ def spectral(
         "masked": mask is not None,
         "causal": causal,
         "modes": weight.shape[0],
-        "double_weight": weight.dtype == _torch.float64,
+        "double_weight": weight.dtype == torch.float64,
     }
     direction = direction_of(x, weight, bias)
     signature = Signature(tuple(x.shape), x.dtype, x.device, options, direction)

@@ -14,7 +14,7 @@ from flashmix.ops._library import direction_of
 from flashmix.ops._triton import availability
 from flashmix.ops.dispatch import Implementation, Operator, Signature
 from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
-from flashmix.ops.topk_attention import cpu, reference, torch
+from flashmix.ops.topk_attention import cpu, reference, torch_impl
 
 MOST_TRITON = 4096
 """The largest k of the Triton kernels, which cut a query's candidates in one tile."""
@@ -45,7 +45,7 @@ OPERATOR = Operator(
         ),
         Implementation(
             name="torch",
-            run=torch.topk_attention,
+            run=torch_impl.topk_attention,
             summary="chunks of queries; holds k indices and weights per query, never N x N",
             launches=20,
         ),

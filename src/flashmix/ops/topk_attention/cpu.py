@@ -16,7 +16,7 @@ from flashmix.ops._cpu.heads import shape_of, strides, widen
 from flashmix.ops._cpu.library import DATA, FLAG, INT, ROWS, SHAPE, STRIDES, Kernel
 from flashmix.ops._library import kernel_op, needs_gradient
 from flashmix.ops._precision import transform_dtype
-from flashmix.ops.attention.torch import attention
+from flashmix.ops.attention.torch_impl import attention
 from flashmix.ops.topk_attention import reference
 from flashmix.ops.topk_attention.kept import gradients
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._triton import availability
-from flashmix.ops._triton.columns.plan import digits, unfit
+from flashmix.ops._triton.columns.plan import digits, size_unsupported_reason
 from flashmix.ops._triton.launch import MOST_OFFSET
 from flashmix.parallel.comm.chunks import split_in_multiples
 from flashmix.parallel.comm.layout import Layout
@@ -32,7 +32,7 @@ def kernels_support(x: Tensor, layout: Layout) -> bool:
         and layout.mask is None
         and dim <= MOST_WIDTH
         and digits(layout.total) is not None
-        and unfit(layout.total, dim) is None
+        and size_unsupported_reason(layout.total, dim) is None
         and batch * most < MOST_OFFSET
     )
 

@@ -70,7 +70,7 @@ def called(rows: Iterable[Row], *, graph: bool = False) -> list[Row]:
 
 
 def pairs(rows: Sequence[Row], *, weak: bool = False, graph: bool = False) -> list[Pair]:
-    """Every case over ranks of which one rank's was measured too; of CUDA graphs where asked."""
+    """Every case across ranks of which one rank's was measured too; of CUDA graphs where asked."""
     rows = called(rows, graph=graph)
     alone, found = _alone(rows), []
     for row in rows:

@@ -126,7 +126,7 @@ struct Fourier<T>::Head {
     double sum = 0;
     sum_channels(slope, [&](int64_t at, int64_t k) { return product(z + at, upstream + at, k); });
     for (int64_t k = 0; k < count; ++k) {
-      // Every mode but the self-conjugate ones stands for itself and its mirror image.
+      // Every mode but the self-conjugate ones represents itself and its mirror image.
       slope[k] *= (band.own(k) ? T(1) : T(2)) / T(n);
       sum += slope[k] * (power[k] / total);
     }

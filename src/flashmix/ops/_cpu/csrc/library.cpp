@@ -1,4 +1,4 @@
-// What the library is told when it is loaded.
+// What the library is given when it is loaded.
 
 #include "parallel.h"
 

@@ -34,12 +34,12 @@ struct Spectral {
   int64_t modes(const Band<T>& band) const { return std::min(most_modes, band.n / 2 + 1); }
 
   template <int... lane>
-  static C parted(V a, V b, std::integer_sequence<int, lane...>) {
+  static C separated(V a, V b, std::integer_sequence<int, lane...>) {
     return {pick<T, (2 * lane)...>(a, b), pick<T, (2 * lane + 1)...>(a, b)};
   }
   C factor(const Band<T>& band, int64_t k, int64_t c) const {
     const T* row = weight + k * dim * 2;
-    C f = parted(load_lanes(row, 2 * c, 2 * dim), load_lanes(row, 2 * c + W, 2 * dim),
+    C f = separated(load_lanes(row, 2 * c, 2 * dim), load_lanes(row, 2 * c + W, 2 * dim),
                  std::make_integer_sequence<int, W>{});
     if (band.own(k)) f.im = V{};
     return f;
@@ -138,7 +138,7 @@ struct Spectral {
       for (int64_t k = 0; k < modes(band); ++k) {
         if (unitary && band.own(k)) continue;
         Pair<T> from = band.part(z, k), to = band.part(upstream, k);
-        // Every mode but the self-conjugate ones stands for itself and its mirror image.
+        // Every mode but the self-conjugate ones represents itself and its mirror image.
         T share = (band.own(k) ? T(1) : T(2)) / T(band.n);
         C one = multiply(conjugate(from.one), to.one);
         C other = multiply(conjugate(from.other), to.other);

@@ -155,7 +155,7 @@ def matrices(cut: Digits, dtype: torch.dtype, device: torch.device) -> Matrices:
 
 
 @constant_in_graphs
-def uncut(seq_len: int) -> str | None:
+def length_unsupported_reason(seq_len: int) -> str | None:
     """Why a length has no digits; None where it has."""
     if digits(seq_len) is not None:
         return None
@@ -163,7 +163,7 @@ def uncut(seq_len: int) -> str | None:
 
 
 @constant_in_graphs
-def unfit(seq_len: int, dim: int) -> str | None:
+def size_unsupported_reason(seq_len: int, dim: int) -> str | None:
     """Why sequences [N, D] and filters on them are beyond the kernels; None where they are not."""
     cut = digits(seq_len) or longer(2 * seq_len - 1)
     if cut is None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._library import kernel_op
-from flashmix.ops._triton.heads import token_major
+from flashmix.ops._triton.heads import empty_bnhd
 from flashmix.ops.block_topk_attention import blocks, reference
 from flashmix.ops.block_topk_attention.triton import launch
 
@@ -41,7 +41,7 @@ def _(
     batch, heads, n, _ = q.shape
     chosen = (batch, heads, -(-n // blocks.BLOCK), blocks.blocks_needed(n, topk))
     return (
-        token_major(q),
+        empty_bnhd(q),
         q.new_empty(q.shape[:3], dtype=torch.float32),
         q.new_empty(chosen, dtype=torch.int32),
     )
@@ -78,7 +78,7 @@ def _(
     mask: Tensor | None,
     causal: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return token_major(q), token_major(k), token_major(v)
+    return empty_bnhd(q), empty_bnhd(k), empty_bnhd(v)
 
 
 def _backward_formula(

@@ -15,13 +15,13 @@ from flashmix.ops._dense import repeat_heads
 from flashmix.ops._triton.heads import (
     LOG2_E,
     Packing,
+    empty_bnhd,
+    ensure_contiguous_last_dim,
     packing,
-    side_by_side,
     strides,
-    token_major,
     weight_sums,
 )
-from flashmix.ops._triton.inverse import inverse
+from flashmix.ops._triton.inverted_index import inverted_index
 from flashmix.ops._triton.launch import padded, precision
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention.triton.kernels import (
@@ -40,9 +40,9 @@ def forward(
     The output is token-major. Behind the last block that a block of queries has chosen stands -1.
     """
     batch, heads, n, width = q.shape
-    q, k, v = side_by_side(q, k, v)
+    q, k, v = ensure_contiguous_last_dim(q, k, v)
     real = packing(mask)
-    y = token_major(q)
+    y = empty_bnhd(q)
     logarithm = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     chosen = _choose(q, k, real, topk, causal)
     if y.numel():
@@ -102,7 +102,7 @@ def _options(x: Tensor, real: Packing, causal: bool) -> dict[str, Any]:
 
 
 def _pooled(x: Tensor, real: Packing, first: bool) -> Tensor:
-    """What stands for each block, float32 [B, H, G, dh]."""
+    """What represents each block, float32 [B, H, G, dh]."""
     batch, heads, n, width = x.shape
     groups = -(-n // blocks.BLOCK)
     pooled = torch.empty((batch, heads, groups, width), dtype=torch.float32, device=x.device)
@@ -148,9 +148,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to q, k and v, token-major."""
     batch, heads, n, width = q.shape
-    q, k, v, grad = side_by_side(q, k, v, grad)
+    q, k, v, grad = ensure_contiguous_last_dim(q, k, v, grad)
     logarithm, chosen = logarithm.contiguous(), chosen.contiguous()
-    grads = grad_q, grad_k, grad_v = token_major(q), token_major(k), token_major(v)
+    grads = grad_q, grad_k, grad_v = empty_bnhd(q), empty_bnhd(k), empty_bnhd(v)
     if not y.numel():
         return grads
     groups, selected = chosen.shape[2:]
@@ -175,7 +175,7 @@ def backward(
         *sizes,
         **options,
     )
-    pairs, offsets = inverse(chosen, groups, group)
+    pairs, offsets = inverted_index(chosen, groups, group)
     key_grad_kernel[(batch * k.shape[1] * groups * _parts(q),)](
         q,
         k,

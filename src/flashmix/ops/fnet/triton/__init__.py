@@ -11,7 +11,7 @@ from torch import Tensor
 from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._triton.launch import by_batches
-from flashmix.ops.fnet import torch as fft_road
+from flashmix.ops.fnet import torch_impl as fft
 from flashmix.ops.fnet.plan import plan
 from flashmix.ops.fnet.registration import register
 from flashmix.ops.fnet.triton.launch import mix
@@ -20,7 +20,7 @@ from flashmix.ops.fnet.triton.launch import mix
 def _mix(x: Tensor, norm: str) -> Tensor:
     digits = plan(x.shape[1], x.shape[2], x.dtype)
     if digits is None:
-        return fft_road.fnet(x, None, norm)
+        return fft.fnet(x, None, norm)
     return by_batches(lambda part: mix(part, digits, norm), x)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import each_length
 from flashmix.ops._triton.launch import by_batches
-from flashmix.ops.fnet import torch as fft_road
+from flashmix.ops.fnet import torch_impl as fft
 from flashmix.ops.fnet.registration import register
 from flashmix.ops.fnet.triton.passes import mix, tuned
 
@@ -20,7 +20,7 @@ from flashmix.ops.fnet.triton.passes import mix, tuned
 def _mix(x: Tensor, norm: str) -> Tensor:
     cut, how, columns = tuned(x.shape[1], x.shape[2], x.dtype)
     if cut is None:
-        return fft_road.fnet(x, None, norm)
+        return fft.fnet(x, None, norm)
     return mix(x, cut, norm, how, columns)
 
 

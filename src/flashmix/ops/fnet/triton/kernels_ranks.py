@@ -1,4 +1,4 @@
-"""FNet mixing over ranks in Triton: what stands before, between and after the exchanges.
+"""FNet mixing across ranks in Triton: what stands before, between and after the exchanges.
 
 h = Re X + Im X of a row's transform over the width is one real number for each of its columns, and
 g[n, j] = (h[n, j] + h[-n, -j]) / 2 is all that Re(FFT2) depends on (see ``kernels_columns``). So
@@ -6,8 +6,9 @@ the columns j and -j travel side by side, a pair; who has all tokens of both fol
 (``columns.kernels``), transforms g over tokens, and sends Y[k, j] back beside Y[k, -j]. The columns
 0 and D / 2 mirror themselves and make one pair, with two columns of g: D / 2 pairs in all.
 
-What travels is [rows, width] for each rank and piece, end to end: a row is a token and a sequence
-of the batch, its first C numbers belong to the columns j of C pairs, the next C to their twins -j.
+Communicated data is [rows, width] for each rank and piece, end to end: a row is a token and a
+sequence of the batch, its first C numbers belong to the columns j of C pairs, the next C to their
+twins -j.
 In the part with pair 0, where D is even, rows are longer by ``OWN`` = 16 numbers: D / 2 stands in
 its twin's place on the way there, and Y of column D / 2 comes back in the first of those 16.
 
@@ -21,7 +22,7 @@ import triton.language as tl
 
 from flashmix.ops._triton.columns.kernels_lines import line_frequencies, load_digit, load_line
 from flashmix.ops._triton.kernels_complex import product
-from flashmix.ops.fnet.triton.kernels_tail import turn_round
+from flashmix.ops.fnet.triton.kernels_pass2 import reverse_columns
 
 
 @triton.jit
@@ -179,7 +180,7 @@ def receive_kernel(
         next_eight = tl.where(start + 8 == pairs, whole + behind + (row * step + place), twins + 8)
         a = tl.load(twins, mask=kept, other=0.0)
         z = tl.load(next_eight, mask=kept, other=0.0)
-        turned = turn_round(a, z, ROWS, CP)
+        turned = reverse_columns(a, z, ROWS, CP)
         tl.store(y_row + (D - first - end + block + place), turned, mask=kept)
         return
     twin = tl.load(flat + pairs, mask=(row < R) & (i < pairs + own), other=0.0)

@@ -15,8 +15,8 @@ from torch import Tensor
 from flashmix.ops._triton import tuning
 from flashmix.ops._triton.launch import padded, precision, signals
 from flashmix.ops.fnet.plan import Matrices, Plan, matrices
-from flashmix.ops.fnet.triton.kernels_head import head_kernel
-from flashmix.ops.fnet.triton.kernels_tail import tail_kernel
+from flashmix.ops.fnet.triton.kernels_pass1 import head_kernel
+from flashmix.ops.fnet.triton.kernels_pass2 import tail_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def config(plan: Plan, dtype: torch.dtype) -> Config:
 
 
 def mix(x: Tensor, plan: Plan, norm: str, how: Config | None = None) -> Tensor:
-    """Re(FFT2(x)) of ``x`` [B, N, D], B >= 1, whose shape ``plan`` is for; tiles as told."""
+    """Re(FFT2(x)) of ``x`` [B, N, D], B >= 1, whose shape ``plan`` is for; tiles as given."""
     batch = x.shape[0]
     m = matrices(plan, x.dtype, x.device)
     how = how or config(plan, x.dtype)

@@ -126,7 +126,7 @@ def mix(
     how: Config | None = None,
     columns: launch.Config | None = None,
 ) -> Tensor:
-    """Re(FFT2(x)) of ``x`` [B, N, D], B >= 1, whose length ``cut`` is for; tiles as told."""
+    """Re(FFT2(x)) of ``x`` [B, N, D], B >= 1, whose length ``cut`` is for; tiles as given."""
     batch, seq_len, dim = x.shape
     how = how or config(padded(cut.nb), dim, x.dtype)
     columns = columns or launch.config(cut, x.dtype)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from flashmix.ops._derivatives import vjp
 from flashmix.ops._library import kernel_op
-from flashmix.ops._triton.heads import token_major
+from flashmix.ops._triton.heads import empty_bnhd
 from flashmix.ops.local_attention.reference import widened
 from flashmix.ops.local_attention.triton import launch
 
@@ -39,7 +39,7 @@ def _op(
 def _(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, before: int, after: int
 ) -> tuple[Tensor, Tensor]:
-    return token_major(q), q.new_empty(q.shape[:3], dtype=torch.float32)
+    return empty_bnhd(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 
 
 _op.register_formula(widened)
@@ -73,7 +73,7 @@ def _(
     before: int,
     after: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return token_major(q), token_major(k), token_major(v)
+    return empty_bnhd(q), empty_bnhd(k), empty_bnhd(v)
 
 
 def _backward_formula(

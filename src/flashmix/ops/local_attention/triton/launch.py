@@ -14,10 +14,10 @@ from torch import Tensor
 from flashmix.ops._triton import tuning
 from flashmix.ops._triton.heads import (
     LOG2_E,
+    empty_bnhd,
+    ensure_contiguous_last_dim,
     packing,
-    side_by_side,
     strides,
-    token_major,
     weight_sums,
 )
 from flashmix.ops._triton.launch import cdiv, padded, precision
@@ -73,8 +73,8 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """The output, token-major, and the base-2 logarithm of each query's sum, float32 [B, H, N]."""
     batch, heads, n, width = q.shape
-    q, k, v = side_by_side(q, k, v)
-    y = token_major(q)
+    q, k, v = ensure_contiguous_last_dim(q, k, v)
+    y = empty_bnhd(q)
     logarithm = torch.empty(q.shape[:3], dtype=torch.float32, device=q.device)
     before, after = min(before, n), min(after, n)
     how = how or config(width, before + after, q.dtype)
@@ -122,9 +122,9 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients with respect to q, k and v, token-major."""
     batch, heads, n, width = q.shape
-    q, k, v, grad = side_by_side(q, k, v, grad)
+    q, k, v, grad = ensure_contiguous_last_dim(q, k, v, grad)
     logarithm = logarithm.contiguous()
-    grads = token_major(q), token_major(k), token_major(v)
+    grads = empty_bnhd(q), empty_bnhd(k), empty_bnhd(v)
     before, after = min(before, n), min(after, n)
     how = how or config(width, before + after, q.dtype)
     real = packing(mask)

@@ -1,7 +1,7 @@
 """The filter over any number of modes by whole transforms along tokens, on tensor cores.
 
 Lengths that have digits are transformed as they are; others, odd and prime ones among them, as
-part of a longer circle (``lengthened``). The backward saves the input and the filter, and no
+part of a longer circle (``embedded_filter``). The backward saves the input and the filter, and no
 spectrum. Shapes: B batch, N tokens, D channels, M learned modes.
 """
 
@@ -17,7 +17,7 @@ from flashmix.ops._padding import each_length
 from flashmix.ops._triton.columns import launch
 from flashmix.ops._triton.columns.plan import Digits, longer
 from flashmix.ops._triton.launch import by_batches
-from flashmix.ops.spectral.lengthened import lengthened, lengthened_grad
+from flashmix.ops.spectral.circulant_embedding import embedded_filter, lengthened_grad
 from flashmix.ops.spectral.registration import register
 from flashmix.ops.spectral.triton.sums import Sums
 
@@ -51,7 +51,7 @@ def spectral(
         cut, how = _cut(n, x.shape[2], x.dtype)
         if cut.seq_len == n:
             return launch.filtered(x, weight, bias, cut, unitary=unitary, how=how)
-        return launch.filtered(x, lengthened(weight, n, cut.seq_len, unitary), bias, cut)
+        return launch.filtered(x, embedded_filter(weight, n, cut.seq_len, unitary), bias, cut)
 
     return each_length(partial(by_batches, run), mask, x)
 
@@ -70,7 +70,7 @@ def spectral_backward(
         if cut.seq_len == n:
             grad_x, part, bias = launch.filter_grads(grad, x, weight, cut, unitary=unitary, how=how)
         else:
-            longer_weight = lengthened(weight, n, cut.seq_len, unitary)
+            longer_weight = embedded_filter(weight, n, cut.seq_len, unitary)
             grad_x, part, bias = launch.filter_grads(grad, x, longer_weight, cut)
             part = lengthened_grad(part, weight, n, unitary)
         sums.add(part, bias)

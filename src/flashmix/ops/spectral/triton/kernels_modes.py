@@ -17,7 +17,7 @@ def factor(weight, mode, d, kept, scale, D, N, CONJUGATE: tl.constexpr, UNITARY:
         re = tl.where(own | ~kept, 0.0, re - 1.0)
     if CONJUGATE:
         im = -im
-    # Every mode but the self-conjugate ones stands for itself and its mirror image.
+    # Every mode but the self-conjugate ones represents itself and its mirror image.
     share = tl.where(own, 1.0, 2.0) * scale
     return share * re, share * im
 

@@ -1,4 +1,4 @@
-"""Few modes of tokens that lie over ranks, in Triton: what stands between two products.
+"""Few modes of tokens that lie across ranks, in Triton: what stands between two products.
 
 A slice is cut into chunks, which one matrix transforms as if each began the sequence. ``turns``,
 float32 [Q, 2, K], are exp(-2 pi i m s / N) for the token s where each chunk begins. They, and modes

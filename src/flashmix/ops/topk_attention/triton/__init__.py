@@ -15,8 +15,8 @@ from torch import Tensor
 from flashmix.ops._compile import kept_for_any
 from flashmix.ops._dense import repeat_heads
 from flashmix.ops._library import kernel_op
-from flashmix.ops._triton.heads import token_major
-from flashmix.ops.attention.torch import attention
+from flashmix.ops._triton.heads import empty_bnhd
+from flashmix.ops.attention.torch_impl import attention
 from flashmix.ops.topk_attention import reference
 from flashmix.ops.topk_attention.kept import gradients
 from flashmix.ops.topk_attention.triton import launch
@@ -46,7 +46,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor]:
     kept = (*q.shape[:3], topk)
     return (
-        token_major(q),
+        empty_bnhd(q),
         q.new_empty(kept, dtype=torch.int32),
         q.new_empty(kept, dtype=torch.float32),
     )
@@ -73,7 +73,7 @@ def _backward_op(
 def _(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, y: Tensor, index: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return token_major(q), token_major(k), token_major(v)
+    return empty_bnhd(q), empty_bnhd(k), empty_bnhd(v)
 
 
 def _backward_formula(

@@ -1,6 +1,6 @@
 """Scores of exact top-k in tiles, their order, and marks of those that are kept.
 
-Marks are bits of words, so that what a score costs is a comparison and a bit. A word stands for
+Marks are bits of words, so that what a score costs is a comparison and a bit. A word represents
 KEYS / 4 keys in a row and is stored, where not zero, as int64: its first key above its bits.
 
 Scores are not scaled here: what scales them is positive. Queries and keys count among the real
@@ -14,7 +14,7 @@ import triton.language as tl
 
 from flashmix.ops._triton.kernels import load_rows, token_rows
 
-# Ordered integers of -inf and one that stands for every NaN, which sorts above all.
+# Ordered integers of -inf and one that represents every NaN, which sorts above all.
 LOWEST = tl.constexpr(-2139095041)
 NAN = tl.constexpr(0x7FA00000)
 UNFIT = tl.constexpr(-1)

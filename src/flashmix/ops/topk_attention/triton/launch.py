@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._triton import tuning
-from flashmix.ops._triton.heads import packing, side_by_side, strides, token_major
-from flashmix.ops._triton.inverse import inverse
+from flashmix.ops._triton.heads import empty_bnhd, ensure_contiguous_last_dim, packing, strides
+from flashmix.ops._triton.inverted_index import inverted_index
 from flashmix.ops._triton.launch import cdiv, next_power_of_2, padded, precision
 from flashmix.ops.topk_attention.triton.kernels_gather import (
     key_grad_kernel,
@@ -96,7 +96,7 @@ def forward(
     """
     batch, heads, n, width = q.shape
     q, k, v = (x.contiguous() for x in (q, k, v))
-    y = token_major(q)
+    y = empty_bnhd(q)
     index = torch.empty((*q.shape[:3], topk), dtype=torch.int32, device=q.device)
     weights = torch.empty(index.shape, dtype=torch.float32, device=q.device)
     if not y.numel():
@@ -206,9 +206,9 @@ def backward(
     """Gradients with respect to q, k and v, token-major."""
     batch, heads, n, width = q.shape
     topk = index.shape[-1]
-    grad, q, k, v, y = side_by_side(grad, q, k, v, y)
+    grad, q, k, v, y = ensure_contiguous_last_dim(grad, q, k, v, y)
     index, weights = index.contiguous(), weights.contiguous()
-    grads = grad_q, grad_k, grad_v = token_major(q), token_major(k), token_major(v)
+    grads = grad_q, grad_k, grad_v = empty_bnhd(q), empty_bnhd(k), empty_bnhd(v)
     if not y.numel():
         return grads
     group = heads // k.shape[1]
@@ -236,7 +236,7 @@ def backward(
         KEPT=min(at_a_time, next_power_of_2(topk)),
         num_warps=1,
     )
-    pairs, offsets = inverse(index, n, group)
+    pairs, offsets = inverted_index(index, n, group)
     key_grad_kernel[(batch * k.shape[1] * n,)](
         q,
         grad,

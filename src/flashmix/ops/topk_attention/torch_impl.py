@@ -20,7 +20,7 @@ from flashmix.ops._dense import zero_qkv
 from flashmix.ops._library import kernel_op
 from flashmix.ops._padding import zero_head_padding
 from flashmix.ops._precision import full_precision, transform_dtype
-from flashmix.ops.attention.torch import attention
+from flashmix.ops.attention.torch_impl import attention
 from flashmix.ops.topk_attention import reference
 from flashmix.ops.topk_attention.kept import gradients
 

@@ -71,7 +71,7 @@ def _grads(grad: Tensor, x: Tensor, weight: Tensor, unitary: bool) -> tuple[Tens
     product = (spectrum * upstream[:, :kept]).sum(0)
     mode = torch.arange(kept, device=x.device)
     own = (mode == 0) | (2 * mode == n)
-    # Every mode but the self-conjugate ones stands for itself and its mirror image.
+    # Every mode but the self-conjugate ones represents itself and its mirror image.
     product *= (2 - own.to(weight.dtype))[:, None] / n
     grad_weight = weight.new_zeros(weight.shape)
     grad_weight[:kept] = torch.view_as_real(product)

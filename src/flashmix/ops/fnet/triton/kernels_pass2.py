@@ -1,6 +1,6 @@
 """The second of two passes of FNet mixing, its tail; ``plan`` says how the digits are named.
 
-It reads the planes of ``kernels_head`` once: for one k1, some columns and some pairs k2 it sums
+It reads the planes of ``kernels_pass1`` once: for one k1, some columns and some pairs k2 it sums
 over n2, keeps the real part, and stores it and its mirror image, Y[-k, -j] = Y[k, j].
 
 Shapes: H = N1 / 2 planes; R = N2 // 2 + 1 folded rows; C columns of a tile and Q pairs of rows. The
@@ -49,11 +49,11 @@ def _load_reversed(
     plane += row[:, None] + place
     a = tl.load(plane + (D - 8 - j), mask=kept, other=0.0)
     z = tl.load(plane + tl.where(j == 0, 0, D - j), mask=kept, other=0.0)
-    return turn_round(a, z, row.shape[0], C)
+    return reverse_columns(a, z, row.shape[0], C)
 
 
 @triton.jit
-def turn_round(a, z, Q: tl.constexpr, C: tl.constexpr):
+def reverse_columns(a, z, Q: tl.constexpr, C: tl.constexpr):
     """Of each eight columns of tiles [Q, C]: the first of z, then those of a, last to second."""
     z, _ = tl.split(tl.reshape(z, (Q, C // 8, 4, 2)))
     z, _ = tl.split(tl.reshape(z, (Q, C // 8, 2, 2)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 
-def inverse(index: Tensor, targets: int, group: int) -> tuple[Tensor, Tensor]:
+def inverted_index(index: Tensor, targets: int, group: int) -> tuple[Tensor, Tensor]:
     """The places of ``index`` by what they hold.
 
     Args:

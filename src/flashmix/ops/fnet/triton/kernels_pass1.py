@@ -4,7 +4,7 @@ Y depends on x only through its even part, (x[n, d] + x[-n, -d]) / 2, whose tran
 head pass reads x once: for one n2 it folds the rows n2 and -n2 (mod N2) together, transforms n1
 (real to complex) and the whole width, and stores the planes k1. Folded rows n2 and N2 - n2 are
 mirror images, so n2 <= N2 / 2 are enough and the planes hold half as many bytes as x.
-``kernels_tail`` is the other pass.
+``kernels_pass2`` is the other pass.
 
 Shapes: H = N1 / 2 planes; R = N2 // 2 + 1 folded rows. The planes are [B, H, R, D], one tensor for
 the real and one for the imaginary parts.

@@ -35,7 +35,7 @@ def gradient(grad: Tensor, v: Tensor) -> Tensor:
     total = power.sum(1, keepdim=True)
     weights = power / total
     mode = torch.arange(count, device=v.device)
-    # Every mode but the self-conjugate ones stands for itself and its mirror image.
+    # Every mode but the self-conjugate ones represents itself and its mirror image.
     multiplicity = torch.where((mode == 0) | (2 * mode == n), 1.0, 2.0)[:, None].to(v.dtype)
     product = upstream.real * spectrum.real + upstream.imag * spectrum.imag
     grad_gain = product.sum(-1) * multiplicity / n

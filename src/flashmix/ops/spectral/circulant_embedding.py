@@ -23,7 +23,7 @@ def _lags(n: int, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return torch.cat((early, late + size - n)), torch.cat((early, late))
 
 
-def lengthened(weight: Tensor, n: int, size: int, unitary: bool) -> Tensor:
+def embedded_filter(weight: Tensor, n: int, size: int, unitary: bool) -> Tensor:
     """The filter [P // 2 + 1, D, 2] of length P that acts as ``weight`` does on n tokens.
 
     Args:
@@ -42,7 +42,7 @@ def lengthened(weight: Tensor, n: int, size: int, unitary: bool) -> Tensor:
 
 
 def lengthened_grad(grad: Tensor, weight: Tensor, n: int, unitary: bool) -> Tensor:
-    """The gradient of ``weight`` from that of :func:`lengthened`, [P // 2 + 1, D, 2]."""
+    """The gradient of ``weight`` from that of :func:`embedded_filter`, [P // 2 + 1, D, 2]."""
     size, kept = 2 * (grad.shape[0] - 1), min(weight.shape[0], n // 2 + 1)
     # irfft counts every mode but the self-conjugate ones twice, and divides by P.
     upstream = torch.view_as_complex(grad) * (0.5 * size)

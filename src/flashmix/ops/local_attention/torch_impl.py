@@ -15,7 +15,7 @@ from torch import Tensor
 from flashmix.ops._compile import kept_for_any
 from flashmix.ops._library import composite_op
 from flashmix.ops._padding import real_first
-from flashmix.ops.attention.torch import attention
+from flashmix.ops.attention.torch_impl import attention
 from flashmix.ops.local_attention import reference
 from flashmix.ops.local_attention.window import sees_all
 
