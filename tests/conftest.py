@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from flashmix.ops import OPERATORS
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch_impl as block_topk
 from flashmix.ops.dispatch import costs, tables
@@ -49,6 +50,14 @@ def returned_memory():
     yield
     if ON_GPU:
         torch.cuda.empty_cache()
+
+
+@pytest.fixture(autouse=True)
+def fresh_decisions():
+    """No decision of dispatch outlives the test that it was made in, which may have patched it."""
+    yield
+    for operator in OPERATORS.values():
+        operator._decisions.clear()
 
 
 @pytest.fixture

@@ -66,7 +66,8 @@ def test_a_ring_sends_every_key_and_value_to_every_rank(ranks_pool, ranks):
 @pytest.mark.parametrize("ranks", [2, 4])
 @pytest.mark.parametrize("causal", [False, True])
 def test_a_window_sends_its_reach_to_the_neighbours_and_no_more(ranks_pool, ranks, causal):
-    metadata, halo = (ranks - 1) * 8 * 8, 2 * 4 * BATCH * 5 * DIM  # window // 2 = 5 keys and values
+    reach = 9 if causal else 5  # the last ten tokens, the query's own among them; window // 2
+    metadata, halo = (ranks - 1) * 8 * 8, 2 * 4 * BATCH * reach * DIM  # keys and values
     text = f"local(window=10, causal={causal})"
     answers = ranks_pool.run(BYTES_OF, text, ranks, N, BATCH, DIM, HEADS)[:ranks]
     for rank, answer in enumerate(answers):
