@@ -259,7 +259,7 @@ def both_ways(first):
 
 
 def made_on_meta(text, shard):
-    """A mixer that is sharded before it has values, and then gets those that it offsets_of with."""
+    """A mixer that is sharded before it has values, and then gets those that it starts with."""
     with torch.device("meta"):
         model = fresh_mixer(text, WIDTH, num_heads=4)
     shard(model)

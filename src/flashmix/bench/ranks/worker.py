@@ -233,7 +233,7 @@ def _of_all(team: Team, index: int, emit: Emit) -> dict[str, Any]:
         return found
     memory.reset_peak_rss()
     peaks = team.order("ask", index, "peaks")
-    emit("doing", index=index, what="bytes that travel")
+    emit("doing", index=index, what="counting bytes sent")
     traffic = team.order("ask", index, "traffic")
     found |= {
         "peak_mb": max(peaks),
