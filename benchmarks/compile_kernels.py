@@ -28,10 +28,11 @@ from triton.runtime.jit import JITFunction
 
 from flashmix.ops._triton.columns import launch as columns
 from flashmix.ops._triton.columns.plan import digits, longer
+from flashmix.ops._triton.sequences import Sequences
 from flashmix.ops.block_topk_attention.triton import launch as block
 from flashmix.ops.fnet.plan import plan
 from flashmix.ops.fnet.triton import launch as fnet
-from flashmix.ops.fnet.triton import passes
+from flashmix.ops.fnet.triton import passes, ragged
 from flashmix.ops.local_attention.triton import launch as local
 from flashmix.ops.local_attention.window import reach
 from flashmix.ops.spectral.plan import plan as spectral_plan
@@ -147,6 +148,24 @@ def transforms(dtype: torch.dtype) -> Launches:
         )
 
 
+def any_lengths(dtype: torch.dtype) -> Launches:
+    """Padded and packed batches."""
+    for seq_len, dim in ((512, 768), (512, 256)):
+        x = torch.empty(32, seq_len, dim, dtype=dtype)
+        offsets = torch.empty(33, dtype=torch.int32)
+        order = torch.empty(32, seq_len, dtype=torch.int32)
+        padded = Sequences(32, seq_len, order, offsets[:32])
+        packed = Sequences(32, 32 * seq_len, offsets=offsets)
+        yield (
+            f"fnet padded [{seq_len}, {dim}]",
+            lambda x=x, where=padded: ragged.mix(x, where, "backward"),
+        )
+        yield (
+            f"fnet packed [{seq_len}, {dim}]",
+            lambda x=x, where=packed: ragged.mix(x.flatten(0, 1), where, "backward"),
+        )
+
+
 def across_ranks(dtype: torch.dtype) -> Launches:
     """FNet where half of the tokens are another rank's."""
     for seq_len, dim in ((16384, 768), *LONG, (512, 256)):
@@ -247,6 +266,7 @@ def main() -> int:
     print(f"triton {triton.__version__}, sm_90, {options.dtype}, heads {options.width} wide")
     cases = (
         *transforms(dtype),
+        *any_lengths(dtype),
         *across_ranks(dtype),
         *modes_of_ranks(dtype),
         *few_modes(dtype),

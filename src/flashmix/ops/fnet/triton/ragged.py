@@ -1,0 +1,137 @@
+"""FNet mixing of sequences of any lengths in two launches.
+
+E and O are the even and the odd part of a sequence along its L tokens, of rows n <= L / 2. Then
+Re(FFT2(x)) is real products only: P = cos_L E cos_D and Q = sin_L O sin_D give the rows
+Y[k] = P[k] - Q[k] and Y[-k] = P[k] + Q[k] of k <= L / 2. The matrices of the width come from the
+host; those of the tokens are made in the kernel, so a length needs no plan and no table.
+
+L^2 D + 2 L D^2 operations a sequence, and two copies of the tokens in bytes.
+Shapes: S sequences, N tokens of the longest, T packed tokens, D width; folded [2, R, W] holds
+E cos_D and O sin_D, R the folded rows of all sequences, W the width to whole vectors.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flashmix.ops._triton.launch import cdiv, padded, precision
+from flashmix.ops._triton.matrices import Matrix, dft, place
+from flashmix.ops._triton.sequences import Sequences
+from flashmix.ops.fnet.triton.kernels_ragged import token_kernel, width_kernel
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Tiles and warps of a program of each launch.
+
+    They depend on width and dtype alone: a sequence has the same bits whatever the batch around it.
+    ``rows`` are folded rows, of which ``width_step`` columns or ``token_step`` rows are summed at
+    a time into ``columns`` of the result.
+    """
+
+    width_rows: int = 64
+    width_columns: int = 128
+    width_step: int = 64
+    width_warps: int = 8
+    width_stages: int = 3
+    token_rows: int = 64
+    token_columns: int = 128
+    token_step: int = 64
+    token_warps: int = 8
+    token_stages: int = 3
+
+
+@functools.cache
+def config(dim: int, dtype: torch.dtype) -> Config:
+    """Tuned for half types; float32 products need twice the room and three times the work."""
+    if dtype == torch.float32:
+        return Config(
+            width_columns=min(64, padded(dim)),
+            width_step=min(32, padded(dim)),
+            width_stages=2,
+            token_columns=min(64, padded(dim)),
+            token_step=32,
+            token_stages=2,
+        )
+    return Config(
+        width_columns=min(128, padded(dim)),
+        width_step=min(64, padded(dim)),
+        token_columns=min(128, padded(dim)),
+    )
+
+
+@functools.cache
+def width_matrix(dim: int, dtype: torch.dtype, device: torch.device) -> Matrix:
+    """Cosines and minus sines of the DFT over D, [D, W]."""
+    return place(dft(dim), dtype, device, terms=dim, shape=(dim, row(dim)))
+
+
+def row(dim: int) -> int:
+    """Elements from a folded row to the next: whole vectors of 16."""
+    return cdiv(dim, 16) * 16
+
+
+def mix(x: Tensor, where: Sequences, norm: str, how: Config | None = None) -> Tensor:
+    """Re(FFT2(x)) of each sequence of ``x`` over its own length; zeros at padding.
+
+    Args:
+        x: [S, N, D], or packed [T, D].
+        where: its sequences.
+        norm: "backward" or "ortho".
+        how: tiles.
+
+    Returns:
+        As ``x``, contiguous.
+    """
+    dim = x.shape[-1]
+    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    if not x.numel():
+        return y
+    how = how or config(dim, x.dtype)
+    m = width_matrix(dim, x.dtype, x.device)
+    rows = where.folded_rows()
+    folded = x.new_empty((2, rows, row(dim)))
+    tensors = where.order, where.lengths, where.offsets, where.count, where.longest
+    width_kernel[(where.programs(2 * how.width_rows) * cdiv(dim, how.width_columns),)](
+        x,
+        folded,
+        m.re,
+        m.im,
+        *tensors,
+        *((0, *x.stride()) if where.packed else x.stride()),
+        rows,
+        D=dim,
+        W=row(dim),
+        ROWS=how.width_rows,
+        COLUMNS=how.width_columns,
+        STEP=how.width_step,
+        PRECISION=precision(x.dtype),
+        num_warps=how.width_warps,
+        num_stages=how.width_stages,
+    )
+    # The width's matrix is scaled by its gain, and sums of two rows are halved.
+    scale = 2 / m.gain / (math.sqrt(dim) if norm == "ortho" else 1.0)
+    token_kernel[(where.programs(2 * how.token_rows) * cdiv(dim, how.token_columns),)](
+        folded,
+        y,
+        *tensors,
+        *((0, *y.stride()[:1]) if where.packed else y.stride()[:2]),
+        rows,
+        scale,
+        D=dim,
+        W=row(dim),
+        ROWS=how.token_rows,
+        COLUMNS=how.token_columns,
+        STEP=how.token_step,
+        ORTHO=norm == "ortho",
+        EXACT=x.dtype == torch.float32,
+        PRECISION=precision(x.dtype),
+        num_warps=how.token_warps,
+        num_stages=how.token_stages,
+    )
+    return y
