@@ -27,6 +27,27 @@ def _triton_columns(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     return fnet(x, mask, norm)
 
 
+def _triton_ragged(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+    from flashmix.ops.fnet.triton.ragged import fnet
+
+    return fnet(x, mask, norm)
+
+
+def _one_call_a_length(signature: Signature) -> str | None:
+    if signature.device.type == "cuda" and signature.options.get("masked"):
+        return "runs one call for each distinct length, and the host waits in between"
+    return None
+
+
+_LONGEST_BY_PRODUCTS = 16_384
+
+
+def _products_too_long(signature: Signature) -> str | None:
+    if signature.shape[1] > _LONGEST_BY_PRODUCTS:
+        return f"takes N^2 D operations, too many above {_LONGEST_BY_PRODUCTS:,} tokens"
+    return None
+
+
 def _triton_unsupported_reason(signature: Signature) -> str | None:
     _, seq_len, dim = signature.static_shape()
     length = None if signature.options.get("masked") else seq_len
@@ -73,6 +94,7 @@ OPERATOR = Operator(
             run=torch_impl.fnet,
             summary="half-spectrum real FFT, mirrored; its own backward, nothing saved",
             launches=6,
+            deprioritized_reason=_one_call_a_length,
         ),
         triton_implementation(
             _triton,
@@ -80,6 +102,7 @@ OPERATOR = Operator(
             launches=2,
             unsupported_reason=_triton_unsupported_reason,
             describe_plan=_describe_triton_plan,
+            deprioritized_reason=_one_call_a_length,
         ),
         triton_implementation(
             _triton_columns,
@@ -88,6 +111,14 @@ OPERATOR = Operator(
             launches=3,
             unsupported_reason=_columns_unsupported_reason,
             describe_plan=_describe_columns_plan,
+            deprioritized_reason=_one_call_a_length,
+        ),
+        triton_implementation(
+            _triton_ragged,
+            "real products with matrices made on the fly, any mixture of lengths; nothing saved",
+            name="triton_ragged",
+            launches=2,
+            deprioritized_reason=_products_too_long,
         ),
         Implementation(
             name="dense",
@@ -95,6 +126,7 @@ OPERATOR = Operator(
             summary="two plain matrix products, any short length; its own backward, nothing saved",
             launches=5,
             unsupported_reason=_dense_unsupported_reason,
+            deprioritized_reason=_one_call_a_length,
         ),
         Implementation(name="reference", run=reference.fnet, summary="Re(fftn(x)), the formula"),
     ],
@@ -117,10 +149,10 @@ def fnet(
         norm: "backward" leaves the sums unnormalised as the paper does, so outputs grow like
             sqrt(N * D) and a nonzero mean like N * D, which can exceed float16's 65,504 (the
             output is then inf); "ortho" divides by sqrt(N * D).
-        impl: "auto", "cpu", "torch", "triton", "triton_columns", "dense" or "reference".
-            "cpu" takes any N and D; "triton" takes even N and widths whose factors fit its
-            tiles; of a padded batch, lengths that do not go through the FFT. "triton_columns"
-            also takes long N, "dense" any N and D up to 2,048.
+        impl: "auto", "cpu", "torch", "triton", "triton_columns", "triton_ragged", "dense" or
+            "reference". "cpu" and "triton_ragged" take any N and D, and a padded batch of any
+            lengths in one go; "triton" takes even N and widths whose factors fit its tiles,
+            "triton_columns" also long N, "dense" any N and D up to 2,048.
 
     Returns:
         [B, N, D] in the dtype of ``x``.

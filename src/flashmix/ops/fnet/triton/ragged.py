@@ -19,9 +19,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flashmix.ops._library import kernel_op
 from flashmix.ops._triton.launch import cdiv, padded, precision
 from flashmix.ops._triton.matrices import Matrix, dft, place
-from flashmix.ops._triton.sequences import Sequences
+from flashmix.ops._triton.sequences import Sequences, sequences
+from flashmix.ops.fnet.registration import register
 from flashmix.ops.fnet.triton.kernels_ragged import token_kernel, width_kernel
 
 
@@ -88,23 +90,31 @@ def mix(x: Tensor, where: Sequences, norm: str, how: Config | None = None) -> Te
     Returns:
         As ``x``, contiguous.
     """
-    dim = x.shape[-1]
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if not x.numel():
         return y
-    how = how or config(dim, x.dtype)
+    how = how or config(x.shape[-1], x.dtype)
+    transform_tokens(transform_width(x, where, how), y, where, norm, how)
+    return y
+
+
+def transform_width(x: Tensor, where: Sequences, how: Config) -> Tensor:
+    """Half of E cos_D and of -O sin_D of ``x``, times the gain of their matrix."""
+    dim = x.shape[-1]
     m = width_matrix(dim, x.dtype, x.device)
-    rows = where.folded_rows()
-    folded = x.new_empty((2, rows, row(dim)))
-    tensors = where.order, where.lengths, where.offsets, where.count, where.longest
+    folded = x.new_empty((2, where.folded_rows(), row(dim)))
     width_kernel[(where.programs(2 * how.width_rows) * cdiv(dim, how.width_columns),)](
         x,
         folded,
         m.re,
         m.im,
-        *tensors,
+        where.order,
+        where.lengths,
+        where.offsets,
+        where.count,
+        where.longest,
         *((0, *x.stride()) if where.packed else x.stride()),
-        rows,
+        folded.shape[1],
         D=dim,
         W=row(dim),
         ROWS=how.width_rows,
@@ -114,24 +124,41 @@ def mix(x: Tensor, where: Sequences, norm: str, how: Config | None = None) -> Te
         num_warps=how.width_warps,
         num_stages=how.width_stages,
     )
-    # The width's matrix is scaled by its gain, and sums of two rows are halved.
-    scale = 2 / m.gain / (math.sqrt(dim) if norm == "ortho" else 1.0)
+    return folded
+
+
+def transform_tokens(folded: Tensor, y: Tensor, where: Sequences, norm: str, how: Config) -> None:
+    """Transform ``folded`` along the tokens of each sequence, into ``y``."""
+    dim = y.shape[-1]
+    gain = width_matrix(dim, y.dtype, y.device).gain
     token_kernel[(where.programs(2 * how.token_rows) * cdiv(dim, how.token_columns),)](
         folded,
         y,
-        *tensors,
+        where.order,
+        where.lengths,
+        where.offsets,
+        where.count,
+        where.longest,
         *((0, *y.stride()[:1]) if where.packed else y.stride()[:2]),
-        rows,
-        scale,
+        folded.shape[1],
+        2 / gain / (math.sqrt(dim) if norm == "ortho" else 1.0),
         D=dim,
         W=row(dim),
         ROWS=how.token_rows,
         COLUMNS=how.token_columns,
         STEP=how.token_step,
         ORTHO=norm == "ortho",
-        EXACT=x.dtype == torch.float32,
-        PRECISION=precision(x.dtype),
+        EXACT=y.dtype == torch.float32,
+        PRECISION=precision(y.dtype),
         num_warps=how.token_warps,
         num_stages=how.token_stages,
     )
-    return y
+
+
+@kernel_op("fnet_triton_ragged")
+def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
+    """Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
+    return mix(x, sequences(x, mask, None), norm)
+
+
+register(fnet)
