@@ -1,4 +1,8 @@
-"""How a kernel finds the tokens of its sequence; see ``sequences`` for how they are given."""
+"""How a kernel finds the tokens of its sequence; see ``sequences`` for how they are given.
+
+Kernels that take S, N and the rows of a workspace do not specialise on them: another batch compiles
+nothing, and a size of one stays a tensor.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def order_kernel(mask, order, lengths, stride_s, stride_n, N, CHUNK: tl.constexpr):
     """Positions of the tokens of one sequence, real ones first and each part in order."""
     s = tl.program_id(0).to(tl.int64)

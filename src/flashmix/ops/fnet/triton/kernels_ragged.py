@@ -13,7 +13,7 @@ from flashmix.ops._triton.kernels_sequences import find_tile, folded_base, token
 from flashmix.ops._triton.kernels_turns import add_residues, cos_sin_of, residue, rotate
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "N", "R"])
 def width_kernel(
     x,
     folded,
@@ -73,7 +73,7 @@ def width_kernel(
         tl.store(folded + R.to(tl.int64) * W + at, o_sum.to(dtype), mask=stored)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["S", "N", "R"])
 def token_kernel(
     folded,
     y,
