@@ -154,7 +154,7 @@ def any_lengths(dtype: torch.dtype) -> Launches:
         x = torch.empty(32, seq_len, dim, dtype=dtype)
         offsets = torch.empty(33, dtype=torch.int32)
         order = torch.empty(32, seq_len, dtype=torch.int32)
-        padded = Sequences(32, seq_len, order, offsets[:32])
+        padded = Sequences(32, seq_len, order, offsets[:32], offsets)
         packed = Sequences(32, 32 * seq_len, offsets=offsets)
         yield (
             f"fnet padded [{seq_len}, {dim}]",

@@ -11,17 +11,43 @@ import triton.language as tl
 
 
 @triton.jit(do_not_specialize=["N"])
-def order_kernel(mask, order, lengths, stride_s, stride_n, N, CHUNK: tl.constexpr):
-    """Positions of the tokens of one sequence, real ones first and each part in order."""
+def count_kernel(mask, lengths, stride_s, stride_n, N, CHUNK: tl.constexpr):
+    """Real tokens of one sequence."""
     s = tl.program_id(0).to(tl.int64)
-    mask += s * stride_s
-    order += s * N
     length = 0
     for first in range(0, N, CHUNK):
         n = first + tl.arange(0, CHUNK)
-        real = tl.load(mask + n.to(tl.int64) * stride_n, mask=n < N, other=0) != 0
+        real = tl.load(mask + s * stride_s + n.to(tl.int64) * stride_n, mask=n < N, other=0) != 0
         length += tl.sum(real.to(tl.int32), 0)
     tl.store(lengths + s, length)
+
+
+@triton.jit(do_not_specialize=["N"])
+def order_kernel(
+    mask,
+    lengths,
+    order,
+    offsets,
+    stride_s,
+    stride_n,
+    N,
+    CHUNK: tl.constexpr,
+    SEQUENCES: tl.constexpr,
+):
+    """Positions of the tokens of one sequence, real ones first and each part in order; and where
+    its real tokens end among those of all."""
+    last = tl.program_id(0)
+    s = last.to(tl.int64)
+    mask += s * stride_s
+    order += s * N
+    length = tl.load(lengths + s)
+    end = length
+    for first in range(0, last, SEQUENCES):
+        i = first + tl.arange(0, SEQUENCES)
+        end += tl.sum(tl.load(lengths + i, mask=i < last, other=0), 0)
+    tl.store(offsets + s + 1, end)
+    if last == 0:
+        tl.store(offsets, 0)
     before = 0
     for first in range(0, N, CHUNK):
         n = first + tl.arange(0, CHUNK)
@@ -34,12 +60,18 @@ def order_kernel(mask, order, lengths, stride_s, stride_n, N, CHUNK: tl.constexp
 
 @triton.jit
 def find_tile(program, lengths, offsets, S, N, TOKENS: tl.constexpr):
-    """A program's sequence, which tile of it, its first row in packed tokens, and its length.
+    """A program's sequence, which tile of it, its first token among those of all, and its length.
 
     A sequence has one tile more than ``TOKENS`` fill; those that hold nothing have no work. Those
     of packed tokens begin at offsets[s] // TOKENS + s, which needs no table.
     """
-    if offsets is not None:
+    if lengths is not None:
+        tiles = N // TOKENS + 1
+        s = program // tiles
+        tile = program % tiles
+        start = tl.load(offsets + s)
+        length = tl.load(lengths + s)
+    elif offsets is not None:
         s = 0
         above = S
         while above - s > 1:
@@ -56,8 +88,6 @@ def find_tile(program, lengths, offsets, S, N, TOKENS: tl.constexpr):
         tile = program % tiles
         start = 0
         length = N
-        if lengths is not None:
-            length = tl.load(lengths + s)
     return s, tile, start, length
 
 

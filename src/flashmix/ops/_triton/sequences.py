@@ -3,7 +3,7 @@
 Tokens of S sequences are given in one of three ways, and nothing of them is copied:
 
 - padded, [S, N, ...] with a mask: ``order`` lists the positions of each sequence's tokens, real
-  ones first, and ``lengths`` counts those;
+  ones first, ``lengths`` counts those, and ``offsets`` adds them up;
 - packed, [T, ...] with ``offsets`` (``cu_seqlens``): sequence s is the rows offsets[s] to
   offsets[s + 1];
 - plain, [S, N, ...]: every sequence has all N.
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flashmix.ops._triton.kernels_sequences import order_kernel
-from flashmix.ops._triton.launch import cdiv, next_power_of_2
+from flashmix.ops._triton.kernels_sequences import count_kernel, order_kernel
+from flashmix.ops._triton.launch import next_power_of_2
 
 _MOST_AT_A_TIME = 2048
 
@@ -34,7 +34,7 @@ class Sequences:
         longest: no sequence is longer; N of a padded batch, T of packed tokens.
         order: int32 [S, N], see above; None where nothing is padding.
         lengths: int32 [S], with ``order``.
-        offsets: int32 [S + 1]; None where tokens are not packed.
+        offsets: int32 [S + 1], the real tokens before each sequence; None where all have N.
     """
 
     count: int
@@ -46,7 +46,7 @@ class Sequences:
     @property
     def packed(self) -> bool:
         """Whether tokens are [T, ...]."""
-        return self.offsets is not None
+        return self.offsets is not None and self.order is None
 
     def tiles(self, tokens: int) -> int:
         """Tiles of a sequence of ``longest`` tokens, one more than ``tokens`` of them fill.
@@ -63,9 +63,10 @@ class Sequences:
 
     def folded_rows(self) -> int:
         """Rows that hold the L // 2 + 1 folded rows of each sequence."""
-        if self.packed:
-            return self.longest // 2 + self.count
-        return self.count * (self.longest // 2 + 1)
+        if self.offsets is None:
+            return self.count * (self.longest // 2 + 1)
+        most = self.longest if self.packed else self.count * self.longest
+        return most // 2 + self.count
 
 
 def sequences(x: Tensor, mask: Tensor | None, offsets: Tensor | None) -> Sequences:
@@ -83,15 +84,20 @@ def sequences(x: Tensor, mask: Tensor | None, offsets: Tensor | None) -> Sequenc
         return Sequences(count, longest)
     order = torch.empty((count, longest), dtype=torch.int32, device=mask.device)
     lengths = torch.empty((count,), dtype=torch.int32, device=mask.device)
+    offsets = torch.empty((count + 1,), dtype=torch.int32, device=mask.device)
     if count:
         chunk = min(_MOST_AT_A_TIME, next_power_of_2(longest))
+        bits, warps = mask.view(torch.uint8), 4 if chunk <= 1024 else 8
+        count_kernel[(count,)](bits, lengths, *mask.stride(), longest, CHUNK=chunk, num_warps=warps)
         order_kernel[(count,)](
-            mask.view(torch.uint8),
-            order,
+            bits,
             lengths,
+            order,
+            offsets,
             *mask.stride(),
             longest,
             CHUNK=chunk,
-            num_warps=4 if cdiv(chunk, 512) <= 2 else 8,
+            SEQUENCES=128,
+            num_warps=warps,
         )
-    return Sequences(count, longest, order, lengths)
+    return Sequences(count, longest, order, lengths, offsets)

@@ -1,4 +1,4 @@
-"""The two launches of FNet mixing over sequences of any lengths; ``ragged`` has the formula.
+"""The three launches of FNet mixing over sequences of any lengths; ``ragged`` has the formula.
 
 Shapes: tiles of ROWS folded rows and COLUMNS columns. Rows 0 and, of an even length, L / 2 are
 their own mirror images: their odd part is zero.
@@ -14,11 +14,9 @@ from flashmix.ops._triton.kernels_turns import add_residues, cos_sin_of, residue
 
 
 @triton.jit(do_not_specialize=["S", "N", "R"])
-def width_kernel(
+def fold_kernel(
     x,
     folded,
-    cosines,
-    sines,
     order,
     lengths,
     offsets,
@@ -32,45 +30,80 @@ def width_kernel(
     W: tl.constexpr,
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
-    STEP: tl.constexpr,
-    PRECISION: tl.constexpr,
 ):
-    """Half of E cos_D, and of O times minus sin_D, at the folded rows of one tile."""
-    ACROSS: tl.constexpr = (D + COLUMNS - 1) // COLUMNS
+    """Half of the even and of the odd part at the folded rows of one tile."""
+    ACROSS: tl.constexpr = (W + COLUMNS - 1) // COLUMNS
     program = tl.program_id(0) // ACROSS
     s, tile, start, length = find_tile(program, lengths, offsets, S, N, 2 * ROWS)
-    n = tile * ROWS + tl.arange(0, ROWS)
-    kept = 2 * n <= length
     if (2 * tile * ROWS <= length) & (length > 0):
-        paired = (n > 0) & (2 * n < length)
-        x += s.to(tl.int64) * stride_s
-        here = x + token_rows(order, s, start, n, kept & (n < length), N)[:, None] * stride_n
-        back = x + token_rows(order, s, start, length - n, paired, N)[:, None] * stride_n
+        n = tile * ROWS + tl.arange(0, ROWS)
         # A sequence of one token has one folded row.
-        kept = kept & (n < length)
+        kept = (2 * n <= length) & (n < length)
+        paired = (n > 0) & (2 * n < length)
+        d = (tl.program_id(0) % ACROSS) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+        tokens = x + s.to(tl.int64) * stride_s + d * stride_d
+        here = tokens + token_rows(order, s, start, n, kept, N)[:, None] * stride_n
+        back = tokens + token_rows(order, s, start, length - n, paired, N)[:, None] * stride_n
+        a = tl.load(here, mask=kept[:, None] & (d < D), other=0.0).to(tl.float32)
+        b = tl.load(back, mask=paired[:, None] & (d < D), other=0.0).to(tl.float32)
+        # Halved, so that a sum of two stays in the range of float16.
+        even = 0.5 * a + 0.5 * b
+        odd = tl.where(paired[:, None], 0.5 * a - 0.5 * b, 0.0)
         dtype = folded.dtype.element_ty
-        j = (tl.program_id(0) % ACROSS) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-        e_sum = tl.zeros((ROWS, COLUMNS), tl.float32)
-        o_sum = tl.zeros((ROWS, COLUMNS), tl.float32)
-        for first in range(0, D, STEP):
+        at = (folded_base(offsets, s, start, N) + n)[:, None] * W + d
+        stored = kept[:, None] & (d < W)
+        tl.store(folded + at, even.to(dtype), mask=stored)
+        tl.store(folded + R.to(tl.int64) * W + at, odd.to(dtype), mask=stored)
+
+
+@triton.jit(do_not_specialize=["S", "N", "R"])
+def width_kernel(
+    folded,
+    z,
+    cosines,
+    sines,
+    offsets,
+    S,
+    R,
+    D: tl.constexpr,
+    W: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STEP: tl.constexpr,
+    GROUP: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Even rows times cos_D, and odd rows times minus sin_D: a tile of either product.
+
+    Rows of all sequences stand one after the other, so tiles do not end with a sequence. Those that
+    nobody wrote give what nobody reads.
+    """
+    ACROSS: tl.constexpr = (W + COLUMNS - 1) // COLUMNS
+    down = (R + ROWS - 1) // ROWS
+    part = tl.program_id(0) // (down * ACROSS)
+    program = tl.program_id(0) % (down * ACROSS)
+    # Programs that run together share rows and columns.
+    group = program // (GROUP * ACROSS)
+    height = tl.minimum(down - group * GROUP, GROUP)
+    tile = group * GROUP + (program % (GROUP * ACROSS)) % height
+    across = (program % (GROUP * ACROSS)) // height
+    rows = R
+    if offsets is not None:
+        rows = tl.load(offsets + S) // 2 + S
+    if tile * ROWS < rows:
+        matrix = cosines
+        if part > 0:
+            matrix = sines
+        r = tile * ROWS + tl.arange(0, ROWS)[:, None]
+        j = across * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+        row = (part.to(tl.int64) * R + r) * W
+        total = tl.zeros((ROWS, COLUMNS), tl.float32)
+        for first in range(0, W, STEP):
             d = first + tl.arange(0, STEP)
-            wanted = (d < D)[None, :]
-            a = tl.load(here + d[None, :] * stride_d, mask=kept[:, None] & wanted, other=0.0)
-            b = tl.load(back + d[None, :] * stride_d, mask=paired[:, None] & wanted, other=0.0)
-            a, b = a.to(tl.float32), b.to(tl.float32)
-            # Halved, so that a sum of two stays in the range of float16.
-            even = (0.5 * a + 0.5 * b).to(dtype)
-            odd = tl.where(paired[:, None], 0.5 * a - 0.5 * b, 0.0).to(dtype)
-            inside = (d < D)[:, None] & (j < W)
-            c = tl.load(cosines + d[:, None] * W + j, mask=inside, other=0.0)
-            m = tl.load(sines + d[:, None] * W + j, mask=inside, other=0.0)
-            e_sum = tl.dot(even, c, e_sum, input_precision=PRECISION)
-            o_sum = tl.dot(odd, m, o_sum, input_precision=PRECISION)
-        folded += folded_base(offsets, s, start, N) * W
-        at = n[:, None] * W + j
-        stored = kept[:, None] & (j < W)
-        tl.store(folded + at, e_sum.to(dtype), mask=stored)
-        tl.store(folded + R.to(tl.int64) * W + at, o_sum.to(dtype), mask=stored)
+            a = tl.load(folded + row + d[None, :], mask=(r < rows) & (d < W)[None, :], other=0.0)
+            m = tl.load(matrix + d[:, None] * W + j, mask=(d < D)[:, None] & (j < W), other=0.0)
+            total = tl.dot(a, m, total, input_precision=PRECISION)
+        tl.store(z + row + j, total.to(z.dtype.element_ty), mask=(r < rows) & (j < W))
 
 
 @triton.jit(do_not_specialize=["S", "N", "R"])

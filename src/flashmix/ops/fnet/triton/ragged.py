@@ -1,13 +1,13 @@
-"""FNet mixing of sequences of any lengths in two launches.
+"""FNet mixing of sequences of any lengths in three launches.
 
 E and O are the even and the odd part of a sequence along its L tokens, of rows n <= L / 2. Then
 Re(FFT2(x)) is real products only: P = cos_L E cos_D and Q = sin_L O sin_D give the rows
 Y[k] = P[k] - Q[k] and Y[-k] = P[k] + Q[k] of k <= L / 2. The matrices of the width come from the
 host; those of the tokens are made in the kernel, so a length needs no plan and no table.
 
-L^2 D + 2 L D^2 operations a sequence, and two copies of the tokens in bytes.
-Shapes: S sequences, N tokens of the longest, T packed tokens, D width; folded [2, R, W] holds
-E cos_D and O sin_D, R the folded rows of all sequences, W the width to whole vectors.
+L^2 D + 2 L D^2 operations a sequence, and three copies of the tokens in bytes.
+Shapes: S sequences, N tokens of the longest, T packed tokens, D width; folded [2, R, W] holds E and
+O, R the folded rows of all sequences, W the width to whole vectors.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from flashmix.ops._triton.launch import cdiv, padded, precision
 from flashmix.ops._triton.matrices import Matrix, dft, place
 from flashmix.ops._triton.sequences import Sequences, sequences
 from flashmix.ops.fnet.registration import register
-from flashmix.ops.fnet.triton.kernels_ragged import token_kernel, width_kernel
+from flashmix.ops.fnet.triton.kernels_ragged import fold_kernel, token_kernel, width_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,38 +32,45 @@ class Config:
     """Tiles and warps of a program of each launch.
 
     They depend on width and dtype alone: a sequence has the same bits whatever the batch around it.
-    ``rows`` are folded rows, of which ``width_step`` columns or ``token_step`` rows are summed at
-    a time into ``columns`` of the result.
+    Of the width's product, and of the tokens', ``rows`` and ``columns`` are a tile of the result,
+    and ``step`` terms are summed at a time.
     """
 
-    width_rows: int = 64
+    fold_rows: int = 16
+    fold_columns: int = 256
+    fold_warps: int = 4
+    width_rows: int = 128
     width_columns: int = 128
     width_step: int = 64
     width_warps: int = 8
     width_stages: int = 3
     token_rows: int = 64
     token_columns: int = 128
-    token_step: int = 64
-    token_warps: int = 8
-    token_stages: int = 3
+    token_step: int = 32
+    token_warps: int = 4
+    token_stages: int = 4
 
 
 @functools.cache
 def config(dim: int, dtype: torch.dtype) -> Config:
     """Tuned for half types; float32 products need twice the room and three times the work."""
+    side = padded(dim)
     if dtype == torch.float32:
         return Config(
-            width_columns=min(64, padded(dim)),
-            width_step=min(32, padded(dim)),
+            fold_columns=min(128, side),
+            width_rows=64,
+            width_columns=min(64, side),
+            width_step=min(32, side),
             width_stages=2,
-            token_columns=min(64, padded(dim)),
-            token_step=32,
+            token_columns=min(64, side),
+            token_warps=8,
             token_stages=2,
         )
     return Config(
-        width_columns=min(128, padded(dim)),
-        width_step=min(64, padded(dim)),
-        token_columns=min(128, padded(dim)),
+        fold_columns=min(256, side),
+        width_columns=min(128, side),
+        width_step=min(64, side),
+        token_columns=min(128, side),
     )
 
 
@@ -94,20 +101,18 @@ def mix(x: Tensor, where: Sequences, norm: str, how: Config | None = None) -> Te
     if not x.numel():
         return y
     how = how or config(x.shape[-1], x.dtype)
-    transform_tokens(transform_width(x, where, how), y, where, norm, how)
+    folded = fold(x, where, how)
+    transform_tokens(transform_width(folded, x, where, how), y, where, norm, how)
     return y
 
 
-def transform_width(x: Tensor, where: Sequences, how: Config) -> Tensor:
-    """Half of E cos_D and of -O sin_D of ``x``, times the gain of their matrix."""
+def fold(x: Tensor, where: Sequences, how: Config) -> Tensor:
+    """Half of the even and of the odd part of each sequence of ``x``, [2, R, W]."""
     dim = x.shape[-1]
-    m = width_matrix(dim, x.dtype, x.device)
     folded = x.new_empty((2, where.folded_rows(), row(dim)))
-    width_kernel[(where.programs(2 * how.width_rows) * cdiv(dim, how.width_columns),)](
+    fold_kernel[(where.programs(2 * how.fold_rows) * cdiv(row(dim), how.fold_columns),)](
         x,
         folded,
-        m.re,
-        m.im,
         where.order,
         where.lengths,
         where.offsets,
@@ -117,14 +122,38 @@ def transform_width(x: Tensor, where: Sequences, how: Config) -> Tensor:
         folded.shape[1],
         D=dim,
         W=row(dim),
+        ROWS=how.fold_rows,
+        COLUMNS=how.fold_columns,
+        num_warps=how.fold_warps,
+    )
+    return folded
+
+
+def transform_width(folded: Tensor, x: Tensor, where: Sequences, how: Config) -> Tensor:
+    """E cos_D and -O sin_D, times the gain of their matrix, [2, R, W]."""
+    dim = x.shape[-1]
+    m = width_matrix(dim, x.dtype, x.device)
+    z = torch.empty_like(folded)
+    tiles = cdiv(folded.shape[1], how.width_rows) * cdiv(row(dim), how.width_columns)
+    width_kernel[(2 * tiles,)](
+        folded,
+        z,
+        m.re,
+        m.im,
+        where.offsets,
+        where.count,
+        folded.shape[1],
+        D=dim,
+        W=row(dim),
         ROWS=how.width_rows,
         COLUMNS=how.width_columns,
         STEP=how.width_step,
+        GROUP=8,
         PRECISION=precision(x.dtype),
         num_warps=how.width_warps,
         num_stages=how.width_stages,
     )
-    return folded
+    return z
 
 
 def transform_tokens(folded: Tensor, y: Tensor, where: Sequences, norm: str, how: Config) -> None:
