@@ -36,7 +36,7 @@ class Config:
     and ``step`` terms are summed at a time.
     """
 
-    fold_rows: int = 16
+    fold_rows: int = 8
     fold_columns: int = 256
     fold_warps: int = 4
     width_rows: int = 128
@@ -66,11 +66,15 @@ def config(dim: int, dtype: torch.dtype) -> Config:
             token_warps=8,
             token_stages=2,
         )
+    # Of narrow tokens there are few tiles: smaller ones occupy more multiprocessors.
+    columns = min(128 if dim > 256 else 64, side)
     return Config(
         fold_columns=min(256, side),
-        width_columns=min(128, side),
+        width_columns=columns,
         width_step=min(64, side),
-        token_columns=min(128, side),
+        width_warps=8 if dim > 256 else 4,
+        width_stages=3 if dim > 256 else 4,
+        token_columns=columns,
     )
 
 
