@@ -8,9 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashmix.ops._cpu import library
-from flashmix.ops.fnet import cpu as fnet
-from flashmix.ops.fourier import cpu as fourier
-from flashmix.ops.spectral import cpu as spectral
 from helpers import assert_close, randn
 from test_cpu import TRANSFORMS, each_case
 from test_neighbours import outputs
@@ -117,39 +114,3 @@ def test_a_masked_call_is_one_call_of_a_kernel_each_way(case, monkeypatch):
     monkeypatch.setattr(library.Kernel, "__call__", counted)
     everything(case, masked(30, [30, 29, 28, 5, 0], ["right"] * 5), "cpu", torch.float32)
     assert len(calls) == 2
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_sequences_are_those_of_a_padded_batch(dtype):
-    mask = masked(60, [60, 0, 1, 37, 60, 46], ["right"] * 6)
-    offsets = torch.cat([torch.zeros(1), mask.sum(1).cumsum(0)]).int()
-    x, grad = randn(*mask.shape, 34, dtype=dtype), randn(*mask.shape, 34, seed=1, dtype=dtype)
-    weight = randn(9, 34, 2, dtype=torch.float32)
-    bias = randn(34, dtype=torch.float32)
-    heads = (2, 17)
-    v, grad_v = x.unflatten(2, heads), grad.unflatten(2, heads)
-    backward = (weight, False)
-    pairs = [
-        (fnet.packed(x[mask], offsets, "ortho"), fnet.fnet(x, mask, "ortho")),
-        (
-            spectral.packed(x[mask], offsets, weight, bias, False),
-            spectral.spectral(x, weight, bias, mask, False),
-        ),
-        (
-            spectral.packed_backward(grad[mask], x[mask], offsets, *backward)[0],
-            spectral.spectral_backward(grad, x, weight, mask, False)[0],
-        ),
-        (fourier.packed(v[mask], offsets), fourier._op(v, mask)),
-        (
-            fourier.packed_backward(grad_v[mask], v[mask], offsets),
-            fourier._backward_op(grad_v, v, mask),
-        ),
-    ]
-    for packed, padded in pairs:
-        assert packed.dtype == dtype
-        assert torch.equal(packed, padded[mask])
-    one, other = (
-        spectral.packed_backward(grad[mask], x[mask], offsets, *backward)[1:],
-        spectral.spectral_backward(grad, x, weight, mask, False)[1:],
-    )
-    assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))

@@ -98,6 +98,33 @@ def topk_cpu(device, mask):
     return [(*qkv(device), m, 3, causal, True) for m in (None, mask) for causal in (False, True)]
 
 
+def packed(calls):
+    """The samples with a mask, of packed tokens: [T, ...] for [B, N, ...], offsets for the mask."""
+
+    def samples(device, mask):
+        offsets = torch.cat((mask.new_zeros(1), mask.sum(1).cumsum(0))).int()
+
+        def tokens(x):
+            # Heads stand before tokens only in what is [B, 2, 9, ...].
+            by_token = x.transpose(1, 2) if x.shape[1] == 2 else x
+            one = by_token.detach()[mask]
+            if x.dim() == 3 and x.shape[1] == 2:
+                one = one.t().contiguous()
+            return one.requires_grad_(x.requires_grad)
+
+        return [
+            tuple(offsets if x is mask else tokens(x) if batched(x, mask) else x for x in call)
+            for call in calls(device, mask)
+            if any(x is mask for x in call)
+        ]
+
+    return samples
+
+
+def batched(x, mask):
+    return isinstance(x, torch.Tensor) and x.dim() > 2 and x.shape[0] == 2 and 9 in x.shape
+
+
 def without_gradients(calls):
     return lambda device, mask: [
         tuple(x.detach() if isinstance(x, torch.Tensor) else x for x in call)
@@ -131,6 +158,11 @@ SAMPLES = {
     "fourier_torch_backward": fourier_backward,
     "fourier_cpu": fourier,
     "fourier_cpu_backward": fourier_backward,
+}
+SAMPLES |= {
+    name.replace("_cpu", "_cpu_packed"): packed(SAMPLES[name])
+    for name in SAMPLES
+    if "_cpu" in name and name.startswith(("local", "fnet", "spectral", "fourier"))
 }
 # Triton's ops need a GPU or its interpreter, and are checked beside their kernels.
 REGISTERED = {

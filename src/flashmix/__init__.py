@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from flashmix import bench, hf, mixers, models, ops, parallel, report, tasks, visualize
     from flashmix.hf import from_pretrained, register_attention, swap, swap_report
     from flashmix.mixers import create_mixer, list_mixers
-    from flashmix.ops import explain, register_implementation
+    from flashmix.ops import explain, pack, register_implementation, unpack
 
 __all__ = [
     "__version__",
@@ -31,6 +31,7 @@ __all__ = [
     "mixers",
     "models",
     "ops",
+    "pack",
     "parallel",
     "register_attention",
     "register_implementation",
@@ -38,6 +39,7 @@ __all__ = [
     "swap",
     "swap_report",
     "tasks",
+    "unpack",
     "visualize",
 ]
 
@@ -47,10 +49,12 @@ _FUNCTIONS = {
     "explain": "ops",
     "from_pretrained": "hf",
     "list_mixers": "mixers",
+    "pack": "ops",
     "register_attention": "hf",
     "register_implementation": "ops",
     "swap": "hf",
     "swap_report": "hf",
+    "unpack": "ops",
 }
 
 

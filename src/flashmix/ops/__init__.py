@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from flashmix.errors import unknown_choice
+from flashmix.ops._packed import Packed, pack, unpack
 from flashmix.ops.attention import OPERATOR as _ATTENTION
 from flashmix.ops.attention import attention
 from flashmix.ops.block_topk_attention import OPERATOR as _BLOCK_TOPK_ATTENTION
@@ -32,15 +33,18 @@ __all__ = [
     "OPERATORS",
     "Decision",
     "Implementation",
+    "Packed",
     "attention",
     "explain",
     "fnet",
     "fourier",
     "fourier_weights",
     "local_attention",
+    "pack",
     "register_implementation",
     "spectral",
     "topk_attention",
+    "unpack",
 ]
 
 OPERATORS = {
@@ -77,8 +81,9 @@ def explain(
         direction: "forward", or "training" where autograd records the call.
         machine: the name of another machine of that kind, as ``torch.cuda.get_device_name()`` gives
             it there, for example "NVIDIA H200": nothing counts as missing on it.
-        options: what else the choice depends on: ``masked``, ``causal``, for "spectral" ``modes``,
-            for "local_attention" ``window`` (an integer or a pair), for top-k attention ``topk``.
+        options: what else the choice depends on: ``masked``, ``packed`` (``shape`` is then that of
+            the sequences padded to the longest), ``causal``, for "spectral" ``modes``, for
+            "local_attention" ``window`` (an integer or a pair), for top-k attention ``topk``.
 
     Returns:
         The decision that a call would take; print it for the whole of it.
@@ -87,6 +92,8 @@ def explain(
         ArgumentError: an unknown op, a shape with the wrong number of axes, another dtype
             or direction.
     """
+    if options.get("packed"):
+        options["masked"] = True
     if "window" in options:
         options["window"] = keys_in_view(options["window"])
     return explain_choice(OPERATORS, op, shape, dtype, device, options, direction, machine)

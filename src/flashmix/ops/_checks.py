@@ -87,14 +87,21 @@ def check_tokens(where: str, x: Tensor, mask: Tensor | None, dim: int | None = N
 
 
 def check_qkv(
-    where: str, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, grouped: bool = False
+    where: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    *,
+    grouped: bool = False,
+    legend: str = "B, H, N, dh",
 ) -> None:
-    """``q``, ``k`` and ``v`` are [B, H, N, dh], alike in shape, dtype and device.
+    """``q``, ``k`` and ``v`` have the axes of ``legend``, alike in shape, dtype and device.
 
     Where ``grouped``, k and v may have fewer heads, as many as divide H.
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
-        check_floating(where, name, tensor, "B, H, N, dh")
+        check_floating(where, name, tensor, legend)
         like, shape, note = "q", list(q.shape), ""
         if grouped and name == "k":
             note = " (or fewer heads, a divisor of H)"
@@ -112,7 +119,8 @@ def check_qkv(
                 raise ArgumentError(
                     f"{where}: {name} must have {like}'s {what} {need}{tail}, got {got}"
                 )
-    check_mask(where, mask, q, q.shape[2])
+    if mask is not None:
+        check_mask(where, mask, q, q.shape[2])
 
 
 def check_count(where: str, name: str, value: object) -> None:

@@ -70,9 +70,12 @@ def zero_qkv(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tens
 
 
 def repeat_heads(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """K and v with as many heads as q: head h of q reads head h // (H / K) of their K."""
+    """K and v with as many heads as q: head h of q reads head h // (H / K) of their K.
+
+    Heads stand on axis 1, of [B, H, N, dh] and of packed [T, H, dh].
+    """
     group = q.shape[1] // k.shape[1]
     if group == 1:
         return k, v
-    k, v = (x[:, :, None].expand(-1, -1, group, -1, -1).flatten(1, 2) for x in (k, v))
+    k, v = (x[:, :, None].expand(-1, -1, group, *x.shape[2:]).flatten(1, 2) for x in (k, v))
     return k, v

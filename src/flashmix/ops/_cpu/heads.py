@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._cpu.library import Shape, address
+from flashmix.ops._packed import longest_of
 from flashmix.ops._precision import transform_dtype
 
 
@@ -35,10 +36,16 @@ def shape_of(sizes: torch.Size, mask: Tensor | None = None) -> tuple[Shape, Tens
     return Shape(batch, *(heads or [1]), tokens, width, real, None), mask
 
 
-def packed_shape_of(sizes: torch.Size, offsets: Tensor) -> Shape:
-    """The S sequences of tokens one after another, [H, T, dh] or [T, D].
+def packed_shape_of(sizes: torch.Size, offsets: Tensor) -> tuple[Shape, Tensor]:
+    """The S sequences of packed [H, T, dh] or [T, D], and the tensor that this points into.
 
     Sequence s is the tokens offsets[s] to offsets[s + 1]; ``offsets`` is int32 [S + 1].
+
+    Raises:
+        ArgumentError: the offsets do not rise from 0 to T; kernels would read what is not theirs.
     """
     *heads, tokens, width = sizes
-    return Shape(len(offsets) - 1, *(heads or [1]), tokens, width, None, address(offsets))
+    longest_of("packed tokens", offsets, tokens)
+    offsets = offsets.contiguous()
+    sequences = len(offsets) - 1
+    return Shape(sequences, *(heads or [1]), tokens, width, None, address(offsets)), offsets

@@ -35,6 +35,9 @@ class Implementation:
         unsupported_reason: why it cannot run a signature's shape and options; None where it can.
         describe_plan: how it computes a signature, where it has several algorithms.
         deprioritized_reason: why ``auto`` passes over it though it could run a signature.
+        packed: takes packed tokens, [T, D] or [T, H, dh], as ``run`` takes padded ones, with
+            ``cu_seqlens`` (int32 [S + 1]) and ``max_seqlen`` (an integer, or on a GPU None) where
+            ``run`` has the mask. The tokens are padded for those without.
         grouped_heads: whether it takes fewer heads of keys than of queries; the others get the
             keys and values repeated.
         launches: kernels of a forward on a GPU, about; of two equal costs the fewer win.
@@ -51,6 +54,7 @@ class Implementation:
     unsupported_reason: Callable[[Signature], str | None] = _nothing_to_say
     describe_plan: Callable[[Signature], str | None] = _nothing_to_say
     deprioritized_reason: Callable[[Signature], str | None] = _nothing_to_say
+    packed: Callable[..., Any] | None = None
     grouped_heads: bool = False
     launches: int = 1
     scales_with: str | None = None
@@ -59,6 +63,16 @@ class Implementation:
         """The summary, and the algorithm for ``signature`` where there are several."""
         plan = self.describe_plan(signature)
         return self.summary if plan is None else f"{self.summary} ({plan})"
+
+    def passed_over_reason(self, signature: Signature) -> str | None:
+        """Why ``auto`` prefers others that can run ``signature``; None where it does not."""
+        return self.deprioritized_reason(signature) or self.pads_reason(signature)
+
+    def pads_reason(self, signature: Signature) -> str | None:
+        """Says so where ``signature`` is of packed tokens, and they are padded for it."""
+        if self.packed is None and signature.options.get("packed"):
+            return "takes padded tokens: packed ones are scattered for it, and gathered after"
+        return None
 
     def unavailable_reason(
         self, dtype: torch.dtype, device: str, machine: str | None = None

@@ -84,7 +84,7 @@ class Decision:
         signature = self.signature
         return {
             one.name: one.refusal(signature)
-            or one.deprioritized_reason(signature)
+            or one.passed_over_reason(signature)
             or f"can run: {one.describe(signature)}"
             for one in self.implementations
             if one is not self.implementation
@@ -152,6 +152,7 @@ class Operator:
         chosen = able[0]
         if name == "auto":
             able = [one for one in able if one.deprioritized_reason(signature) is None] or able
+            able = [one for one in able if one.pads_reason(signature) is None] or able
             chosen = _cheapest(self.name, signature, able) or able[0]
         return Decision(
             op=self.name,

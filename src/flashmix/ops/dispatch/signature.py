@@ -26,10 +26,12 @@ class Signature:
     """A call of an op: the shape and dtype of its first argument, and what else matters.
 
     Attributes:
-        shape: [B, N, D] or [B, H, N, dh].
+        shape: [B, N, D] or [B, H, N, dh]; of packed tokens, with S sequences of ``max_seqlen``
+            tokens, or of all T where that is not known.
         dtype: of the first argument.
         device: of the first argument.
-        options: where the op has them, ``masked``, ``causal``, ``modes``, ``window``, ``topk``.
+        options: where the op has them, ``masked``, ``packed``, ``causal``, ``modes``,
+            ``window``, ``topk``. What is packed is masked too.
         direction: whether autograd records the call.
         machine: the name of a GPU or processor other than the one here.
     """

@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from flashmix.ops import _checks
+from flashmix.ops import _checks, _packed
 from flashmix.ops._library import direction_of
 from flashmix.ops._triton.columns import plan as columns
 from flashmix.ops.dispatch import Implementation, Operator, Signature
@@ -88,6 +88,7 @@ OPERATOR = Operator(
         cpu_implementation(
             cpu.fnet,
             "native transform of the even part, mirrored; its own backward, nothing saved",
+            packed=cpu.packed,
         ),
         Implementation(
             name="torch",
@@ -137,6 +138,8 @@ def fnet(
     x: Tensor,
     *,
     mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
     norm: Literal["backward", "ortho"] = "backward",
     impl: str = "auto",
 ) -> Tensor:
@@ -146,6 +149,11 @@ def fnet(
         x: [B, N, D], floating. Half types are transformed in float32 and rounded once.
         mask: bool [B, N], True = a real token. Each sequence is transformed over its own true
             length; outputs at padding are zero.
+        cu_seqlens: int32 [S + 1] on the same device, rising from 0 to T, where the tokens of S
+            sequences are packed, [T, D]: sequence s is cu_seqlens[s] to cu_seqlens[s + 1].
+            Excludes ``mask``. On a GPU the values are not checked, which the host would wait for.
+        max_seqlen: with ``cu_seqlens``, tokens of the longest sequence or a bound of it. On a GPU
+            it saves work, or for implementations that pad a wait of the host.
         norm: "backward" leaves the sums unnormalised as the paper does, so outputs grow like
             sqrt(N * D) and a nonzero mean like N * D, which can exceed float16's 65,504 (the
             output is then inf); "ortho" divides by sqrt(N * D).
@@ -155,14 +163,18 @@ def fnet(
             "triton_columns" also long N, "dense" any N and D up to 2,048.
 
     Returns:
-        [B, N, D] in the dtype of ``x``.
+        [B, N, D], or packed [T, D], in the dtype of ``x``.
 
     Raises:
         ArgumentError: an argument has the wrong shape, dtype or value.
         ImplementationError: ``impl`` cannot run here.
     """
-    _checks.check_tokens("fnet", x, mask)
     _checks.check_choice("fnet", "norm", norm, ("backward", "ortho"))
+    if cu_seqlens is not None or max_seqlen is not None:
+        _checks.check_floating("fnet", "x", x, "T, D")
+        sequences = _packed.check_offsets("fnet", mask, cu_seqlens, max_seqlen, x)
+        return _packed.run_packed(OPERATOR, impl, *sequences, (x,), rest=(norm,))
+    _checks.check_tokens("fnet", x, mask)
     options = {"masked": mask is not None}
     signature = Signature(tuple(x.shape), x.dtype, x.device, options, direction_of(x))
     y: Tensor = OPERATOR.select(impl, signature).implementation.run(x, mask, norm)

@@ -12,7 +12,7 @@ from flashmix.ops._cpu.heads import packed_shape_of, shape_of
 from flashmix.ops._cpu.library import DATA, FLAG, SHAPE, Kernel, Shape
 from flashmix.ops._library import kernel_op
 from flashmix.ops._precision import transform_dtype
-from flashmix.ops.fnet.registration import register
+from flashmix.ops.fnet.registration import packed_formula, register
 
 _transform = Kernel("fnet", SHAPE, FLAG, DATA, DATA)
 
@@ -31,9 +31,17 @@ def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     return _run(x, shape, norm)
 
 
-def packed(x: Tensor, offsets: Tensor, norm: str) -> Tensor:
-    """The same of sequences one after another, [T, D]; ``offsets`` int32 [S + 1] rise to T."""
-    return _run(x, packed_shape_of(x.shape, offsets), norm)
+@kernel_op("fnet_cpu_packed", key="CPU", sums=True)
+def _packed(x: Tensor, cu_seqlens: Tensor, norm: str) -> Tensor:
+    shape, _alive = packed_shape_of(x.shape, cu_seqlens)
+    return _run(x, shape, norm)
+
+
+def packed(x: Tensor, cu_seqlens: Tensor, max_seqlen: int | None, norm: str) -> Tensor:
+    """The same of packed sequences, [T, D]."""
+    y: Tensor = _packed(x, cu_seqlens, norm)
+    return y
 
 
 register(fnet)
+register(_packed, packed_formula)

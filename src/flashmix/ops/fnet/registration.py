@@ -5,23 +5,33 @@ FNet is its own adjoint: its backward is itself, and saves the mask alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from flashmix.ops._library import KernelOp
+from flashmix.ops._packed import through_padding
 from flashmix.ops.fnet import reference
 
 
-def register(op: KernelOp) -> None:
-    """Give ``op`` (x, mask, norm) its fake kernel, its formula, and itself as gradient."""
+def packed_formula(x: Tensor, cu_seqlens: Tensor, norm: str) -> Tensor:
+    """The reference of packed tokens [T, D]."""
+    return through_padding(lambda x, mask: reference.fnet(x, mask, norm), cu_seqlens, None, x)
+
+
+def register(op: KernelOp, formula: Callable[..., Tensor] = reference.fnet) -> None:
+    """Give ``op`` its fake kernel, its formula, and itself as gradient.
+
+    It takes (x, mask, norm), or with ``packed_formula`` cu_seqlens for the mask.
+    """
 
     def gradient(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (mask,) = ctx.saved_tensors
         return op(grad, mask, ctx.norm), None, None
 
     op.register_fake(_fake)
-    op.register_formula(reference.fnet)
+    op.register_formula(formula)
     op.register_autograd(gradient, setup_context=_setup)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from flashmix.ops import _checks
+from flashmix.ops import _checks, _packed
 from flashmix.ops._library import direction_of
 from flashmix.ops.dispatch import Implementation, Operator, Signature
 from flashmix.ops.dispatch.families import cpu_implementation
@@ -17,6 +17,7 @@ OPERATOR = Operator(
         cpu_implementation(
             cpu.fourier,
             "native transform, weigh, inverse; saves only the input",
+            packed=cpu.packed,
         ),
         Implementation(
             name="torch",
@@ -28,7 +29,14 @@ OPERATOR = Operator(
 )
 
 
-def fourier(v: Tensor, *, mask: Tensor | None = None, impl: str = "auto") -> Tensor:
+def fourier(
+    v: Tensor,
+    *,
+    mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
+    impl: str = "auto",
+) -> Tensor:
     """Fourier attention: each frequency of a head weighed by its share of the head's power.
 
     V = rfft(v over tokens); weights = softmax over frequencies of log(power + 1e-6), power
@@ -39,15 +47,24 @@ def fourier(v: Tensor, *, mask: Tensor | None = None, impl: str = "auto") -> Ten
         v: [B, H, N, dh], floating. Half types are transformed in float32 and rounded once.
         mask: bool [B, N], True = a real token. Each sequence is transformed over its own true
             length; outputs at padding are zero.
+        cu_seqlens: int32 [S + 1] on the same device, rising from 0 to T, where the tokens of S
+            sequences are packed, [T, H, dh]: sequence s is cu_seqlens[s] to cu_seqlens[s + 1].
+            Excludes ``mask``. On a GPU the values are not checked, which the host would wait for.
+        max_seqlen: with ``cu_seqlens``, tokens of the longest sequence or a bound of it. On a GPU
+            it saves work, or for implementations that pad a wait of the host.
         impl: "auto", "cpu" (native kernels), "torch" or "reference".
 
     Returns:
-        [B, H, N, dh] in the dtype of ``v``.
+        [B, H, N, dh], or packed [T, H, dh], in the dtype of ``v``.
 
     Raises:
         ArgumentError: an argument has the wrong shape, dtype or value.
         ImplementationError: ``impl`` cannot run here.
     """
+    if cu_seqlens is not None or max_seqlen is not None:
+        _checks.check_floating("fourier", "v", v, "T, H, dh")
+        sequences = _packed.check_offsets("fourier", mask, cu_seqlens, max_seqlen, v)
+        return _packed.run_packed(OPERATOR, impl, *sequences, (v,))
     _checks.check_floating("fourier", "v", v, "B, H, N, dh")
     _checks.check_mask("fourier", mask, v, v.shape[2])
     options = {"masked": mask is not None}

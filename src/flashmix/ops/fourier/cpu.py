@@ -12,7 +12,7 @@ from flashmix.ops._cpu.heads import packed_shape_of, shape_of, strides, widen
 from flashmix.ops._cpu.library import DATA, REAL, ROWS, SHAPE, STRIDES, Kernel, Shape
 from flashmix.ops._library import kernel_op
 from flashmix.ops.fourier.reference import EPS
-from flashmix.ops.fourier.registration import register
+from flashmix.ops.fourier.registration import packed_formula, register
 
 _forward = Kernel("fourier_forward", SHAPE, REAL, ROWS, STRIDES, DATA)
 _backward = Kernel("fourier_backward", SHAPE, REAL, ROWS, ROWS, STRIDES, DATA)
@@ -37,22 +37,29 @@ def _backward_op(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return _run(_backward, shape, grad, v).to(v.dtype)
 
 
-def _packed(kernel: Kernel, offsets: Tensor, *xs: Tensor) -> Tensor:
-    shape = packed_shape_of(xs[0].transpose(0, 1).shape, offsets)
+def _run_packed(kernel: Kernel, cu_seqlens: Tensor, *xs: Tensor) -> Tensor:
+    shape, _alive = packed_shape_of(xs[0].transpose(0, 1).shape, cu_seqlens)
     return _run(kernel, shape, *(x[None] for x in xs))[0].to(xs[-1].dtype)
 
 
-def packed(v: Tensor, offsets: Tensor) -> Tensor:
-    """Fourier attention of sequences one after another, [T, H, dh]; ``offsets`` int32 [S + 1]."""
-    return _packed(_forward, offsets, v)
+@kernel_op("fourier_cpu_packed", key="CPU", sums=True)
+def _packed(v: Tensor, cu_seqlens: Tensor) -> Tensor:
+    return _run_packed(_forward, cu_seqlens, v)
 
 
-def packed_backward(grad: Tensor, v: Tensor, offsets: Tensor) -> Tensor:
-    """The gradient of :func:`packed` with respect to ``v``."""
-    return _packed(_backward, offsets, grad, v)
+@kernel_op("fourier_cpu_packed_backward", key="CPU", sums=True)
+def _packed_backward(grad: Tensor, v: Tensor, cu_seqlens: Tensor) -> Tensor:
+    return _run_packed(_backward, cu_seqlens, grad, v)
+
+
+def packed(v: Tensor, cu_seqlens: Tensor, max_seqlen: int | None) -> Tensor:
+    """Fourier attention of packed sequences, [T, H, dh]."""
+    y: Tensor = _packed(v, cu_seqlens)
+    return y
 
 
 register(_op, _backward_op)
+register(_packed, _packed_backward, packed_formula)
 
 
 def fourier(v: Tensor, mask: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flashmix.ops import _checks
+from flashmix.ops import _checks, _packed
 from flashmix.ops._compile import constant_in_graphs, kept_for_any
 from flashmix.ops._dense import repeat_heads
 from flashmix.ops._library import direction_of
@@ -55,6 +55,7 @@ OPERATOR = Operator(
             cpu.local_attention,
             "native kernels; the window's weights stay in cache, computed anew to train",
             deprioritized_reason=_deprioritized_reason,
+            packed=cpu.packed,
         ),
         Implementation(
             name="torch",
@@ -85,6 +86,8 @@ def local_attention(
     *,
     window: Window,
     mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
     causal: bool = False,
     impl: str = "auto",
 ) -> Tensor:
@@ -101,21 +104,34 @@ def local_attention(
             Face). Or a pair (left, right): those with i - left <= j <= i + right, as in
             FlashAttention.
         mask: bool [B, N], True = a real token. Outputs at padding are zero.
+        cu_seqlens: int32 [S + 1] on the same device, rising from 0 to T, where the tokens of S
+            sequences are packed, [T, H, dh]: sequence s is cu_seqlens[s] to cu_seqlens[s + 1].
+            Excludes ``mask``. On a GPU the values are not checked, which the host would wait for.
+        max_seqlen: with ``cu_seqlens``, tokens of the longest sequence or a bound of it. On a GPU
+            it saves work, or for implementations that pad a wait of the host.
         causal: query i sees keys j <= i only, whatever the window's right side.
         impl: "auto", "cpu" (native kernels), "torch", "triton" (heads up to 256 wide) or
             "reference".
 
     Returns:
-        [B, H, N, dh] in the dtype of ``q``. Work and memory are O(N * window) but for "reference".
+        [B, H, N, dh], or packed [T, H, dh], in the dtype of ``q``. Work and memory are
+        O(N * window) but for "reference".
 
     Raises:
         ArgumentError: an argument has the wrong shape, dtype or value.
         ImplementationError: ``impl`` cannot run here.
     """
-    _checks.check_qkv("local_attention", q, k, v, mask, grouped=True)
     check_window("local_attention", window)
     _checks.check_flag("local_attention", "causal", causal)
     options = {"masked": mask is not None, "causal": causal, "window": keys_in_view(window)}
+    if cu_seqlens is not None or max_seqlen is not None:
+        _checks.check_qkv("local_attention", q, k, v, None, grouped=True, legend="T, H, dh")
+        sequences = _packed.check_offsets("local_attention", mask, cu_seqlens, max_seqlen, q)
+        sides = reach(window, causal)
+        return _packed.run_packed(
+            OPERATOR, impl, *sequences, (q, k, v), rest=sides, options=options
+        )
+    _checks.check_qkv("local_attention", q, k, v, mask, grouped=True)
     signature = Signature(tuple(q.shape), q.dtype, q.device, options, direction_of(q, k, v))
     chosen = OPERATOR.select(impl, signature).implementation
     if not chosen.grouped_heads:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flashmix.errors import ArgumentError
-from flashmix.ops import _checks
+from flashmix.ops import _checks, _packed
 from flashmix.ops._library import direction_of
 from flashmix.ops._padding import zero_padding
 from flashmix.ops._precision import transform_dtype
@@ -82,6 +82,19 @@ def _cpu(
     return y
 
 
+def _cpu_packed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cu_seqlens: Tensor,
+    max_seqlen: int | None,
+    unitary: bool,
+    context: int | None,
+) -> Tensor:
+    y: Tensor = cpu.packed(x, weight, bias, cu_seqlens, unitary)
+    return y
+
+
 def _cpu_unsupported_reason(signature: Signature) -> str | None:
     return "has no causal filter" if signature.options.get("causal") else None
 
@@ -131,6 +144,7 @@ OPERATOR = Operator(
             _cpu,
             "native transform, filter and back in cache; saves only the input",
             unsupported_reason=_cpu_unsupported_reason,
+            packed=_cpu_packed,
         ),
         Implementation(
             name="torch",
@@ -168,6 +182,8 @@ def spectral(
     bias: Tensor | None = None,
     *,
     mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
     causal: bool = False,
     context: int | None = None,
     unitary: bool = False,
@@ -185,6 +201,11 @@ def spectral(
         weight: W, complex [M, D], or its real and imaginary parts as a real [M, D, 2].
         bias: b, real [D], or None.
         mask: bool [B, N], True = a real token. Outputs at padding are zero.
+        cu_seqlens: int32 [S + 1] on the same device, rising from 0 to T, where the tokens of S
+            sequences are packed, [T, D]: sequence s is cu_seqlens[s] to cu_seqlens[s + 1].
+            Excludes ``mask``. On a GPU the values are not checked, which the host would wait for.
+        max_seqlen: with ``cu_seqlens``, tokens of the longest sequence or a bound of it. On a GPU
+            it saves work, or for implementations that pad a wait of the host.
         causal: convolve instead with the impulse response h = irfft(W, n=context) and zeros before
             the start, y[t] = sum of h[s] x[t - s] over s < context, so that no output depends on
             later tokens nor on how many follow.
@@ -195,13 +216,17 @@ def spectral(
             "triton_columns" (any modes, not causal) or "reference".
 
     Returns:
-        [B, N, D] in the dtype of ``x``.
+        [B, N, D], or packed [T, D], in the dtype of ``x``.
 
     Raises:
         ArgumentError: an argument has the wrong shape, dtype or value.
         ImplementationError: ``impl`` cannot run here.
     """
-    _checks.check_tokens("spectral", x, mask)
+    packed = cu_seqlens is not None or max_seqlen is not None
+    if packed:
+        _checks.check_floating("spectral", "x", x, "T, D")
+    else:
+        _checks.check_tokens("spectral", x, mask)
     for name, flag in (("causal", causal), ("unitary", unitary)):
         _checks.check_flag("spectral", name, flag)
     if isinstance(weight, Tensor) and weight.is_complex():
@@ -213,17 +238,17 @@ def spectral(
             )
         weight = torch.view_as_real(weight.resolve_conj())
     _checks.check_floating("spectral", "weight", weight, "M, D, 2")
-    if weight.shape[1:] != (x.shape[2], 2) or weight.shape[0] < 1:
+    if weight.shape[1:] != (x.shape[-1], 2) or weight.shape[0] < 1:
         raise ArgumentError(
-            f"spectral: weight must be [M, D, 2] = [M, {x.shape[2]}, 2] (or complex [M, D]) with "
+            f"spectral: weight must be [M, D, 2] = [M, {x.shape[-1]}, 2] (or complex [M, D]) with "
             f"M >= 1, got {list(weight.shape)}"
         )
     _checks.check_device("spectral", "weight", weight, x)
     if bias is not None:
         _checks.check_floating("spectral", "bias", bias, "D")
-        if bias.shape != x.shape[2:]:
+        if bias.shape != x.shape[-1:]:
             raise ArgumentError(
-                f"spectral: bias must be [D] = [{x.shape[2]}], got {list(bias.shape)}"
+                f"spectral: bias must be [D] = [{x.shape[-1]}], got {list(bias.shape)}"
             )
         _checks.check_device("spectral", "bias", bias, x)
     if context is not None:
@@ -245,6 +270,16 @@ def spectral(
         "modes": weight.shape[0],
         "double_weight": weight.dtype == torch.float64,
     }
+    if packed:
+        return _packed.run_packed(
+            OPERATOR,
+            impl,
+            *_packed.check_offsets("spectral", mask, cu_seqlens, max_seqlen, x),
+            (x,),
+            parameters=(weight.to(compute), bias),
+            rest=(unitary, taps),
+            options=options,
+        )
     direction = direction_of(x, weight, bias)
     signature = Signature(tuple(x.shape), x.dtype, x.device, options, direction)
     run: Run = OPERATOR.select(impl, signature).implementation.run

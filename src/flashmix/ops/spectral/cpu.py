@@ -13,7 +13,7 @@ from torch import Tensor
 from flashmix.ops._cpu.heads import packed_shape_of, shape_of
 from flashmix.ops._cpu.library import DATA, FLAG, INT, SHAPE, Kernel, Shape
 from flashmix.ops._library import kernel_op
-from flashmix.ops.spectral.registration import register
+from flashmix.ops.spectral.registration import packed_formula, register
 
 _forward = Kernel("spectral_forward", SHAPE, INT, FLAG, DATA, DATA, DATA, DATA)
 _backward = Kernel("spectral_backward", SHAPE, INT, FLAG, DATA, DATA, DATA, DATA, DATA, DATA)
@@ -64,18 +64,22 @@ def spectral_backward(
     return _run_backward(grad, x, shape, weight, unitary)
 
 
+@kernel_op("spectral_cpu_packed", key="CPU", sums=True)
 def packed(
-    x: Tensor, offsets: Tensor, weight: Tensor, bias: Tensor | None, unitary: bool
+    x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor, unitary: bool
 ) -> Tensor:
-    """The filter of sequences one after another, [T, D]; ``offsets`` int32 [S + 1] rise to T."""
-    return _run(x, packed_shape_of(x.shape, offsets), weight, bias, unitary)
+    """The filter of packed sequences, [T, D] like ``x``."""
+    shape, _alive = packed_shape_of(x.shape, cu_seqlens)
+    return _run(x, shape, weight, bias, unitary)
 
 
-def packed_backward(
-    grad: Tensor, x: Tensor, offsets: Tensor, weight: Tensor, unitary: bool
+@kernel_op("spectral_cpu_packed_backward", key="CPU", sums=True)
+def _packed_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, cu_seqlens: Tensor, unitary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of :func:`packed`, as :func:`spectral_backward` has them."""
-    return _run_backward(grad, x, packed_shape_of(x.shape, offsets), weight, unitary)
+    shape, _alive = packed_shape_of(x.shape, cu_seqlens)
+    return _run_backward(grad, x, shape, weight, unitary)
 
 
 register(spectral, spectral_backward)
+register(packed, _packed_backward, packed_formula)

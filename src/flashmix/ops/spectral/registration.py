@@ -5,23 +5,42 @@ Shapes: B batch, N tokens, D channels, M learned modes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from flashmix.ops._derivatives import vjp
 from flashmix.ops._library import KernelOp
+from flashmix.ops._packed import through_padding
 from flashmix.ops._padding import zero_padding
 from flashmix.ops.spectral import reference
 
 Gradients = tuple[Tensor, Tensor, Tensor | None, None, None]
 
 
-def register(op: KernelOp, backward: KernelOp) -> None:
+def _formula(
+    x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
+) -> Tensor:
+    y = reference.filter_tokens(x, weight, mask, unitary, None)
+    return (y if bias is None else zero_padding(y + bias, mask)).to(x.dtype)
+
+
+def packed_formula(
+    x: Tensor, weight: Tensor, bias: Tensor | None, cu_seqlens: Tensor, unitary: bool
+) -> Tensor:
+    """The reference of packed tokens [T, D]."""
+    return through_padding(
+        lambda x, mask: _formula(x, weight, bias, mask, unitary), cu_seqlens, None, x
+    )
+
+
+def register(op: KernelOp, backward: KernelOp, formula: Callable[..., Tensor] = _formula) -> None:
     """Give ``op`` (x, weight, bias, mask, unitary) its fake, formula, and ``backward`` as gradient.
 
     ``backward`` (grad, x, weight, mask, unitary) returns the gradients of x, of weight, and of a
-    bias [D] in the dtype of weight. Only x, weight and mask are saved.
+    bias [D] in the dtype of weight. With ``packed_formula`` both take cu_seqlens for the mask.
+    Only x, weight and mask are saved.
     """
 
     def gradients(ctx: Any, grad: Tensor) -> Gradients:
@@ -31,9 +50,18 @@ def register(op: KernelOp, backward: KernelOp) -> None:
         return grad_x, grad_weight, bias, None, None
 
     op.register_fake(_fake)
-    op.register_formula(_formula)
+
+    def backward_formula(
+        grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
+    ) -> Any:
+        def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return formula(x, weight, bias, mask, unitary)
+
+        return vjp(run, (x, weight, weight.new_zeros(x.shape[-1])), grad)
+
+    op.register_formula(formula)
     backward.register_fake(_fake_backward)
-    backward.register_formula(_backward_formula, inputs=3)
+    backward.register_formula(backward_formula, inputs=3)
     op.register_autograd(gradients, setup_context=_setup)
 
 
@@ -46,24 +74,8 @@ def _fake(
 def _fake_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    bias = weight.new_empty(x.shape[2])
+    bias = weight.new_empty(x.shape[-1])
     return x.new_empty(x.shape), weight.new_empty(weight.shape), bias
-
-
-def _formula(
-    x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None, unitary: bool
-) -> Tensor:
-    y = reference.filter_tokens(x, weight, mask, unitary, None)
-    return (y if bias is None else zero_padding(y + bias, mask)).to(x.dtype)
-
-
-def _backward_formula(
-    grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
-) -> Any:
-    def run(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return _formula(x, weight, bias, mask, unitary)
-
-    return vjp(run, (x, weight, weight.new_zeros(x.shape[2])), grad)
 
 
 def _setup(

@@ -7,7 +7,7 @@ from typing import Literal
 from torch import Tensor
 
 from flashmix.errors import ImplementationError
-from flashmix.ops import _checks, block_topk_attention
+from flashmix.ops import _checks, _packed, block_topk_attention
 from flashmix.ops._compile import exported_for_any
 from flashmix.ops._dense import repeat_heads
 from flashmix.ops._library import direction_of
@@ -74,6 +74,8 @@ def topk_attention(
     topk: int,
     selection: Literal["exact", "block"] = "exact",
     mask: Tensor | None = None,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
     causal: bool = False,
     impl: str = "auto",
 ) -> Tensor:
@@ -92,28 +94,42 @@ def topk_attention(
             rounded as PyTorch's batched product rounds them, which may depend on the batch: of
             blocks whose scores nearly tie, another batch may choose another.
         mask: bool [B, N], True = a real token. Outputs at padding are zero.
+        cu_seqlens: int32 [S + 1] on the same device, rising from 0 to T, where the tokens of S
+            sequences are packed, [T, H, dh]: sequence s is cu_seqlens[s] to cu_seqlens[s + 1].
+            Excludes ``mask``. On a GPU the values are not checked, which the host would wait for.
+        max_seqlen: with ``cu_seqlens``, tokens of the longest sequence or a bound of it. On a GPU
+            it saves work, or for implementations that pad a wait of the host.
         causal: query i sees keys j <= i only.
         impl: "auto", "cpu" (native kernels), "torch", "triton" (heads up to 256 wide; exact
             selection of up to 4,096 keys) or "reference".
 
     Returns:
-        [B, H, N, dh] in the dtype of ``q``.
+        [B, H, N, dh], or packed [T, H, dh], in the dtype of ``q``.
 
     Raises:
         ArgumentError: an argument has the wrong shape, dtype or value.
         ImplementationError: ``impl`` cannot run here.
     """
-    _checks.check_qkv("topk_attention", q, k, v, mask, grouped=True)
     _checks.check_count("topk_attention", "topk", topk)
     _checks.check_choice("topk_attention", "selection", selection, ("exact", "block"))
     _checks.check_flag("topk_attention", "causal", causal)
-    if selection == "block" and exported_for_any(q.shape[2]):
+    packed = cu_seqlens is not None or max_seqlen is not None
+    if packed:
+        _checks.check_qkv("topk_attention", q, k, v, None, grouped=True, legend="T, H, dh")
+    else:
+        _checks.check_qkv("topk_attention", q, k, v, mask, grouped=True)
+    if selection == "block" and exported_for_any(q.shape[0 if packed else 2]):
         raise ImplementationError(
             "topk_attention: selection='block' cannot be exported for any N, since the number of "
             "its blocks is fixed in the graph; export with a fixed N, or use selection='exact'"
         )
     operator = OPERATOR if selection == "exact" else block_topk_attention.OPERATOR
     options = {"masked": mask is not None, "causal": causal, "topk": topk}
+    if packed:
+        sequences = _packed.check_offsets("topk_attention", mask, cu_seqlens, max_seqlen, q)
+        return _packed.run_packed(
+            operator, impl, *sequences, (q, k, v), rest=(topk, causal), options=options
+        )
     signature = Signature(tuple(q.shape), q.dtype, q.device, options, direction_of(q, k, v))
     chosen = operator.select(impl, signature).implementation
     if not chosen.grouped_heads:

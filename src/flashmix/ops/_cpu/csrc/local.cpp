@@ -34,20 +34,20 @@ struct Window {
 FLASHMIX_EXPORT int local_forward_f32(const flashmix::Shape* shape, int64_t before, int64_t after,
                                       const float* q, const float* k, const float* v,
                                       const flashmix::Strides* at, float* y, float* logarithm) {
-  return flashmix::sparse_forward(*shape, flashmix::Window{shape->tokens, before, after}, q, k, v, at, y, logarithm);
+  return flashmix::sparse_forward(*shape, flashmix::Window{shape->longest(), before, after}, q, k, v, at, y, logarithm);
 }
 
 FLASHMIX_EXPORT int local_forward_f64(const flashmix::Shape* shape, int64_t before, int64_t after,
                                       const double* q, const double* k, const double* v,
                                       const flashmix::Strides* at, double* y, double* logarithm) {
-  return flashmix::sparse_forward(*shape, flashmix::Window{shape->tokens, before, after}, q, k, v, at, y, logarithm);
+  return flashmix::sparse_forward(*shape, flashmix::Window{shape->longest(), before, after}, q, k, v, at, y, logarithm);
 }
 
 FLASHMIX_EXPORT int local_backward_f32(const flashmix::Shape* shape, int64_t before, int64_t after,
                                        const float* grad, const float* q, const float* k, const float* v,
                                        const flashmix::Strides* at, float* logarithm, float* grad_q,
                                        float* grad_k, float* grad_v) {
-  return flashmix::sparse_backward(*shape, flashmix::Window{shape->tokens, before, after}, grad, q, k, v, at, logarithm, grad_q, grad_k,
+  return flashmix::sparse_backward(*shape, flashmix::Window{shape->longest(), before, after}, grad, q, k, v, at, logarithm, grad_q, grad_k,
                                    grad_v);
 }
 
@@ -55,6 +55,6 @@ FLASHMIX_EXPORT int local_backward_f64(const flashmix::Shape* shape, int64_t bef
                                        const double* grad, const double* q, const double* k, const double* v,
                                        const flashmix::Strides* at, double* logarithm, double* grad_q,
                                        double* grad_k, double* grad_v) {
-  return flashmix::sparse_backward(*shape, flashmix::Window{shape->tokens, before, after}, grad, q, k, v, at, logarithm, grad_q, grad_k,
+  return flashmix::sparse_backward(*shape, flashmix::Window{shape->longest(), before, after}, grad, q, k, v, at, logarithm, grad_q, grad_k,
                                    grad_v);
 }

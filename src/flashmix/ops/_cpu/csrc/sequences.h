@@ -22,6 +22,13 @@ struct Shape {
   const int32_t* offsets;
 
   int64_t sequences() const { return batch * heads; }
+  // A bound of the sequences' lengths.
+  int64_t longest() const {
+    int64_t most = offsets ? 0 : tokens;
+    for (int64_t s = 0; offsets && s < batch; ++s)
+      most = std::max<int64_t>(most, offsets[s + 1] - offsets[s]);
+    return most;
+  }
   int64_t rows() const { return offsets ? heads : batch * heads; }  // of `tokens` tokens
 };
 
