@@ -13,8 +13,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+import recipe
 from flashmix import create_mixer, parallel
-from flashmix.mixers import MIXERS, FNet, parse_mixer
+from flashmix.mixers import MIXERS, FNet, TopKAttention, parse_mixer
 from flashmix.models import Encoder, SequenceClassifier, TextClassifier
 from flashmix.ops import fnet
 from helpers import make_mixer, randn
@@ -226,6 +227,29 @@ def errors_of_subclasses(texts, counts, copied=False):
             whole, sharded, x, upstream, torch.arange(n) < torch.tensor([[n], [3]]), own
         )
         found |= {f"{text}: {name}": error for name, error in errors.items()}
+    return found
+
+
+class NoDiagonal(TopKAttention):
+    """Another formula, of whole heads: it is what head exchange calls."""
+
+    def mix_whole(self, q, k, v, mask):
+        return super().mix_whole(q, k, v, mask) - v
+
+
+def errors_of_own_formulas(counts):
+    """As :func:`errors_of_subclasses`, for classes whose heads mix by a formula of their own."""
+    own, n, found = mine(counts), sum(counts), {}
+    kinds = (recipe.define(), NoDiagonal)
+    del MIXERS["neighbours"]
+    for kind in kinds if own is not None else ():
+        whole, sharded = seeded(kind, 8, num_heads=2), seeded(kind, 8, num_heads=2)
+        sharded = parallel.shard_sequence(sharded, MESHES[len(counts)])
+        x, upstream = randn(2, n, 8, seed=1), randn(2, n, 8, seed=2)
+        errors = _errors(
+            whole, sharded, x, upstream, torch.arange(n) < torch.tensor([[n], [3]]), own
+        )
+        found |= {f"{kind.__name__}: {name}": error for name, error in errors.items()}
     return found
 
 

@@ -184,7 +184,7 @@ def test_pictures_are_whole(pictures):
 
 def test_a_dark_picture_is_dark(whole):
     dark = json.dumps(picture_spec(whole["time-forward"], "dark"))
-    for tone in (theme.PAPER, theme.INK, *theme.MIXERS.values()):
+    for tone in (theme.PAPER, theme.INK, *theme.mixers().values()):
         assert tone.light not in dark
     assert theme.PAPER.dark in dark
 

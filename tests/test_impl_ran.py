@@ -17,7 +17,7 @@ from flashmix.bench import BenchmarkCase, read_rows, read_run
 from flashmix.bench.baselines import BASELINES, PEERS, implementations
 from flashmix.bench.case import COPY
 from flashmix.bench.dispatch import machine_of
-from flashmix.bench.suites.quick import MIXERS
+from flashmix.bench.suites.grid import declared
 from flashmix.bench.worker import measure
 from flashmix.errors import ImplementationError
 from flashmix.ops import OPERATORS
@@ -93,7 +93,7 @@ def of_ops():
 
 
 SUBJECTS = [
-    *(case(text) for text in ("attention", *MIXERS)),
+    *(case(text) for text in ("attention", *declared("quick"))),
     case("attention", "naive"),
     case("attention", "sdpa"),
     case("spectral+local", subject="block"),

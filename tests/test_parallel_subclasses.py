@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from flashmix import create_mixer
-from flashmix.errors import ImplementationError
+from flashmix.errors import ArgumentError, ImplementationError
 from flashmix.hf import interface
-from flashmix.mixers import MIXERS
+from flashmix.mixers import MIXERS, FNetConfig, Mixer
 from flashmix.mixers._base import AttentionHeads
 from flashmix.parallel.attention.strategy import AttentionStrategy
-from flashmix.parallel.strategies import MIXER_STRATEGIES
+from flashmix.parallel.strategies import find_strategy
+from flashmix.parallel.strategy import MixerStrategy
 from helpers import FLOAT64_BUDGET
 from parallel_pool import Failure
 
@@ -40,6 +41,26 @@ def test_a_subclass_gives_what_it_gives_on_one_device(ranks_pool, copied):
         assert not wrong
 
 
+def test_a_mixer_from_outside_is_sharded_by_the_strategy_that_it_declares(ranks_pool):
+    answers = ranks_pool.run("parallel_models.errors_of_own_formulas", COUNTS)
+    assert any(name.startswith("Neighbours") for name in answers[0])
+    for errors in answers:
+        wrong = {name: error for name, error in errors.items() if not error <= FLOAT64_BUDGET}
+        assert not wrong
+
+
+class Unsharded(Mixer):
+    summary, cost, Config = "", "", FNetConfig
+
+    def forward(self, x, mask=None):
+        return x.cumsum(1)
+
+
+def test_a_mixer_that_declares_no_strategy_is_refused():
+    with pytest.raises(ArgumentError, match=r"Unsharded cannot be sharded.*Attention, LocalAtt"):
+        find_strategy(Unsharded, "Unsharded")
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -55,7 +76,10 @@ def test_a_subclass_that_would_see_its_slice_alone_is_refused(ranks_pool, name, 
 
 
 def test_every_mixer_has_a_strategy():
-    assert set(MIXER_STRATEGIES) == set(MIXERS.values())
+    for kind in MIXERS.values():
+        base, strategy = find_strategy(kind, kind.__name__)
+        assert base is kind
+        assert issubclass(strategy, MixerStrategy)
 
 
 def test_a_mixer_on_one_device_has_none():

@@ -16,7 +16,8 @@ from flashmix.bench import BenchmarkCase, Grid, build_suite, measure, read_rows,
 from flashmix.bench.ranks import traffic
 from flashmix.bench.ranks.launch import RankWorker, check_ranks
 from flashmix.bench.runner import run_suite
-from flashmix.bench.suites.parallel import MIXERS, doublings
+from flashmix.bench.suites.grid import declared
+from flashmix.bench.suites.parallel import doublings
 from flashmix.errors import ArgumentError
 from flashmix.mixers import FNet
 from flashmix.parallel.fnet import strategy as fnet_strategy
@@ -24,6 +25,7 @@ from flashmix.report import markdown, statements
 from flashmix.report.analysis.parallel import pairs
 from flashmix.report.charts import charts
 
+MIXERS = declared("parallel")
 TINY = {"dims": (24,), "num_heads": 3, "seq_lens": (97,), "passes": 1}
 SETTINGS = {"min_samples": 1, "max_samples": 1, "seconds_per_case": 0, "max_seconds_per_case": 1}
 

@@ -17,7 +17,7 @@ from flashmix._version import __version__
 if TYPE_CHECKING:
     from flashmix import bench, hf, mixers, models, ops, parallel, report, tasks, visualize
     from flashmix.hf import from_pretrained, register_attention, swap, swap_report
-    from flashmix.mixers import create_mixer, list_mixers
+    from flashmix.mixers import create_mixer, list_mixers, register_mixer
     from flashmix.ops import explain, pack, register_implementation, unpack
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "parallel",
     "register_attention",
     "register_implementation",
+    "register_mixer",
     "report",
     "swap",
     "swap_report",
@@ -52,6 +53,7 @@ _FUNCTIONS = {
     "pack": "ops",
     "register_attention": "hf",
     "register_implementation": "ops",
+    "register_mixer": "mixers",
     "swap": "hf",
     "swap_report": "hf",
     "unpack": "ops",

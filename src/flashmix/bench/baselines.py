@@ -191,7 +191,7 @@ def implementations(case: BenchmarkCase) -> list[str]:
     signature = Signature(shape, dtype, torch.device(case.device), options)
     return [
         one.name
-        for one in OPERATORS[case.op].implementations
+        for one in OPERATORS[case.op].registered()
         if one.name != "reference" and one.refusal(signature) is None
     ]
 

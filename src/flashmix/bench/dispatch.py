@@ -32,7 +32,7 @@ CAPABILITIES = {"NVIDIA H200": (9, 0)}
 
 def choosable(op: str) -> set[str]:
     """The implementations of ``op`` that ``auto`` chooses among."""
-    return {one.name for one in OPERATORS[op].implementations if one.name != "reference"}
+    return {one.name for one in OPERATORS[op].registered() if one.name != "reference"}
 
 
 def measured_ops(rows: Sequence[Row]) -> dict[str, Any]:

@@ -5,9 +5,8 @@ A rough guide: it knows neither the machine nor the implementation.
 
 from __future__ import annotations
 
-import math
-
 from flashmix.bench.case import COPY, BenchmarkCase, Suite
+from flashmix.mixers import MIXERS, MixerSpec, parse_layers
 
 OVERHEAD_SECONDS = 1e-4
 CASE_SECONDS = {"cpu": 0.3, "cuda": 0.6}
@@ -22,18 +21,20 @@ def operations(case: BenchmarkCase) -> float:
     tokens = case.batch * case.seq_len * case.dim / (case.ranks or 1)
     if case.mixer == COPY:
         return tokens
-    name = case.mixer.partition("(")[0]
     projections = 0.0 if case.subject == "op" else 8.0 * tokens * case.dim
     if case.subject in ("block", "encoder"):
         projections += 16.0 * tokens * case.dim
-    dense = 4.0 * tokens * case.seq_len
-    if "attention" in name and "local" not in name and "topk" not in name:
-        return projections + dense
-    if "topk" in name:
-        return projections + 4 * dense
-    if "local" in name:
-        return projections + 12.0 * tokens * (case.window or 128)
-    return projections + 10.0 * tokens * math.log2(case.seq_len * case.dim)
+    mixing = max(spec.config(case.dim).operations(case.seq_len) for spec in _mixers(case))
+    return projections + mixing * tokens / case.dim
+
+
+def _mixers(case: BenchmarkCase) -> list[MixerSpec]:
+    """The mixers of a case, or the one whose op it is."""
+    if case.op is None:
+        return parse_layers(case.mixer)
+    op = case.op.removeprefix("block_")
+    options = {} if case.window is None else {"window": case.window}
+    return [MixerSpec(name, options) for name, kind in MIXERS.items() if kind.op == op]
 
 
 def case_seconds(case: BenchmarkCase, suite: Suite) -> float:

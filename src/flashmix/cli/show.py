@@ -139,10 +139,11 @@ def _subject(terminal: Terminal, arguments: argparse.Namespace) -> Subject:
     if path is not None and path.is_dir():
         return _encoder_subject(arguments)
     if mixer is None:
-        from flashmix.mixers import MIXERS
+        from flashmix.mixers import list_mixers
 
         raise ArgumentError(
-            f"name a mixer ({', '.join(MIXERS)}), or give the folder of an encoder as --checkpoint"
+            f"name a mixer ({', '.join(list_mixers())}), or give the folder of an encoder as "
+            "--checkpoint"
         )
     dim = arguments.dim or 64
     heads = arguments.heads or (dim // 16 if dim % 16 == 0 else None)

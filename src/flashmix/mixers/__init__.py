@@ -1,6 +1,6 @@
 """Token mixers as modules with one interface: ``mixer(x, mask=None) -> y``, both [B, N, D].
 
-To add a mixer, give it a file, and list its class in MIXERS.
+To add a mixer, give it a file that registers it, and a line among the imports below.
 """
 
 from __future__ import annotations
@@ -9,25 +9,35 @@ import fnmatch
 from typing import Any, overload
 
 from flashmix.errors import ArgumentError, shown
-from flashmix.mixers._base import Mixer
+
+# In the order in which they are listed everywhere.
+# isort: off
 from flashmix.mixers.attention import Attention, AttentionConfig
-from flashmix.mixers.config import MixerConfig
+from flashmix.mixers.local import LocalAttention, LocalAttentionConfig
+from flashmix.mixers.topk import TopKAttention, TopKAttentionConfig
 from flashmix.mixers.fnet import FNet, FNetConfig
+from flashmix.mixers.spectral import Spectral, SpectralConfig
 from flashmix.mixers.fourier import FourierAttention, FourierAttentionConfig
 from flashmix.mixers.hybrid import Hybrid, HybridConfig
-from flashmix.mixers.local import LocalAttention, LocalAttentionConfig
+
+# isort: on
+from flashmix.mixers._base import Heads, Mixer, QKVMixer
+from flashmix.mixers.config import MixerConfig, QKVConfig
+from flashmix.mixers.declaration import Benchmarks
+from flashmix.mixers.registration import register_mixer
+from flashmix.mixers.registry import MIXERS, find_mixer, registered_mixers
 from flashmix.mixers.spec import MixerSpec, parse_layers, parse_mixer, parse_pattern
-from flashmix.mixers.spectral import Spectral, SpectralConfig
-from flashmix.mixers.topk import TopKAttention, TopKAttentionConfig
 
 __all__ = [
     "MIXERS",
     "Attention",
     "AttentionConfig",
+    "Benchmarks",
     "FNet",
     "FNetConfig",
     "FourierAttention",
     "FourierAttentionConfig",
+    "Heads",
     "Hybrid",
     "HybridConfig",
     "LocalAttention",
@@ -35,6 +45,8 @@ __all__ = [
     "Mixer",
     "MixerConfig",
     "MixerSpec",
+    "QKVConfig",
+    "QKVMixer",
     "Spectral",
     "SpectralConfig",
     "TopKAttention",
@@ -44,22 +56,13 @@ __all__ = [
     "parse_layers",
     "parse_mixer",
     "parse_pattern",
+    "register_mixer",
 ]
-
-MIXERS: dict[str, type[Mixer]] = {
-    "attention": Attention,
-    "local": LocalAttention,
-    "topk": TopKAttention,
-    "fnet": FNet,
-    "spectral": Spectral,
-    "fourier": FourierAttention,
-    "hybrid": Hybrid,
-}
 
 
 def list_mixers(pattern: str = "*") -> list[str]:
     """Names of mixers that match a shell-style ``pattern``, for example ``list_mixers("f*")``."""
-    return [name for name in MIXERS if fnmatch.fnmatchcase(name, pattern)]
+    return [name for name in registered_mixers() if fnmatch.fnmatchcase(name, pattern)]
 
 
 @overload
@@ -116,4 +119,4 @@ def create_mixer(
 
 def mixer_options(name: str) -> dict[str, Any]:
     """A mixer's options with their defaults."""
-    return MIXERS[name].Config.options()
+    return find_mixer(name).Config.options()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ImplementationError
 from flashmix.mixers.config import MixerConfig, QKVConfig
+from flashmix.mixers.declaration import Benchmarks, Picture
 from flashmix.ops import _checks
 from flashmix.ops._dense import repeat_heads
 from flashmix.ops._padding import zero_padding
@@ -61,16 +62,30 @@ class Mixer(nn.Module, ABC):
     """A token mixer: ``mixer(x, mask=None) -> y``, x and y [B, N, D], mask bool [B, N].
 
     It acts as if the padding (mask False) had been removed, and its output there is zero.
+
+    The class declares all that the rest of the package knows of it, in the attributes below, and
+    its ``Config`` the name, under which :func:`flashmix.register_mixer` lists it.
     """
 
     summary: ClassVar[str]
+    """What it does, in a line."""
     cost: ClassVar[str]
-    op: ClassVar[str]
-    """Name of the operator that mixes, whose implementations ``impl`` names."""
+    """How its work grows with N."""
     Config: ClassVar[type[MixerConfig]]
-    """The frozen dataclass of its options; see :attr:`config`."""
+    """The frozen dataclass of its options, with its name and its operator; see :attr:`config`."""
+    op: ClassVar[str]
+    """Name of the operator that mixes, whose implementations ``impl`` names; from ``Config``."""
     reads: str = ""
     """Which of the projections q, k and v its mixing reads: "qkv", "v" or "" (the tokens)."""
+    sharding_strategy: ClassVar[str | None] = None
+    """How a sequence of it is sharded across ranks: the :class:`flashmix.parallel.MixerStrategy`,
+    as "module:class", which is imported then; None where it cannot be."""
+    pictures: frozenset[Picture] = frozenset()
+    """What ``flashmix.visualize`` draws of it beside what it draws of any mixer."""
+    colour: ClassVar[tuple[str, str] | None] = None
+    """Its colour in charts, on a light and on a dark page, as hex; None leaves the choice."""
+    benchmarks: ClassVar[Benchmarks] = Benchmarks()
+    """The suites that measure it, and with which options."""
     dim: int
     impl: str
     sharding: Sharding | None = None
@@ -79,7 +94,7 @@ class Mixer(nn.Module, ABC):
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if "Config" in cls.__dict__:
-            cls.Config.mixer_class, cls.op = cls, cls.Config.op
+            cls.op = cls.Config.op
 
     def __init__(self, config: MixerConfig) -> None:
         super().__init__()
@@ -189,6 +204,7 @@ class QKVMixer(WeighingMixer):
     """A mixer with q, k, v and output projections; subclasses say how heads mix."""
 
     reads = "qkv"
+    pictures = frozenset({"weights"})
     num_heads: int
     num_kv_heads: int
     causal: bool

@@ -8,6 +8,8 @@ from torch import Tensor
 
 from flashmix.mixers._base import QKVMixer, check_weights_impl
 from flashmix.mixers.config import QKVConfig
+from flashmix.mixers.declaration import Benchmarks
+from flashmix.mixers.registration import register_mixer
 from flashmix.ops import attention
 from flashmix.ops.attention.reference import attention_and_weights
 
@@ -20,6 +22,7 @@ class AttentionConfig(QKVConfig):
     op = "attention"
 
 
+@register_mixer
 class Attention(QKVMixer):
     """Multi-head softmax attention (Vaswani et al. 2017, section 3.2.2).
 
@@ -36,6 +39,13 @@ class Attention(QKVMixer):
     summary = "softmax(q k^T / sqrt(dh)) v: every token sees every token"
     cost = "O(N^2)"
     Config = AttentionConfig
+    sharding_strategy = "flashmix.parallel.attention.strategy:AttentionStrategy"
+    colour = "#1c1e22", "#f3f4f7"
+    benchmarks = Benchmarks(  # elsewhere it is the baseline
+        digits="attention",
+        parallel="attention",
+        longest_sharded=(("cpu", 2048), ("cuda", 131072)),
+    )
     grouped = False
 
     def __init__(

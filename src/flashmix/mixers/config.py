@@ -6,11 +6,13 @@ A config is checked when it is made, and its defaults that depend on the width a
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from flashmix.errors import ArgumentError, shown, unknown_choice
+from flashmix.mixers.registry import find_mixer, registered_mixers
 from flashmix.ops import OPERATORS, _checks
 
 if TYPE_CHECKING:
@@ -20,9 +22,6 @@ HEAD_WIDTH = 64
 
 BUILT_ONLY: Mapping[str, Any] = MappingProxyType({"built": True})
 """Metadata of a field that is no attribute: the mixer's modules or parameters have its name."""
-
-CONFIGS: dict[str, type[MixerConfig]] = {}
-"""The config class of each mixer, by the mixer's name."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,17 +36,10 @@ class MixerConfig:
     name: ClassVar[str] = ""
     """The mixer's name, by which :func:`flashmix.create_mixer` knows it."""
     op: ClassVar[str] = ""
-    """The operator that mixes; "" where the parts have operators of their own."""
-    mixer_class: ClassVar[type[Any]]
-    """The class that :meth:`build` makes; :class:`Mixer` sets it."""
+    """The operator that mixes; "" where there is none, or the parts have their own."""
 
     dim: int
     impl: str = "auto"
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        super().__init_subclass__(**keywords)
-        if cls.__dict__.get("name"):
-            CONFIGS[cls.name] = cls
 
     def __post_init__(self) -> None:
         _checks.check_count(self.where, "dim", self.dim)
@@ -75,7 +67,8 @@ class MixerConfig:
     def build(self) -> Mixer:
         """A mixer with these options, and parameters of its own."""
         values = {name: getattr(self, name) for name in self.options()}
-        mixer: Mixer = self.mixer_class(self.dim, **values)
+        kind: Any = find_mixer(self.name)
+        mixer: Mixer = kind(self.dim, **values)
         return mixer
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,15 +87,22 @@ class MixerConfig:
             raise ArgumentError(f"a mixer's config must be a mapping, got {shown(values)}")
         options = dict(values)
         name = options.pop("name", cls.name)
-        config = CONFIGS.get(name) if isinstance(name, str) else None
-        names = [key for key, kind in CONFIGS.items() if issubclass(kind, cls)]
-        if config is None or name not in names:
+        kinds = registered_mixers()
+        names = [key for key, kind in kinds.items() if issubclass(kind.Config, cls)]
+        if name not in names:
             raise unknown_choice("name in a mixer's config:", name, names)
         if "dim" not in options:
             raise ArgumentError(f"the config of mixer {name!r} must give dim, its width D")
         dim = options.pop("dim")
         check_options(name, options)
-        return config(dim=dim, **options)  # type: ignore[return-value]
+        return kinds[name].Config(dim=dim, **options)  # type: ignore[return-value]
+
+    def operations(self, seq_len: int) -> float:
+        """Arithmetic of mixing a token of ``seq_len``, about, without the projections' share.
+
+        By default that of Fourier transforms.
+        """
+        return 10.0 * self.dim * math.log2(seq_len * self.dim)
 
     def _resolve(self, **values: Any) -> None:
         """Set fields of the frozen config, while it is made."""
@@ -112,7 +112,7 @@ class MixerConfig:
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Raise ArgumentError unless mixer ``name`` has all ``options``."""
-    choices = CONFIGS[name].options()
+    choices = find_mixer(name).Config.options()
     for option in options:
         if option not in choices:
             raise unknown_choice(f"option of mixer {name!r}:", option, choices)
@@ -165,3 +165,6 @@ class QKVConfig(MixerConfig):
         self._resolve(num_heads=heads, num_kv_heads=shared)
         _checks.check_flag(self.where, "causal", self.causal)
         _checks.check_flag(self.where, "bias", self.bias)
+
+    def operations(self, seq_len: int) -> float:
+        return 4.0 * self.dim * seq_len

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from flashmix.mixers._base import Heads, Mixer
 from flashmix.mixers.config import MixerConfig
+from flashmix.mixers.declaration import Benchmarks
+from flashmix.mixers.registration import register_mixer
 from flashmix.ops import _checks, fnet
 
 
@@ -26,6 +28,7 @@ class FNetConfig(MixerConfig):
         _checks.check_choice(self.where, "norm", self.norm, ("backward", "ortho"))
 
 
+@register_mixer
 class FNet(Mixer):
     """Re(FFT over tokens of FFT over width), no parameters (Lee-Thorp et al. 2021, eq. 3).
 
@@ -39,6 +42,10 @@ class FNet(Mixer):
     summary = "Re(FFT over tokens of FFT over width): fixed, no parameters"
     cost = "O(N log N)"
     Config = FNetConfig
+    sharding_strategy = "flashmix.parallel.fnet.strategy:FNetStrategy"
+    pictures = frozenset({"impulse"})
+    colour = "#1e68eb", "#5e95f1"
+    benchmarks = Benchmarks(quick="fnet", digits="fnet", swap="fnet", parallel="fnet")
     norm: Literal["backward", "ortho"]
 
     def __init__(

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from flashmix.errors import ImplementationError
 from flashmix.mixers._base import Heads, WeighingMixer, merge_heads
 from flashmix.mixers.config import BUILT_ONLY, MixerConfig, head_count
+from flashmix.mixers.declaration import Benchmarks
+from flashmix.mixers.registration import register_mixer
 from flashmix.ops import _checks, fourier, fourier_weights
 from flashmix.ops._padding import zero_padding
 from flashmix.ops._precision import transform_dtype
@@ -32,6 +34,7 @@ class FourierAttentionConfig(MixerConfig):
         _checks.check_flag(self.where, "bias", self.bias)
 
 
+@register_mixer
 class FourierAttention(WeighingMixer):
     """Each head's frequencies weighed by their share of its power, between two projections.
 
@@ -48,6 +51,16 @@ class FourierAttention(WeighingMixer):
     summary = "each head's frequencies weighed by their share of its power"
     cost = "O(N log N)"
     Config = FourierAttentionConfig
+    sharding_strategy = "flashmix.parallel.attention.strategy:HeadExchange"
+    pictures = frozenset({"weights", "gains"})
+    colour = "#8831b2", "#9558bc"
+    benchmarks = Benchmarks(
+        quick="fourier",
+        digits="fourier",
+        swap="fourier",
+        parallel="fourier",
+        longest_sharded=(("cpu", 16384),),
+    )
     num_heads: int
     reads = "v"
 

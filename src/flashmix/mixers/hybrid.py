@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from flashmix.errors import ArgumentError
 from flashmix.mixers._base import Heads, Mixer
 from flashmix.mixers.config import BUILT_ONLY, MixerConfig, head_count
+from flashmix.mixers.declaration import Benchmarks
+from flashmix.mixers.registration import register_mixer
 from flashmix.mixers.spec import parse_mixer
 from flashmix.ops import _checks
 from flashmix.ops._padding import zero_padding
@@ -51,6 +53,10 @@ class HybridConfig(MixerConfig):
             width, heads = width // len(mixers), heads // len(mixers)
         self._resolve(mixers=tuple(self._part(one, width, heads) for one in mixers))
 
+    def operations(self, seq_len: int) -> float:
+        parts = cast("Sequence[MixerConfig]", self.mixers)
+        return sum(part.operations(seq_len) for part in parts)
+
     def _part(self, mixer: str | MixerConfig | Mapping[str, Any], dim: int, heads: int) -> Any:
         """The config of a part that is ``dim`` wide."""
         if isinstance(mixer, Mapping):
@@ -62,6 +68,7 @@ class HybridConfig(MixerConfig):
         return mixer
 
 
+@register_mixer
 class Hybrid(Mixer):
     """Several mixers side by side in one layer, ``spectral`` and ``local`` by default.
 
@@ -79,6 +86,9 @@ class Hybrid(Mixer):
     summary = "several mixers in one layer, spectral + local by default"
     cost = "the sum of its parts"
     Config = HybridConfig
+    sharding_strategy = "flashmix.parallel.strategies:HybridStrategy"
+    colour = "#4a4703", "#efbb32"
+    benchmarks = Benchmarks(quick="spectral+local", digits="spectral+local(window=16)")
     combine: Literal["sum", "gate", "heads"]
     num_heads: int
 
@@ -98,6 +108,8 @@ class Hybrid(Mixer):
         parts = cast("Sequence[MixerConfig]", config.mixers)
         self.mixers = nn.ModuleList(part.build() for part in parts)
         self.reads = "".join(p for p in "qkv" if any(p in m.reads for m in self._parts()))
+        linear = all("impulse" in part.pictures for part in self._parts())
+        self.pictures = frozenset({"impulse"}) if linear else frozenset()
         if combine == "gate":
             self.gate = nn.Parameter(torch.empty(len(parts), dim))
             self.reset_parameters()

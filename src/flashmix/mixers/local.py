@@ -8,9 +8,11 @@ from torch import Tensor
 
 from flashmix.mixers._base import QKVMixer, check_weights_impl
 from flashmix.mixers.config import QKVConfig
+from flashmix.mixers.declaration import Benchmarks
+from flashmix.mixers.registration import register_mixer
 from flashmix.ops import local_attention
 from flashmix.ops.local_attention.reference import local_attention_and_weights
-from flashmix.ops.local_attention.window import Window, check_window, reach
+from flashmix.ops.local_attention.window import Window, check_window, keys_in_view, reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,11 @@ class LocalAttentionConfig(QKVConfig):
             self._resolve(window=tuple(self.window))
         check_window(self.where, self.window)
 
+    def operations(self, seq_len: int) -> float:
+        return 12.0 * self.dim * keys_in_view(self.window)
 
+
+@register_mixer
 class LocalAttention(QKVMixer):
     """Attention to the tokens in a window around each, distances in real tokens.
 
@@ -49,6 +55,16 @@ class LocalAttention(QKVMixer):
     summary = "attention to the tokens in a window around each"
     cost = "O(N * window)"
     Config = LocalAttentionConfig
+    sharding_strategy = "flashmix.parallel.halo.strategy:LocalStrategy"
+    colour = "#d8730d", "#d78446"
+    benchmarks = Benchmarks(
+        quick="local",
+        digits="local(window=16)",
+        swap="local(window=64)",
+        efficient="local(window=32)",
+        parallel="local",
+        longest_sharded=(("cpu", 16384),),
+    )
     window: Window
 
     def __init__(

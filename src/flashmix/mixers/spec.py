@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from flashmix.errors import ArgumentError, shown, unknown_choice
-from flashmix.mixers.config import CONFIGS, MixerConfig, check_options
+from flashmix.errors import ArgumentError, shown
+from flashmix.mixers.config import MixerConfig, check_options
+from flashmix.mixers.registry import find_mixer
 
 if TYPE_CHECKING:
     from flashmix.mixers._base import Mixer
@@ -53,10 +54,8 @@ class MixerSpec:
         Raises:
             ArgumentError: an unknown name or option (the choices are listed), or a bad value.
         """
-        if self.name not in CONFIGS:
-            raise unknown_choice("mixer", self.name, CONFIGS)
         check_options(self.name, self.options)
-        kind, shared = CONFIGS[self.name], {"num_heads": num_heads, "impl": impl}
+        kind, shared = find_mixer(self.name).Config, {"num_heads": num_heads, "impl": impl}
         shared = {name: value for name, value in shared.items() if name in kind.options()}
         return kind(dim=dim, **{**shared, **self.options})
 

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from flashmix.errors import ArgumentError
 from flashmix.mixers._base import Heads, Mixer
 from flashmix.mixers.config import MixerConfig
+from flashmix.mixers.declaration import Benchmarks
+from flashmix.mixers.registration import register_mixer
 from flashmix.ops import _checks, spectral
 
 MOST = 1 << 25
@@ -48,6 +50,7 @@ class SpectralConfig(MixerConfig):
         self._resolve(modes=modes)
 
 
+@register_mixer
 class Spectral(Mixer):
     """A learnable complex filter per channel over the lowest modes along tokens, plus a bias.
 
@@ -69,6 +72,12 @@ class Spectral(Mixer):
     summary = "irfft(W * rfft(x)) + b: a learned filter per channel along tokens"
     cost = "O(N log N)"
     Config = SpectralConfig
+    sharding_strategy = "flashmix.parallel.spectral.strategy:SpectralStrategy"
+    pictures = frozenset({"filter", "impulse"})
+    colour = "#096e40", "#a1d6ab"
+    benchmarks = Benchmarks(
+        quick="spectral", digits="spectral", swap="spectral", parallel="spectral"
+    )
     modes: int
     unitary: bool
     causal: bool

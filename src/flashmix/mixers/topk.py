@@ -9,6 +9,8 @@ from torch import Tensor
 
 from flashmix.mixers._base import QKVMixer, check_weights_impl
 from flashmix.mixers.config import QKVConfig
+from flashmix.mixers.declaration import Benchmarks
+from flashmix.mixers.registration import register_mixer
 from flashmix.ops import _checks, topk_attention
 from flashmix.ops.block_topk_attention.reference import block_topk_attention_and_weights
 from flashmix.ops.topk_attention.reference import topk_attention_and_weights
@@ -29,7 +31,11 @@ class TopKAttentionConfig(QKVConfig):
         _checks.check_count(self.where, "topk", self.topk)
         _checks.check_choice(self.where, "selection", self.selection, ("exact", "block"))
 
+    def operations(self, seq_len: int) -> float:
+        return 4 * super().operations(seq_len)  # to choose, too
 
+
+@register_mixer
 class TopKAttention(QKVMixer):
     """Attention to the ``topk`` tokens with the largest scores, for each query and head.
 
@@ -49,6 +55,16 @@ class TopKAttention(QKVMixer):
     summary = "attention to the topk tokens with the largest scores"
     cost = "O(N^2) to choose, O(N * topk) to mix"
     Config = TopKAttentionConfig
+    sharding_strategy = "flashmix.parallel.attention.strategy:HeadExchange"
+    colour = "#c12647", "#c33a38"
+    benchmarks = Benchmarks(
+        quick="topk",
+        digits="topk(topk=8)",
+        swap="topk(topk=32)",
+        efficient="topk(topk=32)",
+        parallel="topk",
+        longest_sharded=(("cpu", 2048), ("cuda", 16384)),
+    )
     topk: int
     selection: Literal["exact", "block"]
 

@@ -104,7 +104,7 @@ def register_implementation(op: str, implementation: Implementation) -> None:
 
     ``impl=`` takes it by its name; ``auto`` where ``flashmix tune`` found it the fastest. A package
     that is installed can do it without being imported: it names, as an entry point of the group
-    ``flashmix.implementations``, a function without arguments that calls this.
+    ``flashmix.implementations``, a function without arguments that calls this, or a module.
 
     Args:
         op: an operator's name, for example "fnet".

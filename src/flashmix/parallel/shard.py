@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import sys
 import zlib
-from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import torch
@@ -18,7 +17,7 @@ from flashmix.ops import _checks
 from flashmix.parallel.classifiers import MODEL_STRATEGIES
 from flashmix.parallel.comm import collectives as _collectives
 from flashmix.parallel.comm.ranks import Ranks, even_split, offsets_of
-from flashmix.parallel.strategies import MIXER_STRATEGIES
+from flashmix.parallel.strategies import find_strategy
 from flashmix.parallel.strategy import MixerStrategy, ShardedModule
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -33,8 +32,6 @@ MIX_TOKENS = (
 
 MODEL_METADATA = ("number of tensors", "model")
 """What the ranks compare of their models."""
-
-STRATEGIES: Mapping[Any, type[ShardedModule]] = {**MIXER_STRATEGIES, **MODEL_STRATEGIES}
 
 
 def shard_sequence(model: Model, mesh: DeviceMesh, *, sum_gradients: bool = True) -> Model:
@@ -67,21 +64,20 @@ def shard_sequence(model: Model, mesh: DeviceMesh, *, sum_gradients: bool = True
     _checks.check_flag("shard_sequence", "sum_gradients", sum_gradients)
     ranks = Ranks(mesh)
     try:
-        bases = _modules_to_shard(model)
+        strategies = _modules_to_shard(model)
     except FlashmixError as error:
         ranks.broadcast_error(str(error), len(MODEL_METADATA))
         raise
     ranks.check_consistent("shard_sequence", _model_metadata(model))
-    summing = _modules_that_sum(model, bases) if sum_gradients else set()
+    summing = _modules_that_sum(model, strategies) if sum_gradients else set()
     for name, module in model.named_modules():
-        if module not in bases:
+        if module not in strategies:
             continue
-        base = bases[module]
-        strategy = STRATEGIES[base](module, ranks, name)
+        strategy = strategies[module](module, ranks, name)
         if isinstance(strategy, MixerStrategy):
             strategy.sum_gradients = module in summing
         strategy.attach(module)
-        if type(module) is not base:
+        if not _of_flashmix(module):
             strategy.guard(module)
     _broadcast_values(model, ranks)
     if sum_gradients:
@@ -123,13 +119,13 @@ def all_sum(x: Tensor, mesh: DeviceMesh) -> Tensor:
     return _collectives.all_sum(x, Ranks(mesh))
 
 
-def _modules_to_shard(model: nn.Module) -> dict[nn.Module, type[nn.Module]]:
-    """The modules that need a strategy, each with the class of ``STRATEGIES`` that it is."""
+def _modules_to_shard(model: nn.Module) -> dict[nn.Module, type[ShardedModule]]:
+    """The modules that need a strategy, each with its own."""
     if not isinstance(model, nn.Module):
         raise ArgumentError(
             f"shard_sequence: model must be an nn.Module, got {type(model).__name__}"
         )
-    bases = {}
+    strategies: dict[nn.Module, type[ShardedModule]] = {}
     for name, module in model.named_modules():
         where = f"{name} ({type(module).__name__})" if name else type(module).__name__
         if getattr(module, "sharding", None) is not None:
@@ -139,16 +135,16 @@ def _modules_to_shard(model: nn.Module) -> dict[nn.Module, type[nn.Module]]:
                 f"shard_sequence: {where} reaches across tokens and cannot be sharded; replace it "
                 "by a flashmix mixer or keep it out of the model"
             )
-        base = next((kind for kind in type(module).__mro__ if kind in STRATEGIES), None)
-        if base is not None:
-            STRATEGIES[base].check_supported(module, base, where)
-            bases[module] = base
-        elif isinstance(module, Mixer):
-            raise ArgumentError(
-                f"shard_sequence: {where} cannot be sharded; mixers that can, and their "
-                "subclasses: " + ", ".join(kind.__name__ for kind in MIXER_STRATEGIES)
-            )
-    if not bases:
+        base: type[nn.Module] | None
+        if isinstance(module, Mixer):
+            base, strategies[module] = find_strategy(type(module), f"shard_sequence: {where}")
+        else:
+            base = next((kind for kind in type(module).__mro__ if kind in MODEL_STRATEGIES), None)
+            if base is None:
+                continue
+            strategies[module] = MODEL_STRATEGIES[base]
+        strategies[module].check_supported(module, base, where)
+    if not strategies:
         raise ArgumentError(
             f"shard_sequence: {type(model).__name__} holds no flashmix mixer; there is nothing to "
             "shard"
@@ -163,7 +159,12 @@ def _modules_to_shard(model: nn.Module) -> dict[nn.Module, type[nn.Module]]:
                 f"shard_sequence: {name} is sharded already; call shard_sequence first, then "
                 "FSDP2. Tensor parallelism cannot be combined with a sequence across ranks"
             )
-    return bases
+    return strategies
+
+
+def _of_flashmix(module: nn.Module) -> bool:
+    """Whether its class is one of this package, not a user's."""
+    return type(module).__module__.partition(".")[0] == "flashmix"
 
 
 def _is_dtensor(tensor: Tensor) -> bool:
@@ -190,12 +191,18 @@ def _broadcast_values(model: nn.Module, ranks: Ranks) -> None:
             tensor.copy_(ranks.broadcast(tensor))
 
 
-def _modules_that_sum(model: nn.Module, bases: dict[nn.Module, type[nn.Module]]) -> set[nn.Module]:
+def _modules_that_sum(
+    model: nn.Module, strategies: dict[nn.Module, type[ShardedModule]]
+) -> set[nn.Module]:
     """The modules that sum the gradients of their own parameters, which no other module shares.
 
-    Not users' subclasses, whose own parameters may be used otherwise.
+    Not users' classes, whose own parameters may be used otherwise.
     """
-    able = {module for module, base in bases.items() if type(module) is base and _sums(base)}
+    able = {
+        module
+        for module, strategy in strategies.items()
+        if _of_flashmix(module) and issubclass(strategy, MixerStrategy) and strategy.sums_gradients
+    }
     others = {
         id(parameter)
         for module in model.modules()
@@ -206,11 +213,6 @@ def _modules_that_sum(model: nn.Module, bases: dict[nn.Module, type[nn.Module]])
         able -= mixed
         others |= {id(p) for module in mixed for p in module.parameters(recurse=False)}
     return able
-
-
-def _sums(base: type[nn.Module]) -> bool:
-    strategy = STRATEGIES[base]
-    return issubclass(strategy, MixerStrategy) and strategy.sums_gradients
 
 
 class _GradientSums:

@@ -19,10 +19,10 @@ from flashmix.hf import from_pretrained, structure
 from flashmix.hf.configs import read_config
 from flashmix.hf.saving import RECORD
 from flashmix.hf.structure import find_layers
-from flashmix.mixers import FourierAttention, Hybrid, Mixer, parse_pattern
+from flashmix.mixers import Hybrid, Mixer, parse_pattern
 from flashmix.mixers._base import Heads, QKVMixer
 from flashmix.visualize.inputs import count_texts
-from flashmix.visualize.layers import Layer, layer_names, mixer_layer, mixer_name
+from flashmix.visualize.layers import Layer, layer_names, mixer_layer
 from flashmix.visualize.matrices import fourier_matrices, hybrid_parts
 from flashmix.visualize.picture import Shown
 from flashmix.visualize.subject import Subject
@@ -224,7 +224,8 @@ def _layer(name: str, mixer: Mixer, x: Tensor, noted: Noted) -> Layer:
         mixing.weights,
         alone,
         alone,
-        title=mixer_name(mixer),
+        title=mixer.Config.name,
+        pictures=mixer.pictures,
         parts=tuple(parts),
     )
 
@@ -266,7 +267,7 @@ def _mixers(model: nn.Module, noted: Noted) -> Iterator[None]:
         weights = None
         if isinstance(mixer, QKVMixer):
             weights = mixer.mix_with_weights(q[:1], k[:1], v[:1], None)[1][0]
-        elif isinstance(mixer, FourierAttention):
+        elif isinstance(mixer, Mixer) and "gains" in mixer.pictures:
             weights = fourier_matrices(v[:1])[0]
         noted[mixer] = Mixing(v, weights, y)
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from flashmix.mixers import Spectral
 from flashmix.ops import fourier_weights
 from flashmix.visualize import drawing, measures, theme
 from flashmix.visualize.chart import altair
@@ -21,7 +20,7 @@ from flashmix.visualize.picture import Picture, Shown, percent, picture, spread
 FILTER_WIDTH, FILTER_HEIGHT = drawing.WIDTH // 2 - 40, 320
 
 
-def filter_picture(layer: Layer, mixer: Spectral, shown: Shown) -> Picture:
+def filter_picture(layer: Layer, mixer: Any, shown: Shown) -> Picture:
     """The learned filter's magnitude and phase, by mode and channel."""
     alt = altair()
     with torch.no_grad():

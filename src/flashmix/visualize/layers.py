@@ -11,10 +11,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from flashmix.mixers import MIXERS, FourierAttention, Hybrid, Mixer
-from flashmix.mixers._base import QKVMixer
+from flashmix.mixers import Hybrid, Mixer, QKVMixer
 from flashmix.ops._dense import repeat_heads
-from flashmix.visualize.matrices import has_head_matrices, head_matrices, hybrid_parts
+from flashmix.visualize.matrices import (
+    has_head_matrices,
+    head_matrices,
+    head_values,
+    hybrid_parts,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +36,7 @@ class Layer:
         mixer: the module, or None where there is none that could be called by itself.
         mix: what makes y of x, or None where it is not known.
         title: the mixer's name, where it is known.
+        pictures: what the mixer's class declares that can be drawn of it.
         parts: of a hybrid, each as a layer.
     """
 
@@ -43,6 +48,7 @@ class Layer:
     mixer: Mixer | None = None
     mix: Callable[[Tensor], Tensor] | None = None
     title: str = ""
+    pictures: frozenset[str] = frozenset()
     parts: tuple[Layer, ...] = ()
 
 
@@ -58,20 +64,25 @@ def mixer_layer(mixer: Mixer, x: Tensor, name: str = "") -> Layer:
         weights = head_matrices(mixer, x[:1])[0] if has_head_matrices(mixer) else None
         y = mixer(x)
         values = _values(mixer, x)
-    title = mixer_name(mixer)
-    return Layer(name, x, y, values, weights, mixer, mixer, title=title, parts=tuple(parts))
-
-
-def mixer_name(mixer: Mixer) -> str:
-    """A mixer's name among :data:`flashmix.mixers.MIXERS`."""
-    return next(name for name, kind in MIXERS.items() if type(mixer) is kind)
+    return Layer(
+        name,
+        x,
+        y,
+        values,
+        weights,
+        mixer,
+        mixer,
+        title=mixer.Config.name,
+        pictures=mixer.pictures,
+        parts=tuple(parts),
+    )
 
 
 def _values(mixer: Mixer, x: Tensor) -> Tensor:
     if isinstance(mixer, QKVMixer):
         return repeat_heads(*mixer.heads(x, None))[1]
-    if isinstance(mixer, FourierAttention):
-        return mixer.heads(x, None)
+    if "gains" in mixer.pictures:
+        return head_values(mixer, x)
     return x[:, None]
 
 

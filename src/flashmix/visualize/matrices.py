@@ -6,13 +6,13 @@ Shapes: B batch, N tokens, D width, H heads, C input channels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flashmix.errors import ArgumentError
-from flashmix.mixers import FNet, FourierAttention, Hybrid, Mixer, Spectral
-from flashmix.mixers._base import QKVMixer
+from flashmix.mixers import Hybrid, Mixer
 from flashmix.ops import fourier_weights
 
 DIRECTIONS = 64
@@ -23,7 +23,7 @@ _CHUNK_ELEMENTS = 1 << 22
 
 def has_head_matrices(mixer: Mixer) -> bool:
     """Whether :func:`head_matrices` is defined: the attentions, and Fourier attention."""
-    return isinstance(mixer, QKVMixer | FourierAttention)
+    return "weights" in mixer.pictures
 
 
 def hybrid_parts(mixer: Hybrid) -> list[Mixer]:
@@ -33,9 +33,7 @@ def hybrid_parts(mixer: Hybrid) -> list[Mixer]:
 
 def is_affine(mixer: Mixer) -> bool:
     """Whether outputs are a fixed linear map of the inputs plus a bias, whatever the data."""
-    if isinstance(mixer, Hybrid):
-        return all(is_affine(part) for part in hybrid_parts(mixer))
-    return isinstance(mixer, FNet | Spectral)
+    return "impulse" in mixer.pictures
 
 
 @torch.no_grad()
@@ -49,15 +47,21 @@ def head_matrices(mixer: Mixer, x: Tensor) -> Tensor:
         ArgumentError: the mixer multiplies by no such matrix; see :func:`impulse_response` and
             :func:`influence`.
     """
-    if isinstance(mixer, QKVMixer):
-        weights: Tensor = mixer(x, return_weights=True)[1]
-        return weights
-    if isinstance(mixer, FourierAttention):
-        return fourier_matrices(mixer.heads(x, None))
-    raise ArgumentError(
-        f"head_matrices: {type(mixer).__name__} has no matrix per head; "
-        "use impulse_response or influence"
-    )
+    if not has_head_matrices(mixer):
+        raise ArgumentError(
+            f"head_matrices: {type(mixer).__name__} has no matrix per head; "
+            "use impulse_response or influence"
+        )
+    if "gains" in mixer.pictures:
+        return fourier_matrices(head_values(mixer, x))
+    weights: Tensor = mixer(x, return_weights=True)[1]
+    return weights
+
+
+def head_values(mixer: Any, x: Tensor) -> Tensor:
+    """What each head of a mixer that weighs frequencies mixes, [B, H, N, dh], of x [B, N, D]."""
+    v: Tensor = mixer.heads(x, None)
+    return v
 
 
 def fourier_matrices(v: Tensor) -> Tensor:

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from flashmix.mixers.registry import registered_mixers
+
 Mode = Literal["light", "dark"]
 FONT = "Inter, 'Segoe UI', 'Helvetica Neue', Helvetica, Arial, sans-serif"
 
@@ -31,24 +33,24 @@ MUTED = Tone("#5f6673", "#a3abb8")
 LINE = Tone("#c4c9d2", "#444b57")
 GRID = Tone("#e8eaee", "#272c35")
 
-MIXERS = {
-    "attention (fused)": Tone("#1c1e22", "#f3f4f7"),
-    "attention (naive)": Tone("#6b7280", "#9aa1ac"),
-    "local": Tone("#d8730d", "#d78446"),
-    "topk": Tone("#c12647", "#c33a38"),
-    "fnet": Tone("#1e68eb", "#5e95f1"),
-    "spectral": Tone("#096e40", "#a1d6ab"),
-    "fourier": Tone("#8831b2", "#9558bc"),
-    "hybrid": Tone("#4a4703", "#efbb32"),
-    "fnet,attention": Tone("#3998c3", "#68c8f6"),
-    "spectral,attention": Tone("#759b5f", "#aef999"),
-}
+
+def mixers() -> dict[str, Tone]:
+    """The colours that mixers declare, and those of two patterns and of naive attention."""
+    declared = {name: kind.colour for name, kind in registered_mixers().items()}
+    return {
+        **{name: Tone(*colour) for name, colour in declared.items() if colour is not None},
+        "attention (naive)": Tone("#6b7280", "#9aa1ac"),
+        "fnet,attention": Tone("#3998c3", "#68c8f6"),
+        "spectral,attention": Tone("#759b5f", "#aef999"),
+    }
+
+
 COPY = Tone("#868d99", "#7d8593")
 
 _SAME = {
     "copy": "copy",
-    "attention": "attention (fused)",
-    "sdpa": "attention (fused)",
+    "attention (fused)": "attention",
+    "sdpa": "attention",
     "naive": "attention (naive)",
     "spectral+local": "hybrid",
     "triton": "fnet",
@@ -68,13 +70,13 @@ _SAME = {
     "local-attention": "fourier",
     "x-transformers": "hybrid",
 }
-_SPARE = tuple(name for name in MIXERS if not name.startswith("attention"))
 
 
 def family(label: str) -> str:
     """What gives ``label`` its colour: the mixer, or the layers' mixers, without options."""
-    if label.startswith(("attention (naive)", "attention (fused)")):
-        return label[: len("attention (naive)")]
+    for kind in ("attention (naive)", "attention (fused)"):
+        if label.startswith(kind):
+            return _SAME.get(kind, kind)
     plain = re.sub(r"\([^)]*\)|\*\d+", "", label)
     plain = re.sub(r", (checkpointed|b?float\d+)", "", plain).replace(" ", "")
     layers = list(dict.fromkeys(plain.split(",")))
@@ -87,9 +89,11 @@ def tone(label: str) -> Tone:
     name = family(label)
     if name == "copy":
         return COPY
-    if name in MIXERS:
-        return MIXERS[name]
-    return MIXERS[_SPARE[zlib.crc32(name.encode()) % len(_SPARE)]]
+    known = mixers()
+    if name in known:
+        return known[name]
+    spare = [tone for name, tone in known.items() if not name.startswith("attention")]
+    return spare[zlib.crc32(name.encode()) % len(spare)]
 
 
 def dash(label: str) -> list[int]:
@@ -151,7 +155,7 @@ def config() -> dict[str, Any]:
         "line": {"strokeWidth": 2, "strokeJoin": "round", "strokeCap": "round"},
         "point": {"size": 42, "filled": True, "opacity": 1},
         "range": {
-            "category": [colour.light for colour in MIXERS.values()],
+            "category": [colour.light for colour in mixers().values()],
             "heatmap": ["#f3f6fb", "#9dbdf3", "#1e68eb", "#14306b"],
             "diverging": ["#c12647", "#f0b9c2", "#f6f6f6", "#b5cdf7", "#1e68eb"],
         },
@@ -160,7 +164,7 @@ def config() -> dict[str, Any]:
 
 def counterparts() -> dict[str, str]:
     """Each light colour with its dark counterpart."""
-    tones = (PAPER, INK, MUTED, LINE, GRID, COPY, *MIXERS.values())
+    tones = (PAPER, INK, MUTED, LINE, GRID, COPY, *mixers().values())
     ramps = {
         "#f3f6fb": "#1b2130",
         "#9dbdf3": "#26437f",

@@ -13,12 +13,7 @@ import torch
 from torch import Tensor
 
 from flashmix.errors import ArgumentError
-from flashmix.mixers import (
-    LocalAttention,
-    Mixer,
-    Spectral,
-    TopKAttention,
-)
+from flashmix.mixers import LocalAttention, Mixer, TopKAttention
 from flashmix.visualize import drawing, measures
 from flashmix.visualize.frequencies import filter_picture, gains_picture
 from flashmix.visualize.layers import Layer
@@ -26,7 +21,6 @@ from flashmix.visualize.matrices import (
     DIRECTIONS,
     impulse_response,
     influence,
-    is_affine,
 )
 from flashmix.visualize.picture import Picture, Shown, percent, picture, spread
 
@@ -45,11 +39,11 @@ def layer_pictures(layer: Layer, shown: Shown) -> Iterator[Picture]:
     mixer = layer.mixer
     if layer.weights is not None:
         yield _weights(layer, layer.weights, shown)
-    if layer.title == "fourier":
+    if "gains" in layer.pictures:
         yield gains_picture(layer, shown)
-    if isinstance(mixer, Spectral):
+    if mixer is not None and "filter" in layer.pictures:
         yield filter_picture(layer, mixer, shown)
-    if mixer is not None and is_affine(mixer):
+    if mixer is not None and "impulse" in layer.pictures:
         yield _impulse(layer, mixer, shown)
     if layer.mix is not None:
         yield _influence(layer, layer.mix, shown)
@@ -81,7 +75,7 @@ def _weights(layer: Layer, weights: Tensor, shown: Shown) -> Picture:
         f"{percent(near.mean())} lies within {reach} tokens to each side "
         f"(evenly spread: {percent(even)}).{drawing.averaged(n, n, len(drawn))}{cut}"
     )
-    if layer.title == "fourier":
+    if "gains" in layer.pictures:
         what, title = "factor", "The filter of each head"
         caption = (
             f"What each head multiplies its values by, for {shown.one}. "
@@ -116,7 +110,7 @@ def weights_side_by_side(layers: Sequence[Layer], names: Sequence[str], shown: S
     """The first head's weights of several mixers, on one colour scale."""
     weights = []
     for name, layer in zip(names, layers, strict=True):
-        if layer.weights is None or layer.title == "fourier":
+        if layer.weights is None or "gains" in layer.pictures:
             raise ArgumentError(f"{name} has no attention weights to compare")
         weights.append(layer.weights[0])
     together = torch.stack(weights)
@@ -166,7 +160,7 @@ def _impulse(layer: Layer, mixer: Mixer, shown: Shown) -> Picture:
         "energy_within": near,
         "energy_within_if_even": even,
     }
-    if isinstance(mixer, Spectral) and mixer.causal:
+    if getattr(mixer, "causal", False):
         measured["energy_ahead"] = float(measures.share_ahead(energy.sum(0)))
     alike = bool((drawn - drawn[:1]).abs().max() <= ALIKE * drawn.abs().max())
     if alike:

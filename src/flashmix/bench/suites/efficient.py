@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from flashmix.bench.case import BenchmarkCase, Suite
-from flashmix.bench.suites.grid import BASELINES, Grid, with_copy
+from flashmix.bench.suites.grid import BASELINES, Grid, declared, with_copy
 
-MIXERS = ("topk(topk=32)", "local(window=32)")
 NAIVE_MOST = 16_384
 """Naive attention stops here; its N x N weights would not fit beyond."""
 
@@ -27,7 +26,7 @@ def efficient(grid: Grid) -> Suite:
                 device=grid.device,
                 seed=grid.seed,
             ),
-            [*baselines, *((text, "auto") for text in grid.mixers or MIXERS)],
+            [*baselines, *((text, "auto") for text in grid.mixers or declared("efficient"))],
         )
     return Suite(
         name="efficient",

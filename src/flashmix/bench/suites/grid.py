@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashmix.bench.case import COPY, BenchmarkCase, Direction
+from flashmix.mixers.registry import registered_mixers
 
 BASELINES = (("attention", "naive"), ("attention", "sdpa"))
 """The naive attention of the literature, and the fused one that people run."""
@@ -48,6 +49,12 @@ class Grid:
             for name, value in fields.items()
         }
         return cls(**values)
+
+
+def declared(suite: str) -> tuple[str, ...]:
+    """The mixers that declare themselves for ``suite``, a field of :class:`Benchmarks`."""
+    texts = (getattr(kind.benchmarks, suite) for kind in registered_mixers().values())
+    return tuple(text for text in texts if text is not None)
 
 
 def with_copy(case: BenchmarkCase, mixers: Sequence[tuple[str, str]]) -> list[BenchmarkCase]:

@@ -8,16 +8,11 @@ import itertools
 import torch
 
 from flashmix.bench.case import COPY, BenchmarkCase, Suite
-from flashmix.bench.suites.grid import Grid
+from flashmix.bench.suites.grid import Grid, declared
 from flashmix.errors import ArgumentError
+from flashmix.mixers.registry import registered_mixers
 from flashmix.tasks.distributed import launched, launched_world
 
-MIXERS = ("fnet", "spectral", "attention", "local", "fourier", "topk")
-LONGEST = {
-    "cpu": {"attention": 2048, "topk": 2048, "local": 16384, "fourier": 16384},
-    "cuda": {"attention": 131072, "topk": 16384},
-}
-"""Tokens beyond which a mixer would take the rest of the run's time; --mixers goes on."""
 GRAPHS = ("forward", "forward_backward")
 """Directions that are replayed as CUDA graphs too: a backward alone runs where its forward did."""
 
@@ -33,12 +28,22 @@ def doublings(ranks: int) -> list[int]:
     return [*(1 << i for i in range(1, ranks.bit_length()) if 1 << i < ranks), ranks]
 
 
+def longest_sequences(device: str) -> dict[str, int]:
+    """Tokens beyond which a mixer would take the rest of the run's time; --mixers goes on."""
+    return {
+        str(kind.benchmarks.parallel): most
+        for kind in registered_mixers().values()
+        for one, most in kind.benchmarks.longest_sharded
+        if one == device
+    }
+
+
 def parallel(grid: Grid) -> Suite:
     """Forward + backward of one rank at N, and of P ranks at N (strong) and P N (weak scaling).
 
     On GPUs, one rank and P at N as CUDA graphs too.
     """
-    ranks, longest = ranks_of(grid), LONGEST[grid.device]
+    ranks, longest = ranks_of(grid), longest_sequences(grid.device)
     if ranks < 2:
         raise ArgumentError(
             f"suite 'parallel' compares with one rank; --ranks must be 2 or more, got {ranks}"
@@ -67,7 +72,7 @@ def parallel(grid: Grid) -> Suite:
             for seq_len in lengths
         ]
         cases += copies
-        for mixer, copy in itertools.product(grid.mixers or MIXERS, copies):
+        for mixer, copy in itertools.product(grid.mixers or declared("parallel"), copies):
             if not grid.mixers and copy.seq_len > longest.get(mixer, copy.seq_len):
                 shorter[mixer] = longest[mixer]
                 continue

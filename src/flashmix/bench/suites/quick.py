@@ -3,24 +3,14 @@
 from __future__ import annotations
 
 from flashmix.bench.case import BenchmarkCase, Suite
-from flashmix.bench.suites.grid import BASELINES, Grid, with_copy
+from flashmix.bench.suites.grid import BASELINES, Grid, declared, with_copy
 
-MIXERS = ("local", "topk", "fnet", "spectral", "fourier", "spectral+local")
-DIGITS_MIXERS = (
-    "attention",
-    "local(window=16)",
-    "topk(topk=8)",
-    "fnet",
-    "spectral",
-    "fourier",
-    "spectral+local(window=16)",
-)
 DIGITS_SECONDS = 6.0
 
 
 def quick(grid: Grid) -> Suite:
     """All mixers at N 128 to 2,048, forward and forward + backward; digits with two seeds."""
-    mixers = [*BASELINES, *((text, "auto") for text in grid.mixers or MIXERS)]
+    mixers = [*BASELINES, *((text, "auto") for text in grid.mixers or declared("quick"))]
     sweep = [
         one
         for direction in ("forward", "forward_backward")
@@ -55,7 +45,7 @@ def quick(grid: Grid) -> Suite:
             seed=seed,
             seconds=DIGITS_SECONDS,
         )
-        for mixer in (("attention", *grid.mixers) if grid.mixers else DIGITS_MIXERS)
+        for mixer in (("attention", *grid.mixers) if grid.mixers else declared("digits"))
         for seed in (grid.seed, grid.seed + 1)
         if grid.wants("train")
     ]

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from flashmix.bench.case import BenchmarkCase, Suite
-from flashmix.bench.suites.grid import BASELINES, Grid
+from flashmix.bench.suites.grid import BASELINES, Grid, declared
 
-MIXERS = (
-    "fnet",
-    "spectral",
-    "fourier",
-    "local(window=64)",
-    "topk(topk=32)",
-    "spectral,attention",
-    "fnet,attention",
-)
+PATTERNS = ("spectral,attention", "fnet,attention")
 
 
 def swap(grid: Grid) -> Suite:
     """2 layers, width 128, 2 heads, vocabulary 30,522, batch 32 at 128, 256 and 512 tokens."""
+    mixers = grid.mixers or (*declared("swap"), *PATTERNS)
     cases = [
         BenchmarkCase(
             suite="swap",
@@ -36,7 +29,10 @@ def swap(grid: Grid) -> Suite:
         for direction in ("forward", "train_step")
         if grid.wants(direction)
         for seq_len in grid.seq_lens or (128, 256, 512)
-        for mixer, impl in [*BASELINES, *((text, "auto") for text in grid.mixers or MIXERS)]
+        for mixer, impl in [
+            *BASELINES,
+            *((text, "auto") for text in mixers),
+        ]
     ]
     return Suite(
         name="swap",

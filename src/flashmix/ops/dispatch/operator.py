@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 
+from flashmix._core.plugins import load_plugins
 from flashmix.errors import ArgumentError, ImplementationError, unknown_choice
 from flashmix.ops._checks import FLOATING
+from flashmix.ops._compile import constant_in_graphs
 from flashmix.ops.dispatch.costs import Costs, cheapest, costs
 from flashmix.ops.dispatch.implementation import Implementation
-from flashmix.ops.dispatch.plugins import load_plugins
 from flashmix.ops.dispatch.recording import record
 from flashmix.ops.dispatch.signature import Direction, Signature
 from flashmix.ops.dispatch.tables import forget, forget_with
@@ -96,7 +97,15 @@ class Decision:
         return "\n".join(lines)
 
 
+GROUP = "flashmix.implementations"
+"""The entry points of installed packages that register implementations."""
+
 _MOST_DECISIONS = 4096
+
+
+@constant_in_graphs
+def _load_plugins() -> None:
+    load_plugins(GROUP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,7 +149,7 @@ class Operator:
         return found
 
     def _decide(self, impl: str, signature: Signature) -> Decision:
-        load_plugins()
+        _load_plugins()
         name = self.aliases.get(impl, impl)
         named = [one for one in self.implementations if name in ("auto", one.name)]
         able = [one for one in named if one.refusal(signature) is None]
@@ -166,12 +175,17 @@ class Operator:
     def check_impl(self, impl: str) -> None:
         """Raise ArgumentError unless ``impl`` is "auto" or names an implementation."""
         name = self.aliases.get(impl, impl) if isinstance(impl, str) else None
-        if name not in ("auto", *(one.name for one in self.implementations)):
+        if name != "auto" and name not in (one.name for one in self.registered()):
             raise self._unknown(impl)
 
     def _unknown(self, impl: object) -> ArgumentError:
         names = [one.name for one in self.implementations]
         return unknown_choice(f"impl of {self.name}", impl, ["auto", *names, *self.aliases])
+
+    def registered(self) -> list[Implementation]:
+        """The implementations, once installed packages have registered theirs."""
+        _load_plugins()
+        return self.implementations
 
     def register(self, implementation: Implementation) -> None:
         """Add an implementation from outside the package, behind those that are there.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from torch import Tensor
 
@@ -19,7 +19,9 @@ HeadMixer = TypeVar(
 
 
 class HeadExchange(MixerStrategy[HeadMixer]):
-    """Each rank mixes whole sequences for its share of the heads."""
+    """Each rank mixes whole sequences for its share of the heads, by the mixer's ``mix_whole``."""
+
+    replaces: ClassVar[tuple[str, ...]] = ()
 
     def mix(self, mixer: HeadMixer, inputs: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
         return mix_by_heads(mixer.mix_whole, inputs, self.layout(inputs[0], mask, 2))
@@ -32,6 +34,8 @@ class HeadExchange(MixerStrategy[HeadMixer]):
 
 class AttentionStrategy(HeadExchange[Attention]):
     """Head exchange, or a ring where there are fewer pairs of sequence and head than ranks."""
+
+    replaces = ("mix_whole",)
 
     def mix(self, mixer: Attention, inputs: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
         layout, pairs = self.layout(inputs[0], mask, 2), inputs[0].shape[0] * inputs[0].shape[1]

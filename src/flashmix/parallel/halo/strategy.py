@@ -16,6 +16,8 @@ from flashmix.parallel.strategy import Call
 class LocalStrategy(HeadExchange[LocalAttention]):
     """Keys and values in reach come from the neighbours; head exchange where slices are shorter."""
 
+    replaces = ("mix_whole",)
+
     def mix(self, mixer: LocalAttention, inputs: tuple[Tensor, ...], mask: Tensor | None) -> Tensor:
         layout, reach = self.layout(inputs[0], mask, 2), max(mixer.reach)
         run, causal = mixer.mix_whole, mixer.reach[1] == 0

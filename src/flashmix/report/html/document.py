@@ -82,7 +82,7 @@ def _tokens() -> str:
     def values(mode: str) -> str:
         return "".join(f"--{name.lower()}:{getattr(getattr(theme, name), mode)};" for name in names)
 
-    accent = theme.MIXERS["fnet"]
+    accent = theme.tone("fnet")
     light = f"{values('light')}--accent:{accent.light};--font:{theme.FONT};"
     dark = f"{values('dark')}--accent:{accent.dark};"
     return (
