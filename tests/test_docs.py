@@ -74,6 +74,27 @@ def test_code_of_a_page_runs_or_says_why_not(page, tmp_path, monkeypatch):
         assert names["model"].config.flashmix["mixers"] == ["fnet"] * 10 + ["attention"] * 2
 
 
+def implementations_in(docstring):
+    """The names in quotes of the argument ``impl``."""
+    argument = re.search(r"^ +impl: (.*?)(?=^ *$|^ +\w+:)", docstring, re.DOTALL | re.MULTILINE)
+    return set(re.findall(r'"(\w+)"', argument[1]))
+
+
+def test_docstrings_list_the_implementations_that_there_are():
+    """An op lists all, for both selections of top-k; a mixer points to its op's list."""
+    from flashmix import ops
+    from flashmix.mixers import MIXERS
+
+    for name in {name.removeprefix("block_") for name in ops.OPERATORS}:
+        mine = [one for key, one in ops.OPERATORS.items() if key.removeprefix("block_") == name]
+        there = {"auto", *(i.name for one in mine for i in one.implementations)}
+        there |= {alias for one in mine for alias in one.aliases}
+        assert implementations_in(getattr(ops, name).__doc__) == there, name
+    for kind in MIXERS.values():
+        assert implementations_in(kind.__doc__) <= {"auto"}
+        assert not kind.op or f"flashmix.ops.{kind.op}`'s" in kind.__doc__
+
+
 def public_names():
     """Each public class, method and function, by its full name."""
     for module in MODULES:

@@ -33,7 +33,7 @@ class Attention(QKVMixer):
             by default.
         causal: token i sees tokens j <= i only.
         bias: whether the four projections have one.
-        impl: "auto", "sdpa" (PyTorch's fused kernel) or "naive" (N x N weights in memory).
+        impl: "auto", or a name of :func:`flashmix.ops.attention`'s.
     """
 
     summary = "softmax(q k^T / sqrt(dh)) v: every token sees every token"

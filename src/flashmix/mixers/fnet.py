@@ -36,7 +36,7 @@ class FNet(Mixer):
         dim: width D.
         norm: "backward" leaves the sums unnormalised as the paper does; "ortho" divides by
             sqrt(N * D), which float16 models need.
-        impl: "auto", "torch" or "reference".
+        impl: "auto", or a name of :func:`flashmix.ops.fnet`'s.
     """
 
     summary = "Re(FFT over tokens of FFT over width): fixed, no parameters"

@@ -45,7 +45,7 @@ class FourierAttention(WeighingMixer):
         dim: width D.
         num_heads: heads H, a divisor of ``dim``; heads of width 64 by default.
         bias: whether the two projections have one.
-        impl: "auto", "torch" or "reference".
+        impl: "auto", or a name of :func:`flashmix.ops.fourier`'s.
     """
 
     summary = "each head's frequencies weighed by their share of its power"

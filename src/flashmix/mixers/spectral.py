@@ -66,7 +66,7 @@ class Spectral(Mixer):
             later tokens. Excludes ``unitary``.
         context: taps L of the causal filter; 2 M - 1 when None, with which it starts as the
             identity.
-        impl: "auto", "torch" or "reference".
+        impl: "auto", or a name of :func:`flashmix.ops.spectral`'s.
     """
 
     summary = "irfft(W * rfft(x)) + b: a learned filter per channel along tokens"
