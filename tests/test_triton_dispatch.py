@@ -11,9 +11,11 @@ import torch
 
 import flashmix
 from bench_helpers import make_row
+from flashmix import ops
 from flashmix.bench import BenchmarkCase, read_rows
+from flashmix.errors import ImplementationError
 from flashmix.ops._triton.tuning import TABLE as TUNED
-from flashmix.ops.dispatch import Operator, costs, tables
+from flashmix.ops.dispatch import Operator, Signature, costs, implementation, tables
 from flashmix.ops.fnet.plan import plan
 from report_helpers import write_run
 
@@ -30,11 +32,12 @@ def fresh_tables():
     tables.forget()
 
 
-def machine_here(monkeypatch, name, capability):
+def machine_here(monkeypatch, name, capability, shared_kib=227):
     """Choose as on a machine with that GPU, Triton's compiler included."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(costs, "device_name", lambda device: name)
     monkeypatch.setattr(costs, "capability", lambda device: capability)
+    monkeypatch.setattr(implementation, "shared_memory", lambda device: shared_kib << 10)
 
 
 @pytest.fixture
@@ -165,9 +168,33 @@ def test_a_gpu_that_nobody_measured_takes_the_choices_of_the_nearest(monkeypatch
     assert "measured on NVIDIA H200" in explained.reason
 
 
-def test_a_gpu_whose_shared_memory_holds_no_such_tiles_takes_none(monkeypatch):
-    machine_here(monkeypatch, "NVIDIA A100", (8, 0))
-    assert chosen("fnet", 64, 4096, 768) == "torch"
+def test_a_gpu_takes_what_its_shared_memory_holds(monkeypatch):
+    machine_here(monkeypatch, "NVIDIA A100", (8, 0), shared_kib=163)
+    assert chosen("fnet", 64, 4096, 768) == "triton"
+    assert chosen("fnet", 64, 4096, 768, dtype=torch.float32) != "triton"
+
+
+@pytest.mark.usefixtures("unmeasured")
+@pytest.mark.parametrize("op", [op for op in ops.OPERATORS if op not in ("attention", "fourier")])
+def test_a_gpu_whose_shared_memory_holds_no_tiles_refuses_each_kernel_in_a_sentence(
+    monkeypatch, op
+):
+    """Named or not; on another machine nobody knows."""
+    operator = ops.OPERATORS[op]
+    kernels = [one for one in operator.implementations if one.name.startswith("triton")]
+    assert all({2, 4} <= one.shared_memory.keys() for one in kernels)
+    machine_here(monkeypatch, "a small GPU", (7, 5), shared_kib=31)
+    shape = (2, 512, 256) if len(operator.axes.split(", ")) == 3 else (2, 4, 512, 64)
+    place, options = torch.device("cuda"), {"modes": 64, "window": 64, "topk": 64}
+    for dtype in (torch.float16, torch.float32):
+        here = Signature(shape, dtype, place, options)
+        assert not operator.select("auto", here).impl.startswith("triton")
+        for one in kernels:
+            words = "KiB of shared memory for .* has 31 KiB a block"
+            with pytest.raises(ImplementationError, match=words):
+                operator.select(one.name, here)
+            elsewhere = Signature(shape, dtype, place, options, machine=H200)
+            assert "shared memory" not in str(one.refusal(elsewhere))
 
 
 def test_the_nearest_capability_is_taken(monkeypatch, tmp_path):

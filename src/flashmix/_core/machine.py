@@ -36,6 +36,20 @@ def device_name(device: torch.device) -> str | None:
 
 
 @functools.cache
+def _gpu_shared_memory(index: int | None) -> int | None:
+    place = torch.device("cuda") if index is None else index
+    properties = torch.cuda.get_device_properties(place)
+    return getattr(properties, "shared_memory_per_block_optin", None)
+
+
+def shared_memory(device: torch.device) -> int | None:
+    """Bytes of shared memory that a block may have on a GPU; None where unknown or not there."""
+    if device.type != "cuda" or not torch.cuda.is_available():
+        return None
+    return _gpu_shared_memory(device.index)
+
+
+@functools.cache
 def _gpu_capability(index: int | None) -> tuple[int, int]:
     return torch.cuda.get_device_capability(index)
 

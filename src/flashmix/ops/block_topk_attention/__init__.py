@@ -35,6 +35,7 @@ OPERATOR = Operator(
             _triton,
             "tiles that visit the selected key blocks where they stand, gathering nothing",
             unsupported_reason=availability.too_wide,
+            shared_memory={2: 98816, 4: 131584},
             grouped_heads=True,
             launches=4,
             scales_with="topk",

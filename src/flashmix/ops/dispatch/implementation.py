@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from flashmix._core.machine import shared_memory
 from flashmix.ops._checks import FLOATING
+from flashmix.ops._compile import constant_in_graphs
 from flashmix.ops.dispatch.signature import Signature
 
 
@@ -40,6 +42,8 @@ class Implementation:
             ``run`` has the mask. The tokens are padded for those without.
         grouped_heads: whether it takes fewer heads of keys than of queries; the others get the
             keys and values repeated.
+        shared_memory: bytes that a block of its kernels needs at most, by the bytes of an element;
+            a GPU that has less does not run it.
         launches: kernels of a forward on a GPU, about; of two equal costs the fewer win.
         scales_with: the size option that its time grows in proportion to, beyond what was
             measured; the times of the others do not.
@@ -55,6 +59,7 @@ class Implementation:
     describe_plan: Callable[[Signature], str | None] = _nothing_to_say
     deprioritized_reason: Callable[[Signature], str | None] = _nothing_to_say
     packed: Callable[..., Any] | None = None
+    shared_memory: Mapping[int, int] = field(default_factory=dict)
     grouped_heads: bool = False
     launches: int = 1
     scales_with: str | None = None
@@ -89,6 +94,24 @@ class Implementation:
 
     def refusal(self, signature: Signature) -> str | None:
         """Why it cannot run ``signature``; None where it can."""
-        device, machine = signature.device.type, signature.machine
-        unavailable = self.unavailable_reason(signature.dtype, device, machine)
-        return unavailable or self.unsupported_reason(signature)
+        place = signature.device.type
+        unavailable = self.unavailable_reason(signature.dtype, place, signature.machine)
+        return unavailable or self._too_little_room(signature) or self.unsupported_reason(signature)
+
+    def _too_little_room(self, signature: Signature) -> str | None:
+        """Why the GPU here cannot hold the kernels' tiles; None where it can."""
+        needed = self.shared_memory.get(signature.dtype.itemsize)
+        if needed is None or signature.machine is not None:
+            return None
+        there = _shared_memory(signature.device)
+        if there is None or there >= needed:
+            return None
+        return (
+            f"needs {needed / 1024:.4g} KiB of shared memory for {signature.dtype}, of which this "
+            f"GPU has {there / 1024:.4g} KiB a block"
+        )
+
+
+@constant_in_graphs
+def _shared_memory(device: torch.device) -> int | None:
+    return shared_memory(device)

@@ -37,22 +37,6 @@ VARIABLE = "FLASHMIX_DISPATCH"
 FORMAT = 2
 DIRECTIONS = ("forward", "training")
 
-SHARED_MEMORY_KB = {
-    (7, 0): 96,
-    (7, 5): 64,
-    (8, 0): 163,
-    (8, 6): 99,
-    (8, 7): 163,
-    (8, 9): 99,
-    (9, 0): 227,
-    (10, 0): 227,
-    (10, 3): 227,
-    (11, 0): 227,
-    (12, 0): 99,
-    (12, 1): 99,
-}
-"""The most of a block by compute capability (CUDA Programming Guide, technical specifications)."""
-
 _SIZES = ("batch", "seq_len", "dim", "num_heads", "modes", "window", "topk")
 _NEEDED = {"batch", "seq_len", "dim"}
 
@@ -240,24 +224,19 @@ def measurements(machine: str, op: str, dtype: str, direction: str) -> tuple[Mea
 
 @functools.cache
 def nearest_machine(capability: tuple[int, int], op: str, dtype: str) -> str | None:
-    """The machine whose compute capability is nearest, among those that measured this op.
-
-    Only machines whose kernels fit: their tiles may take all the shared memory that there is.
-    """
+    """The machine whose compute capability is nearest, among those that measured this op."""
     measured = {
         name: _capability(machine["capability"])
         for table in (user(), shipped())
         for name, machine in table.get("machines", {}).items()
         if machine["capability"] and machine["ops"].get(op, {}).get("times", {}).get(dtype)
     }
-    room = SHARED_MEMORY_KB.get(capability, 0)
-    fitting = [name for name in measured if SHARED_MEMORY_KB.get(measured[name], 0) <= room]
 
     def distance(name: str) -> tuple[int, int]:
         major, minor = measured[name]
         return abs(major - capability[0]), abs(minor - capability[1])
 
-    return min(fitting, key=distance, default=None)
+    return min(measured, key=distance, default=None)
 
 
 _caches: list[Any] = [shipped, user, measurements, nearest_machine]

@@ -67,6 +67,7 @@ OPERATOR = Operator(
             _triton,
             "tiles that visit only the keys in view; saves the output and a number a query",
             unsupported_reason=availability.too_wide,
+            shared_memory={2: 98816, 4: 96 << 10},
             grouped_heads=True,
             scales_with="window",
         ),

@@ -53,6 +53,7 @@ OPERATOR = Operator(
             _triton,
             "two passes over scores never stored; k indices and weights saved to train",
             unsupported_reason=_triton_unsupported_reason,
+            shared_memory={2: 98816, 4: 192 << 10},
             grouped_heads=True,
             launches=5,
             scales_with="topk",
