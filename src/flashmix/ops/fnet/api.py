@@ -33,18 +33,27 @@ def _triton_ragged(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     return fnet(x, mask, norm)
 
 
-def _one_call_a_length(signature: Signature) -> str | None:
-    if signature.device.type == "cuda" and signature.options.get("masked"):
-        return "runs one call for each distinct length, and the host waits in between"
-    return None
+def _triton_packed(x: Tensor, cu_seqlens: Tensor, max_seqlen: int | None, norm: str) -> Tensor:
+    from flashmix.ops.fnet.triton.ragged import packed
+
+    y: Tensor = packed(x, cu_seqlens, norm)
+    return y
 
 
 _LONGEST_BY_PRODUCTS = 16_384
 
 
 def _products_too_long(signature: Signature) -> str | None:
-    if signature.shape[1] > _LONGEST_BY_PRODUCTS:
+    # Of packed tokens only their number may be known, which says little of the longest sequence.
+    if signature.shape[1] > _LONGEST_BY_PRODUCTS and not signature.options.get("packed"):
         return f"takes N^2 D operations, too many above {_LONGEST_BY_PRODUCTS:,} tokens"
+    return None
+
+
+def _one_call_a_length(signature: Signature) -> str | None:
+    masked = signature.device.type == "cuda" and signature.options.get("masked")
+    if masked and not _products_too_long(signature):
+        return "runs one call for each distinct length, and the host waits in between"
     return None
 
 
@@ -121,7 +130,8 @@ OPERATOR = Operator(
             "real products with matrices made on the fly, any mixture of lengths; nothing saved",
             name="triton_ragged",
             shared_memory={2: 96 << 10, 4: 32 << 10},
-            launches=2,
+            packed=_triton_packed,
+            launches=3,
             deprioritized_reason=_products_too_long,
         ),
         Implementation(

@@ -23,7 +23,7 @@ from flashmix.ops._library import kernel_op
 from flashmix.ops._triton.launch import cdiv, padded, precision
 from flashmix.ops._triton.matrices import Matrix, dft, place
 from flashmix.ops._triton.sequences import Sequences, sequences
-from flashmix.ops.fnet.registration import register
+from flashmix.ops.fnet.registration import packed_formula, register
 from flashmix.ops.fnet.triton.kernels_ragged import fold_kernel, token_kernel, width_kernel
 
 
@@ -194,4 +194,11 @@ def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     return mix(x, sequences(x, mask, None), norm)
 
 
+@kernel_op("fnet_triton_packed", sums=True)
+def packed(x: Tensor, cu_seqlens: Tensor, norm: str) -> Tensor:
+    """The same of packed sequences, [T, D]."""
+    return mix(x, sequences(x, None, cu_seqlens), norm)
+
+
 register(fnet)
+register(packed, packed_formula)
