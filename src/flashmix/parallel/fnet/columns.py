@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from flashmix.ops._triton.columns import launch
 from flashmix.ops._triton.columns.plan import matrices as column_matrices
 from flashmix.ops._triton.launch import cdiv, padded, precision
 from flashmix.ops._triton.matrices import dft, place
+from flashmix.ops._triton.tuning import LaunchConfig, launch_config
 from flashmix.ops.fnet.triton import passes
 from flashmix.ops.fnet.triton.kernels_ranks import receive_kernel, return_kernel, send_kernel
 from flashmix.parallel.comm.chunks import ColumnChunk, split_columns, split_in_multiples
@@ -36,7 +38,7 @@ _TILE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class SendConfig:
+class SendConfig(LaunchConfig):
     """Launch parameters of the product over the width: rows, columns and terms per program step."""
 
     rows: int = 128
@@ -45,12 +47,11 @@ class SendConfig:
     warps: int = 8
     stages: int = 3
 
-
-def send_config(dtype: torch.dtype) -> SendConfig:
-    """Launch parameters that fit: float32 takes twice the memory, and three times the products."""
-    if dtype == torch.float32:
-        return SendConfig(rows=64, columns=64, step=32, warps=4, stages=2)
-    return SendConfig()
+    @classmethod
+    def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
+        """Float32 takes twice the memory, and three times the products."""
+        small = {"rows": 64, "columns": 64, "step": 32, "warps": 4, "stages": 2}
+        return cls(**small) if dtype == torch.float32 else cls()
 
 
 def pairs(dim: int) -> int:
@@ -181,12 +182,11 @@ class Columns:
         self.rank, self.rows = rank, [batch * count for count in counts]
         self.tokens = offsets_of(counts)
         cut, config, columns = passes.tuned(sum(counts), dim, dtype)
-        if cut is None:
+        if cut is None or config is None or columns is None:
             raise AssertionError("lengths that the kernels cannot factor use PyTorch's FFT")
         self.cut, self.m = cut, column_matrices(cut, dtype, device)
-        self.config = config or passes.config(padded(cut.nb), dim, dtype)
-        self.columns = columns or launch.config(cut, dtype)
-        self.sending = send_config(dtype)
+        self.config, self.columns = config, columns
+        self.sending = launch_config(SendConfig, {}, dtype)
         self.chunks = [ExchangeChunk(chunk, self) for chunk in chunks]
         self.scale = 1 / (2 * self.chunks[0].gain * self.m.forward_gain)
         if norm == "ortho":

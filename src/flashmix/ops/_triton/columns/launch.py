@@ -7,21 +7,23 @@ is one set of planes, that is N1 + 2 rows for each N1 of its input (two sets in 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flashmix.ops._triton import tuning
 from flashmix.ops._triton.columns.kernels import planes_kernel, signal_kernel, stage_kernel
 from flashmix.ops._triton.columns.kernels_lines import filter_grad_kernel, filter_kernel
 from flashmix.ops._triton.columns.plan import Digits, Matrices, digits, matrices
 from flashmix.ops._triton.launch import cdiv, padded, precision, processors
+from flashmix.ops._triton.tuning import LaunchConfig, launch_config, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(LaunchConfig):
     """Columns of a tile, warps and stages of a program, and programs that a processor is given.
 
     ``planes`` is the first and the last pass, ``stage`` that of a third digit, ``line`` the one in
@@ -44,32 +46,64 @@ class Config:
     grad_stages: int = 2
     grad_registers: int | None = None
 
+    @classmethod
+    def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
+        """Float32 products need twice the room, and sides of 128 twice the warps."""
+        wide = 2 if dtype == torch.float32 else 1
+        side_a, side_b = padded(sizes["na"]), padded(sizes["nb"])
+        return cls(
+            planes_c=64 // wide,
+            planes_warps=4 * (wide if sizes["n1"] > 32 else 1),
+            stage_c=32 // wide,
+            stage_warps=4 if side_a <= 64 else 8,
+            line_c=32 // wide,
+            line_warps=4 if side_b <= 64 else 8,
+            grad_c=32 // wide,
+            grad_warps=4 if side_b <= 64 else 8,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilterConfig(Config):
+    """Those of a filter over a whole length."""
+
+    op, section, sizes = "spectral_columns", "columns", ("seq_len", "dim")
+
+    @classmethod
+    def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
+        """As the planes' dtype asks."""
+        cut = Digits(sizes["n1"], sizes["na"], sizes["nb"])
+        return super().fitting(sizes, planes_dtype(cut, dtype))
+
 
 @functools.cache
 def config(cut: Digits, dtype: torch.dtype) -> Config:
-    """What fits: float32 products need twice the room, and sides of 128 twice the warps."""
-    wide = 2 if dtype == torch.float32 else 1
-    return Config(
-        planes_c=64 // wide,
-        planes_warps=4 * (wide if cut.n1 > 32 else 1),
-        stage_c=32 // wide,
-        stage_warps=4 if padded(cut.na) <= 64 else 8,
-        line_c=32 // wide,
-        line_warps=4 if padded(cut.nb) <= 64 else 8,
-        grad_c=32 // wide,
-        grad_warps=4 if padded(cut.nb) <= 64 else 8,
-    )
+    """The launch parameters of a cut, untuned."""
+    return launch_config(Config, {"n1": cut.n1, "na": cut.na, "nb": cut.nb}, dtype)
+
+
+def tuned_config(kind: type[Config], cut: Digits, dim: int, dtype: torch.dtype) -> Config:
+    """The launch parameters of a cut, of the ``kind`` of what it is for."""
+    sizes = {"seq_len": cut.seq_len, "dim": dim, "n1": cut.n1, "na": cut.na, "nb": cut.nb}
+    return launch_config(kind, sizes, dtype)
+
+
+@functools.cache
+def tuned_digits(op: str, seq_len: int, dim: int, dtype: torch.dtype) -> Digits | None:
+    """The digits found fastest at that length, in half types; else the usual ones."""
+    found = nearest(op, {"seq_len": seq_len, "dim": dim})
+    if found is not None and dtype != torch.float32:
+        cut = Digits(*found["digits"])
+        if cut.seq_len == seq_len:
+            return cut
+    return digits(seq_len)
 
 
 @functools.cache
 def tuned(seq_len: int, dim: int, dtype: torch.dtype) -> tuple[Digits | None, Config | None]:
-    """The digits and tiles found fastest for a filter, in half types; else the usual ones."""
-    found = tuning.nearest("spectral_columns", {"seq_len": seq_len, "dim": dim})
-    if found is not None and dtype != torch.float32:
-        cut = Digits(*found["digits"])
-        if cut.seq_len == seq_len:
-            return cut, Config(**found["columns"])
-    return digits(seq_len), None
+    """The digits of a filter's length, and its launch parameters; None where it has none."""
+    cut = tuned_digits(FilterConfig.op, seq_len, dim, dtype)
+    return cut, None if cut is None else tuned_config(FilterConfig, cut, dim, dtype)
 
 
 def planes_dtype(cut: Digits, dtype: torch.dtype) -> torch.dtype:

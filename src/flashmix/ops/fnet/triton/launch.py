@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from flashmix.ops._triton import tuning
 from flashmix.ops._triton.launch import padded, precision, signals
+from flashmix.ops._triton.tuning import LaunchConfig, launch_config
 from flashmix.ops.fnet.plan import Matrices, Plan, matrices
 from flashmix.ops.fnet.triton.kernels_pass1 import head_kernel
 from flashmix.ops.fnet.triton.kernels_pass2 import tail_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(LaunchConfig):
     """Tiles and warps of a program of each pass.
 
     ``head_j`` counts the digits j1 that the head's second product takes at a time; ``head_regs``
@@ -28,6 +30,9 @@ class Config:
     does. The tail takes ``tail_c`` columns and up to ``tail_pairs`` pairs of rows, ``tail_terms``
     of their sums at a time.
     """
+
+    op = "fnet"
+    sizes = ("seq_len", "dim")
 
     head_j: int = 16
     head_warps: int = 4
@@ -39,16 +44,17 @@ class Config:
     tail_warps: int = 8
     tail_regs: int | None = None
 
+    @classmethod
+    def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
+        """Float32 products need twice the room, so their tiles are small."""
+        return cls(head_warps=8, tail_c=16, tail_stages=1) if dtype == torch.float32 else cls()
+
 
 @functools.cache
 def config(plan: Plan, dtype: torch.dtype) -> Config:
-    """Tuned for half types; float32 products need twice the room, so their tiles are small."""
-    if dtype == torch.float32:
-        return Config(head_warps=8, tail_c=16, tail_stages=1)
-    tuned = tuning.nearest("fnet", {"seq_len": plan.seq_len, "dim": plan.dim})
-    if tuned is None or tuned["n1"] != plan.n1:
-        return Config()
-    return Config(**{name: value for name, value in tuned.items() if name not in ("n1", "d1")})
+    """The launch parameters of a plan."""
+    sizes = {"seq_len": plan.seq_len, "dim": plan.dim, "n1": plan.n1}
+    return launch_config(Config, sizes, dtype)
 
 
 def mix(x: Tensor, plan: Plan, norm: str, how: Config | None = None) -> Tensor:

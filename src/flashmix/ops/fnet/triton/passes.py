@@ -8,55 +8,71 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from flashmix.ops._triton import tuning
 from flashmix.ops._triton.columns import launch
-from flashmix.ops._triton.columns.plan import Digits, digits
+from flashmix.ops._triton.columns.plan import Digits
 from flashmix.ops._triton.columns.plan import matrices as column_matrices
 from flashmix.ops._triton.launch import padded, precision
 from flashmix.ops._triton.matrices import Matrix, dft, phases, place
+from flashmix.ops._triton.tuning import LaunchConfig, launch_config
 from flashmix.ops.fnet.plan import split_width
 from flashmix.ops.fnet.triton.kernels_columns import mirror_kernel, width_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(LaunchConfig):
     """Rows of a program of the first pass and its warps; columns and warps of the last."""
+
+    op, section, sizes = "fnet_columns", "width", ("seq_len", "dim")
 
     width_rows: int = 4
     width_warps: int = 4
     mirror_c: int = 32
     mirror_warps: int = 4
 
+    @classmethod
+    def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
+        """Float32 needs twice the room."""
+        wide = 2 if dtype == torch.float32 else 1
+        d1, d2 = split_width(sizes["dim"]) or (1, 1)
+        row = padded(d1) * padded(d2) * wide
+        return cls(
+            width_rows=max(1, min(16, 4096 // row)),
+            mirror_c=32 // wide,
+            mirror_warps=4 if padded(sizes["nb"]) <= 64 else 8,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnsConfig(launch.Config):
+    """Those of the passes along tokens."""
+
+    op, section, sizes = "fnet_columns", "columns", ("seq_len", "dim")
+
 
 @functools.cache
-def config(side: int, dim: int, dtype: torch.dtype) -> Config:
-    """What fits where the last product has that side: float32 needs twice the room."""
-    wide = 2 if dtype == torch.float32 else 1
-    d1, d2 = split_width(dim) or (1, 1)
-    row = padded(d1) * padded(d2) * wide
-    return Config(
-        width_rows=max(1, min(16, 4096 // row)),
-        mirror_c=32 // wide,
-        mirror_warps=4 if side <= 64 else 8,
-    )
+def config(cut: Digits, dim: int, dtype: torch.dtype) -> Config:
+    """The launch parameters of a cut."""
+    sizes = {"seq_len": cut.seq_len, "dim": dim, "n1": cut.n1, "na": cut.na, "nb": cut.nb}
+    return launch_config(Config, sizes, dtype)
 
 
 @functools.cache
 def tuned(
     seq_len: int, dim: int, dtype: torch.dtype
 ) -> tuple[Digits | None, Config | None, launch.Config | None]:
-    """The digits and tiles found fastest at this length, in half types; else the usual ones."""
-    found = tuning.nearest("fnet_columns", {"seq_len": seq_len, "dim": dim})
-    if found is not None and dtype != torch.float32:
-        cut = Digits(*found["digits"])
-        if cut.seq_len == seq_len:
-            return cut, Config(**found["width"]), launch.Config(**found["columns"])
-    return digits(seq_len), None, None
+    """The digits of a length, and launch parameters; None where it has none."""
+    cut = launch.tuned_digits(Config.op, seq_len, dim, dtype)
+    if cut is None:
+        return None, None, None
+    columns = launch.tuned_config(ColumnsConfig, cut, dim, dtype)
+    return cut, config(cut, dim, dtype), columns
 
 
 @dataclass(frozen=True)
@@ -128,7 +144,7 @@ def mix(
 ) -> Tensor:
     """Re(FFT2(x)) of ``x`` [B, N, D], B >= 1, whose length ``cut`` is for; tiles as given."""
     batch, seq_len, dim = x.shape
-    how = how or config(padded(cut.nb), dim, x.dtype)
+    how = how or config(cut, dim, x.dtype)
     columns = columns or launch.config(cut, x.dtype)
     m = column_matrices(cut, x.dtype, x.device)
     g, gain = hartley(x, how, x.dtype)

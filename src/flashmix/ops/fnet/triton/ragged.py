@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -23,12 +25,13 @@ from flashmix.ops._library import kernel_op
 from flashmix.ops._triton.launch import cdiv, padded, precision
 from flashmix.ops._triton.matrices import Matrix, dft, place
 from flashmix.ops._triton.sequences import Sequences, sequences
+from flashmix.ops._triton.tuning import LaunchConfig, launch_config
 from flashmix.ops.fnet.registration import packed_formula, register
 from flashmix.ops.fnet.triton.kernels_ragged import fold_kernel, token_kernel, width_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(LaunchConfig):
     """Tiles and warps of a program of each launch.
 
     They depend on width and dtype alone: a sequence has the same bits whatever the batch around it.
@@ -50,32 +53,37 @@ class Config:
     token_warps: int = 4
     token_stages: int = 4
 
+    @classmethod
+    def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
+        """Float32 products need twice the room and three times the work."""
+        dim, side = sizes["dim"], padded(sizes["dim"])
+        if dtype == torch.float32:
+            return cls(
+                fold_columns=min(128, side),
+                width_rows=64,
+                width_columns=min(64, side),
+                width_step=min(32, side),
+                width_stages=2,
+                token_columns=min(64, side),
+                token_warps=8,
+                token_stages=2,
+            )
+        # Of narrow tokens there are few tiles: smaller ones occupy more multiprocessors.
+        columns = min(128 if dim > 256 else 64, side)
+        return cls(
+            fold_columns=min(256, side),
+            width_columns=columns,
+            width_step=min(64, side),
+            width_warps=8 if dim > 256 else 4,
+            width_stages=3 if dim > 256 else 4,
+            token_columns=columns,
+        )
+
 
 @functools.cache
 def config(dim: int, dtype: torch.dtype) -> Config:
-    """Tuned for half types; float32 products need twice the room and three times the work."""
-    side = padded(dim)
-    if dtype == torch.float32:
-        return Config(
-            fold_columns=min(128, side),
-            width_rows=64,
-            width_columns=min(64, side),
-            width_step=min(32, side),
-            width_stages=2,
-            token_columns=min(64, side),
-            token_warps=8,
-            token_stages=2,
-        )
-    # Of narrow tokens there are few tiles: smaller ones occupy more multiprocessors.
-    columns = min(128 if dim > 256 else 64, side)
-    return Config(
-        fold_columns=min(256, side),
-        width_columns=columns,
-        width_step=min(64, side),
-        width_warps=8 if dim > 256 else 4,
-        width_stages=3 if dim > 256 else 4,
-        token_columns=columns,
-    )
+    """The launch parameters of that width."""
+    return launch_config(Config, {"dim": dim}, dtype)
 
 
 @functools.cache

@@ -6,12 +6,13 @@ Shapes: B batch, H heads of queries, K heads of keys and values, N tokens, dh wi
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from flashmix.ops._triton import tuning
 from flashmix.ops._triton.heads import (
     LOG2_E,
     empty_bnhd,
@@ -21,12 +22,16 @@ from flashmix.ops._triton.heads import (
     weight_sums,
 )
 from flashmix.ops._triton.launch import cdiv, padded, precision
+from flashmix.ops._triton.tuning import LaunchConfig, launch_config
 from flashmix.ops.local_attention.triton.kernels import backward_kernel, forward_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(LaunchConfig):
     """Sides of a tile, warps of a program and depth of its pipeline, for both directions."""
+
+    op = "local_attention"
+    sizes = ("head_dim", "window")
 
     queries: int = 64
     keys: int = 64
@@ -37,25 +42,29 @@ class Config:
     back_warps: int = 4
     back_stages: int = 2
 
+    @classmethod
+    def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
+        """What holds more bytes takes smaller tiles to stay in shared memory."""
+        row = padded(sizes["head_dim"]) * dtype.itemsize
+        back = {"back_warps": 8, "back_stages": 1}
+        if row > 512:
+            return cls(queries=32, keys=16, stages=1, back_rows=16, back_step=16, **back)
+        if row > 256:
+            return cls(keys=32, warps=8, stages=1, back_rows=32, back_step=32, **back)
+        if dtype == torch.float32:
+            return cls(keys=32, back_rows=32, back_step=32)
+        return cls(back_warps=8) if row > 128 else cls()
+
+    @classmethod
+    def tunable(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> bool:
+        """Heads of up to 64."""
+        return dtype != torch.float32 and padded(sizes["head_dim"]) * dtype.itemsize <= 128
+
 
 @functools.cache
 def config(width: int, window: int, dtype: torch.dtype) -> Config:
-    """Tuned for half types; what holds more bytes takes smaller tiles to stay in shared memory."""
-    row = padded(width) * dtype.itemsize
-    if row > 512:
-        return Config(
-            queries=32, keys=16, stages=1, back_rows=16, back_step=16, back_warps=8, back_stages=1
-        )
-    if row > 256:
-        return Config(
-            keys=32, warps=8, stages=1, back_rows=32, back_step=32, back_warps=8, back_stages=1
-        )
-    if dtype == torch.float32:
-        return Config(keys=32, back_rows=32, back_step=32)
-    if row > 128:
-        return Config(back_warps=8)
-    tuned = tuning.nearest("local_attention", {"head_dim": width, "window": window})
-    return Config() if tuned is None else Config(**tuned)
+    """The launch parameters of heads of that width."""
+    return launch_config(Config, {"head_dim": width, "window": window}, dtype)
 
 
 def _side(side: int, seq_len: int) -> int:

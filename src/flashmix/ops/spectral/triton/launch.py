@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from flashmix.ops._triton import tuning
 from flashmix.ops._triton.launch import cdiv, padded, precision, processors, signals
+from flashmix.ops._triton.tuning import LaunchConfig, launch_config
 from flashmix.ops.spectral.plan import Plan, matrix
 from flashmix.ops.spectral.triton.kernels import analysis_kernel, join_kernel, synthesis_kernel
 from flashmix.ops.spectral.triton.kernels_modes import filter_kernel, weight_grad_kernel
@@ -38,11 +40,14 @@ def _scale(plan: Plan, gain: float, dtype: torch.dtype) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(LaunchConfig):
     """Sides of a tile, warps of a program and depth of its pipeline, for both products.
 
     ``synthesis_programs`` are those that a processor runs at a time.
     """
+
+    op = "spectral"
+    sizes = ("seq_len", "dim", "modes")
 
     analysis_l: int = 32
     analysis_d: int = 64
@@ -56,15 +61,17 @@ class Config:
     synthesis_programs: int = 2
     synthesis_registers: int | None = None
 
+    @classmethod
+    def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
+        """Float32 products need twice the room, so their tiles are small."""
+        small = {"analysis_l": 16, "analysis_stages": 2, "synthesis_stages": 2}
+        return cls(**small) if dtype == torch.float32 else cls()
+
 
 @functools.cache
 def config(plan: Plan, dim: int, dtype: torch.dtype) -> Config:
-    """Tuned for half types; float32 products need twice the room, so their tiles are small."""
-    if dtype == torch.float32:
-        return Config(analysis_l=16, analysis_stages=2, synthesis_stages=2)
-    sizes = {"seq_len": plan.seq_len, "dim": dim, "modes": plan.kept}
-    tuned = tuning.nearest("spectral", sizes)
-    return Config() if tuned is None else Config(**tuned)
+    """The launch parameters of a plan."""
+    return launch_config(Config, {"seq_len": plan.seq_len, "dim": dim, "modes": plan.kept}, dtype)
 
 
 def analysis(x: Tensor, plan: Plan, how: Config) -> Tensor:

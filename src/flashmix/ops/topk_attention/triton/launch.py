@@ -6,16 +6,17 @@ Shapes: B batch, H heads of queries, K heads of keys and values, N tokens, dh wi
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from flashmix.ops._triton import tuning
 from flashmix.ops._triton.heads import empty_bnhd, ensure_contiguous_last_dim, packing, strides
 from flashmix.ops._triton.inverted_index import inverted_index
 from flashmix.ops._triton.launch import cdiv, next_power_of_2, padded, precision
+from flashmix.ops._triton.tuning import LaunchConfig, launch_config
 from flashmix.ops.topk_attention.triton.kernels_gather import (
     key_grad_kernel,
     query_grad_kernel,
@@ -32,12 +33,15 @@ _EASY_TILE, _LARGEST_TILE = 1 << 15, 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(LaunchConfig):
     """Tiles and warps of the kernels, and the depth of their pipelines.
 
     The bound's tiles hold ``queries``, the second pass's ``collect_queries`` by ``collect_keys``;
     ``keep_rows`` queries read ``keep_step`` of their keys at a time.
     """
+
+    op = "topk_attention"
+    sizes = ("head_dim", "topk")
 
     queries: int = 128
     warps: int = 8
@@ -50,22 +54,31 @@ class Config:
     keep_step: int = 16
     keep_warps: int = 4
 
-
-@functools.cache
-def config(width: int, topk: int, dtype: torch.dtype) -> Config:
-    """Tuned for half types; rows of more bytes take shorter pipelines."""
-    row = padded(width) * dtype.itemsize
-    if row > 128 or dtype == torch.float32:
+    @classmethod
+    def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
+        """Rows of more bytes take shorter pipelines."""
+        if cls.tunable(sizes, dtype):
+            return cls()
+        row = padded(sizes["head_dim"]) * dtype.itemsize
         queries, stages = (32 if row > 512 else 64), (1 if row > 256 else 2)
-        return Config(
+        return cls(
             queries=queries,
             stages=stages,
             collect_queries=queries,
             collect_keys=64,
             collect_stages=stages,
         )
-    tuned = tuning.nearest("topk_attention", {"head_dim": width, "topk": topk})
-    return Config() if tuned is None else Config(**tuned)
+
+    @classmethod
+    def tunable(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> bool:
+        """Heads of up to 64."""
+        return dtype != torch.float32 and padded(sizes["head_dim"]) * dtype.itemsize <= 128
+
+
+@functools.cache
+def config(width: int, topk: int, dtype: torch.dtype) -> Config:
+    """The launch parameters of heads of that width."""
+    return launch_config(Config, {"head_dim": width, "topk": topk}, dtype)
 
 
 def groups(width: int, topk: int, dtype: torch.dtype) -> int:
