@@ -1,4 +1,6 @@
-"""Write the README's tables and picture anew from the committed results: make readme.
+"""Write the README's tables and picture anew: make readme.
+
+Those of results are of the committed ones; that of the mixers is what their classes declare.
 
 ``--check`` changes nothing and fails where the README's tables are out of date.
 """
@@ -12,6 +14,8 @@ from pathlib import Path
 
 from flashmix.bench import read_rows, read_run
 from flashmix.bench.store import write_whole
+from flashmix.cli.listing import WIDTH
+from flashmix.mixers import MIXERS, create_mixer
 from flashmix.report import markdown_table, summary_section
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -21,6 +25,17 @@ PICTURE = ("benchmarks/results/cpu/quick", "speedup-fused-forward")
 """The run and the chart that the README shows, in light and dark."""
 
 MARKER = re.compile(r"(<!-- results: (?P<run>\S+) -->\n).*?(<!-- end of results -->)", re.DOTALL)
+
+MIXERS_MARKER = re.compile(r"(<!-- mixers -->\n).*?(<!-- end of mixers -->)", re.DOTALL)
+
+
+def mixers() -> str:
+    """A line for each mixer."""
+    lines = [f"| name | what it does | cost | parameters at D = {WIDTH} |", "|---|---|---|---:|"]
+    for name, kind in MIXERS.items():
+        count = sum(p.numel() for p in create_mixer(name, WIDTH).parameters())
+        lines.append(f"| `{name}` | {kind.summary} | {kind.cost} | {count:,} |")
+    return "\n".join(lines) + "\n"
 
 
 def block(folder: Path) -> str:
@@ -58,6 +73,7 @@ def main() -> int:
     check = parser.parse_args().check
     old = README.read_text()
     new = MARKER.sub(lambda m: m[1] + "\n" + block(ROOT / m["run"]) + "\n" + m[3], old)
+    new = MIXERS_MARKER.sub(lambda m: m[1] + "\n" + mixers() + "\n" + m[2], new)
     if check:
         if new != old:
             print("README.md is out of date; run: make readme", file=sys.stderr)
