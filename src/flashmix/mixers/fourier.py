@@ -51,7 +51,7 @@ class FourierAttention(WeighingMixer):
     summary = "each head's frequencies weighed by their share of its power"
     cost = "O(N log N)"
     Config = FourierAttentionConfig
-    sharding_strategy = "flashmix.parallel.attention.strategy:HeadExchange"
+    sharding_strategy = "flashmix.parallel:HeadExchange"
     pictures = frozenset({"weights", "gains"})
     colour = "#8831b2", "#9558bc"
     benchmarks = Benchmarks(

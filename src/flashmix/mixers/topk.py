@@ -55,7 +55,7 @@ class TopKAttention(QKVMixer):
     summary = "attention to the topk tokens with the largest scores"
     cost = "O(N^2) to choose, O(N * topk) to mix"
     Config = TopKAttentionConfig
-    sharding_strategy = "flashmix.parallel.attention.strategy:HeadExchange"
+    sharding_strategy = "flashmix.parallel:HeadExchange"
     colour = "#c12647", "#c33a38"
     benchmarks = Benchmarks(
         quick="topk",

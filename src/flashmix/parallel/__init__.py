@@ -9,17 +9,30 @@
 
 Collectives are PyTorch's, over gloo on CPUs and NCCL on GPUs. :func:`tp_plan` shards the heads
 instead, by PyTorch's tensor parallelism.
+
+A mixer's class names its strategy: :class:`HeadExchange` serves any whose heads mix apart from each
+other; others derive from :class:`MixerStrategy`.
 """
 
 from typing import TYPE_CHECKING, Any
 
+from flashmix.parallel.attention.strategy import HeadExchange
 from flashmix.parallel.classifiers import scale_gradient
 from flashmix.parallel.shard import all_sum, local_slice, shard_sequence
+from flashmix.parallel.strategy import MixerStrategy
 
 if TYPE_CHECKING:
     from flashmix.parallel.tensor_parallel import tp_plan
 
-__all__ = ["all_sum", "local_slice", "scale_gradient", "shard_sequence", "tp_plan"]
+__all__ = [
+    "HeadExchange",
+    "MixerStrategy",
+    "all_sum",
+    "local_slice",
+    "scale_gradient",
+    "shard_sequence",
+    "tp_plan",
+]
 
 
 def __getattr__(name: str) -> Any:

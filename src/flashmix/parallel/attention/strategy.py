@@ -1,4 +1,4 @@
-"""The strategies of attention, top-k attention and Fourier attention."""
+"""Strategies of mixers with heads: whole sequences of some of the heads, or a ring."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import ClassVar, TypeVar
 from torch import Tensor
 
 from flashmix.errors import ImplementationError
-from flashmix.mixers import Attention, FourierAttention, LocalAttention, TopKAttention
+from flashmix.mixers import Attention, FourierAttention, QKVMixer
 from flashmix.parallel.attention.heads import head_exchange_bytes, mix_by_heads
 from flashmix.parallel.attention.ring import ring_attention, ring_bytes
 from flashmix.parallel.comm.layout import Layout
 from flashmix.parallel.strategy import Call, MixerStrategy
 
-HeadMixer = TypeVar(
-    "HeadMixer", bound=Attention | TopKAttention | LocalAttention | FourierAttention
-)
+HeadMixer = TypeVar("HeadMixer", bound=QKVMixer | FourierAttention)
 
 
 class HeadExchange(MixerStrategy[HeadMixer]):
