@@ -238,11 +238,16 @@ def test_list_mixers_matches_patterns():
     assert list_mixers("nothing*") == []
 
 
-def test_every_mixer_class_tells_its_summary_and_cost():
+def test_every_mixer_class_declares_what_the_package_reads_of_it():
     for kind in flashmix.mixers.MIXERS.values():
         assert kind.__name__ in mixer_names
         assert kind.summary
         assert kind.cost.startswith(("O(", "the sum"))
+        assert kind.colour
+        assert kind.sharding_strategy
+        texts = [text for text in vars(kind.benchmarks).values() if isinstance(text, str)]
+        for text in texts:
+            assert isinstance(parse_mixer(text).build(64), kind)
 
 
 @pytest.mark.parametrize("op", ops.OPERATORS)
