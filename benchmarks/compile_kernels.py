@@ -12,6 +12,7 @@ Only cases whose name holds TEXT are compiled: "fnet", "local", "4096", ...
 from __future__ import annotations
 
 import argparse
+import functools
 import re
 import subprocess
 import sys
@@ -33,10 +34,12 @@ from flashmix.ops.block_topk_attention.triton import launch as block
 from flashmix.ops.fnet.plan import plan
 from flashmix.ops.fnet.triton import launch as fnet
 from flashmix.ops.fnet.triton import passes, ragged
+from flashmix.ops.fourier.triton import ragged as fourier_ragged
 from flashmix.ops.local_attention.triton import launch as local
 from flashmix.ops.local_attention.window import reach
 from flashmix.ops.spectral.plan import plan as spectral_plan
 from flashmix.ops.spectral.triton import launch as spectral
+from flashmix.ops.spectral.triton import ragged as spectral_ragged
 from flashmix.ops.topk_attention.triton import launch as topk
 from flashmix.parallel.fnet.columns import Columns
 from flashmix.parallel.spectral import modes_triton as modes_across_ranks
@@ -164,6 +167,33 @@ def any_lengths(dtype: torch.dtype) -> Launches:
             f"fnet packed [{seq_len}, {dim}]",
             lambda x=x, where=packed: ragged.mix(x.flatten(0, 1), where, "backward"),
         )
+        for modes, unitary in ((128, False), (dim // 2, True)):
+
+            def run(x: torch.Tensor, where: Sequences, w: torch.Tensor, unitary: bool) -> None:
+                bias = None if unitary else w[0, :, 0].contiguous()
+                spectral_ragged.filtered(x, w, bias, where, unitary)
+                spectral_ragged.gradients(x, x, w, where, unitary)
+
+            w = torch.empty(modes, dim, 2)
+            yield (
+                f"spectral {modes} modes padded [{seq_len}, {dim}]",
+                functools.partial(run, x, padded, w, unitary),
+            )
+            yield (
+                f"spectral {modes} modes packed [{seq_len}, {dim}]",
+                functools.partial(run, x.flatten(0, 1), packed, w, unitary),
+            )
+        heads = x.unflatten(2, (-1, 64))
+        for name, v, where in (
+            ("padded", heads, padded),
+            ("packed", heads.flatten(0, 1), packed),
+        ):
+
+            def mix(v: torch.Tensor = v, where: Sequences = where) -> None:
+                fourier_ragged.mix(v, where)
+                fourier_ragged.gradient(v, v, where)
+
+            yield f"fourier {name} [{seq_len}, {dim // 64}, 64]", mix
 
 
 def across_ranks(dtype: torch.dtype) -> Launches:

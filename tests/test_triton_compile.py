@@ -17,8 +17,8 @@ from flashmix.ops._triton.availability import INTERPRETED
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 ROOT = Path(__file__).parent.parent
 KERNELS = {
-    "[512, 256]": "head tail width fold token planes mirror filter signal filter_grad send return "
-    "receive collect spread",
+    "[512, 256]": "head tail fold width token analysis synthesis weight_grad planes mirror filter "
+    "signal filter_grad send return receive collect spread",
     "local": "forward delta backward",
     "exact top-k": "bound collect search keep query_grad key_grad",
     "block top-k": "pool forward delta query_grad key_grad",

@@ -38,6 +38,8 @@ CASES = {
     "fnet-columns": (ops.fnet, "triton_columns", [TOKENS], {}),
     "spectral": (ops.spectral, "triton", [TOKENS, FILTER], {}),
     "spectral-columns": (ops.spectral, "triton_columns", [TOKENS, FILTER], {}),
+    "spectral-ragged": (ops.spectral, "triton_ragged", [TOKENS, FILTER], {}),
+    "fourier-ragged": (ops.fourier, "triton_ragged", [(2, 2, 16, 16)], {}),
 }
 
 

@@ -55,3 +55,24 @@ def cos_sin_of(residues, L):
 def rotate(c, s, by_c, by_s):
     """cos and sin of the sum of two angles, from those of both."""
     return c * by_c - s * by_s, s * by_c + c * by_s
+
+
+@triton.jit
+def first_angles(k, L, STEP: tl.constexpr):
+    """Cosines and sines of k n / L turns for n < STEP, and what :func:`next_angles` needs."""
+    turned = residue(k[:, None], tl.arange(0, STEP)[None, :], L)
+    c, s = cos_sin_of(turned, L)
+    step = residue(k[:, None], STEP, L)
+    step_c, step_s = cos_sin_of(step, L)
+    return turned, c, s, step, step_c, step_s
+
+
+@triton.jit
+def next_angles(turned, c, s, step, step_c, step_s, L, EXACT: tl.constexpr):
+    """Those of the next STEP n: by residues, which are ``EXACT``, or rotated, a rounding each."""
+    if EXACT:
+        turned = add_residues(turned, step, L)
+        c, s = cos_sin_of(turned, L)
+    else:
+        c, s = rotate(c, s, step_c, step_s)
+    return turned, c, s

@@ -10,7 +10,12 @@ from flashmix.ops import _checks, _packed
 from flashmix.ops._library import direction_of
 from flashmix.ops._triton.columns import plan as columns
 from flashmix.ops.dispatch import Implementation, Operator, Signature
-from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
+from flashmix.ops.dispatch.families import (
+    LONGEST_BY_PRODUCTS,
+    cpu_implementation,
+    one_call_a_length,
+    triton_implementation,
+)
 from flashmix.ops.fnet import cpu, dense, reference, torch_impl
 from flashmix.ops.fnet.plan import describe_plan, plan_unsupported_reason, width_unsupported_reason
 
@@ -40,20 +45,10 @@ def _triton_packed(x: Tensor, cu_seqlens: Tensor, max_seqlen: int | None, norm: 
     return y
 
 
-_LONGEST_BY_PRODUCTS = 16_384
-
-
 def _products_too_long(signature: Signature) -> str | None:
     # Of packed tokens only their number may be known, which says little of the longest sequence.
-    if signature.shape[1] > _LONGEST_BY_PRODUCTS and not signature.options.get("packed"):
-        return f"takes N^2 D operations, too many above {_LONGEST_BY_PRODUCTS:,} tokens"
-    return None
-
-
-def _one_call_a_length(signature: Signature) -> str | None:
-    masked = signature.device.type == "cuda" and signature.options.get("masked")
-    if masked and not _products_too_long(signature):
-        return "runs one call for each distinct length, and the host waits in between"
+    if signature.shape[1] > LONGEST_BY_PRODUCTS and not signature.options.get("packed"):
+        return f"takes N^2 D operations, too many above {LONGEST_BY_PRODUCTS:,} tokens"
     return None
 
 
@@ -104,7 +99,7 @@ OPERATOR = Operator(
             run=torch_impl.fnet,
             summary="half-spectrum real FFT, mirrored; its own backward, nothing saved",
             launches=6,
-            deprioritized_reason=_one_call_a_length,
+            deprioritized_reason=one_call_a_length,
         ),
         triton_implementation(
             _triton,
@@ -113,7 +108,7 @@ OPERATOR = Operator(
             shared_memory={2: 96 << 10, 4: 192 << 10},
             unsupported_reason=_triton_unsupported_reason,
             describe_plan=_describe_triton_plan,
-            deprioritized_reason=_one_call_a_length,
+            deprioritized_reason=one_call_a_length,
         ),
         triton_implementation(
             _triton_columns,
@@ -123,7 +118,7 @@ OPERATOR = Operator(
             shared_memory={2: 88 << 10, 4: 64 << 10},
             unsupported_reason=_columns_unsupported_reason,
             describe_plan=_describe_columns_plan,
-            deprioritized_reason=_one_call_a_length,
+            deprioritized_reason=one_call_a_length,
         ),
         triton_implementation(
             _triton_ragged,
@@ -140,9 +135,14 @@ OPERATOR = Operator(
             summary="two plain matrix products, any short length; its own backward, nothing saved",
             launches=5,
             unsupported_reason=_dense_unsupported_reason,
-            deprioritized_reason=_one_call_a_length,
+            deprioritized_reason=one_call_a_length,
         ),
-        Implementation(name="reference", run=reference.fnet, summary="Re(fftn(x)), the formula"),
+        Implementation(
+            name="reference",
+            run=reference.fnet,
+            summary="Re(fftn(x)), the formula",
+            deprioritized_reason=one_call_a_length,
+        ),
     ],
 )
 

@@ -6,9 +6,36 @@ from torch import Tensor
 
 from flashmix.ops import _checks, _packed
 from flashmix.ops._library import direction_of
+from flashmix.ops._triton.availability import too_wide
 from flashmix.ops.dispatch import Implementation, Operator, Signature
-from flashmix.ops.dispatch.families import cpu_implementation
+from flashmix.ops.dispatch.families import (
+    LONGEST_BY_PRODUCTS,
+    cpu_implementation,
+    one_call_a_length,
+    triton_implementation,
+)
 from flashmix.ops.fourier import cpu, reference, torch_impl
+
+
+def _triton_ragged(v: Tensor, mask: Tensor | None) -> Tensor:
+    from flashmix.ops.fourier.triton.ragged import fourier
+
+    return fourier(v, mask)
+
+
+def _triton_packed(v: Tensor, cu_seqlens: Tensor, max_seqlen: int | None) -> Tensor:
+    from flashmix.ops.fourier.triton.ragged import packed
+
+    y: Tensor = packed(v, cu_seqlens)
+    return y
+
+
+def _products_too_long(signature: Signature) -> str | None:
+    # Of packed tokens only their number may be known, which says little of the longest sequence.
+    if signature.shape[2] > LONGEST_BY_PRODUCTS and not signature.options.get("packed"):
+        return f"takes N^2 dh operations, too many above {LONGEST_BY_PRODUCTS:,} tokens"
+    return None
+
 
 OPERATOR = Operator(
     name="fourier",
@@ -23,8 +50,25 @@ OPERATOR = Operator(
             name="torch",
             run=torch_impl.fourier,
             summary="real FFT, weigh, inverse, with a backward that saves only the input",
+            deprioritized_reason=one_call_a_length,
         ),
-        Implementation(name="reference", run=reference.fourier, summary="the formula"),
+        triton_implementation(
+            _triton_ragged,
+            "real products with matrices made on the fly, any mixture of lengths; saves only the "
+            "input",
+            name="triton_ragged",
+            launches=2,
+            packed=_triton_packed,
+            shared_memory={2: 96 << 10, 4: 96 << 10},
+            unsupported_reason=too_wide,
+            deprioritized_reason=_products_too_long,
+        ),
+        Implementation(
+            name="reference",
+            run=reference.fourier,
+            summary="the formula",
+            deprioritized_reason=one_call_a_length,
+        ),
     ],
 )
 
@@ -52,7 +96,8 @@ def fourier(
             Excludes ``mask``. On a GPU the values are not checked, which the host would wait for.
         max_seqlen: with ``cu_seqlens``, tokens of the longest sequence or a bound of it. On a GPU
             it saves work, or for implementations that pad a wait of the host.
-        impl: "auto", "cpu" (native kernels), "torch" or "reference".
+        impl: "auto", "cpu" (native kernels), "torch", "triton_ragged" (heads up to 256 wide; any
+            mixture of lengths in one go) or "reference".
 
     Returns:
         [B, H, N, dh], or packed [T, H, dh], in the dtype of ``v``.

@@ -15,7 +15,12 @@ from flashmix.ops._precision import transform_dtype
 from flashmix.ops._triton.columns import plan
 from flashmix.ops._triton.launch import MOST_OFFSET
 from flashmix.ops.dispatch import Implementation, Operator, Signature
-from flashmix.ops.dispatch.families import cpu_implementation, triton_implementation
+from flashmix.ops.dispatch.families import (
+    LONGEST_BY_PRODUCTS,
+    cpu_implementation,
+    one_call_a_length,
+    triton_implementation,
+)
 from flashmix.ops.spectral import cpu, reference, torch_impl
 from flashmix.ops.spectral.plan import MOST_MODES
 
@@ -70,6 +75,34 @@ def _triton_columns(
     return spectral(x, weight, bias, mask, unitary)
 
 
+def _triton_ragged(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    mask: Tensor | None,
+    unitary: bool,
+    context: int | None,
+) -> Tensor:
+    from flashmix.ops.spectral.triton.ragged import spectral
+
+    return spectral(x, weight, bias, mask, unitary)
+
+
+def _triton_packed(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    cu_seqlens: Tensor,
+    max_seqlen: int | None,
+    unitary: bool,
+    context: int | None,
+) -> Tensor:
+    from flashmix.ops.spectral.triton.ragged import packed
+
+    y: Tensor = packed(x, weight, bias, cu_seqlens, unitary)
+    return y
+
+
 def _cpu(
     x: Tensor,
     weight: Tensor,
@@ -113,8 +146,7 @@ def _triton_unsupported_reason(signature: Signature) -> str | None:
     _, seq_len, dim = signature.static_shape()
     if seq_len * dim >= MOST_OFFSET:
         return f"takes N * D below {MOST_OFFSET}, not {seq_len * dim}"
-    kept = min(signature.options.get("modes", max(1, dim // 2)), seq_len // 2 + 1)
-    if kept > MOST_MODES:
+    if (kept := _modes_in_use(signature)) > MOST_MODES:
         return (
             f"takes at most {MOST_MODES} modes in use, not {kept}; impl='triton_columns' takes any "
             "number"
@@ -125,6 +157,30 @@ def _triton_unsupported_reason(signature: Signature) -> str | None:
 def _columns_unsupported_reason(signature: Signature) -> str | None:
     _, seq_len, dim = signature.static_shape()
     return _kernels_unsupported_reason(signature) or plan.size_unsupported_reason(seq_len, dim)
+
+
+def _modes_in_use(signature: Signature) -> int:
+    _, seq_len, dim = signature.static_shape()
+    return min(signature.options.get("modes", max(1, dim // 2)), seq_len // 2 + 1)
+
+
+def _ragged_unsupported_reason(signature: Signature) -> str | None:
+    _, seq_len, dim = signature.static_shape()
+    if seq_len * dim >= MOST_OFFSET:
+        return f"takes N * D below {MOST_OFFSET}, not {seq_len * dim}"
+    return _kernels_unsupported_reason(signature)
+
+
+def _products_too_large(signature: Signature) -> str | None:
+    # Of packed tokens only their number may be known, which says little of the longest sequence.
+    kept = 0 if signature.options.get("packed") else _modes_in_use(signature)
+    if kept > LONGEST_BY_PRODUCTS // 2:
+        return f"takes N M D operations, too many for {kept:,} modes"
+    return None
+
+
+def _one_call_a_length(signature: Signature) -> str | None:
+    return None if signature.options.get("causal") else one_call_a_length(signature)
 
 
 def _describe_columns_plan(signature: Signature) -> str:
@@ -151,6 +207,7 @@ OPERATOR = Operator(
             run=_then_bias(torch_impl.filter_tokens),
             summary="real FFT, filter, inverse, with a backward that saves only the input",
             launches=8,
+            deprioritized_reason=_one_call_a_length,
         ),
         triton_implementation(
             _triton,
@@ -159,6 +216,7 @@ OPERATOR = Operator(
             shared_memory={2: 116 << 10, 4: 176 << 10},
             launches=3,
             scales_with="modes",
+            deprioritized_reason=one_call_a_length,
         ),
         triton_implementation(
             _triton_columns,
@@ -168,11 +226,25 @@ OPERATOR = Operator(
             shared_memory={2: 128 << 10, 4: 64 << 10},
             unsupported_reason=_columns_unsupported_reason,
             describe_plan=_describe_columns_plan,
+            deprioritized_reason=one_call_a_length,
+        ),
+        triton_implementation(
+            _triton_ragged,
+            "real products with matrices made on the fly, any mixture of lengths; saves only the "
+            "input",
+            name="triton_ragged",
+            launches=2,
+            packed=_triton_packed,
+            shared_memory={2: 112 << 10, 4: 64 << 10},
+            unsupported_reason=_ragged_unsupported_reason,
+            deprioritized_reason=_products_too_large,
+            scales_with="modes",
         ),
         Implementation(
             name="reference",
             run=_then_bias(reference.filter_tokens),
             summary="irfft(W * rfft(x)), the formula",
+            deprioritized_reason=one_call_a_length,
         ),
     ],
 )
@@ -215,7 +287,8 @@ def spectral(
         unitary: pass the modes from M up unchanged and leave DC and Nyquist alone, so that factors
             W of modulus one keep the energy (Parseval). Excludes ``causal``.
         impl: "auto", "cpu" (not causal), "torch", "triton" (up to 512 modes, not causal),
-            "triton_columns" (any modes, not causal) or "reference".
+            "triton_columns" (any modes, not causal), "triton_ragged" (any modes and lengths in
+            one go, not causal) or "reference".
 
     Returns:
         [B, N, D], or packed [T, D], in the dtype of ``x``.
