@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from flashmix.ops import OPERATORS
+from flashmix.ops._triton.availability import INTERPRETED
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch_impl as block_topk
 from flashmix.ops.dispatch import costs, tables
@@ -30,6 +31,10 @@ settings.load_profile("flashmix")
 # What this machine was tuned to must not change what the tests run.
 os.environ["FLASHMIX_DISPATCH"] = "/nonexistent/dispatch.json"
 torch.set_num_threads(1)
+if INTERPRETED:
+    import interpreter
+
+    interpreter.speed_up()
 
 
 @pytest.fixture(scope="session", params=DEVICES)

@@ -1,5 +1,7 @@
 """The Triton FNet kernels: interpreted on the CPU (TRITON_INTERPRET=1), or for real on a GPU."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -31,6 +33,13 @@ SHAPES = [
 GPU_SHAPES = [(2, 4096, 768), (1, 16384, 768), (2, 4096, 256), (2, 2048, 1024), (8, 512, 256)]
 LARGE = [pytest.param(shape, marks=pytest.mark.slow) for shape in GPU_SHAPES]
 SHAPES += [] if DEVICE == "cpu" else LARGE
+# The interpreter, which is slow, takes half types at the shorter lengths alone.
+CASES = [
+    (dtype, shape)
+    for dtype in DTYPES
+    for shape in SHAPES
+    if DEVICE == "cuda" or dtype == torch.float32 or shape[1] < 1024
+]
 
 
 def relative(got, want):
@@ -53,8 +62,7 @@ def poison(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda s, *a, **k: filled(new_empty(s, *a, **k)))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "shape"), CASES, ids=str)
 @pytest.mark.usefixtures("poison")
 def test_forward_is_exact_to_the_budget_of_its_dtype(shape, dtype):
     torch.manual_seed(0)
@@ -92,6 +100,14 @@ def test_gradient_is_the_adjoint(masked):
     assert relative(grad, want_grad) <= 1e-6
 
 
+def each_digit_once(found):
+    """As few of the plans as hold every first digit of both axes: they are cut independently."""
+    tokens, width = (sorted({getattr(one, name) for one in found}) for name in ("n1", "d1"))
+    wanted = set(zip(tokens, itertools.cycle(width)))
+    assert len(tokens) >= len(width)
+    return [one for one in found if (one.n1, one.d1) in wanted]
+
+
 @pytest.mark.parametrize("shape", [(1, 96, 48), (1, 60, 20), (1, 516, 2)], ids=str)
 @pytest.mark.usefixtures("poison")
 def test_every_way_to_cut_a_shape_is_exact(shape):
@@ -100,6 +116,8 @@ def test_every_way_to_cut_a_shape_is_exact(shape):
     found = plans(*shape[1:], x.dtype)
     assert len({one.n1 for one in found}) > 2
     assert len({one.d1 for one in found}) > 1
+    if DEVICE == "cpu":
+        found = each_digit_once(found)
     how = launch.Config(head_warps=8, tail_c=16)
     for one in found:
         assert relative(launch.mix(x, one, "ortho", how), want) <= 1e-6
@@ -114,7 +132,7 @@ def test_up_to_four_planes_make_a_product_of_eight_rows(n1, rows):
     assert relative(launch.mix(x, one, "ortho", how), exact(x, "ortho")) <= 1e-6
 
 
-@pytest.mark.parametrize("seq_len", [12 * 66, 12 * 71])
+@pytest.mark.parametrize("seq_len", [12 * 34, 12 * 37])
 @pytest.mark.parametrize("columns", [16, 64])
 @pytest.mark.usefixtures("poison")
 def test_blocks_of_pairs_and_columns_meet(seq_len, columns):
