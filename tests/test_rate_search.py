@@ -12,7 +12,6 @@ from flashmix.bench.process import WorkerDiedError
 from flashmix.bench.store import SEARCH_FILE, RunFolder, read_rows, read_run
 from flashmix.bench.training import Experiment, run_experiment, running
 from flashmix.bench.training import jobs as jobs_module
-from flashmix.bench.training.jobs import execute
 from flashmix.bench.training.search import best_rates, choose_rates, undecided
 from flashmix.cli import report as report_command
 from flashmix.cli.main import main
@@ -21,7 +20,14 @@ from flashmix.report import write_report
 from flashmix.report.sections.training import rate_section
 from flashmix.tasks.checkpoint import read_weights
 from flashmix.tasks.finetuning import FinetuneConfig
-from training_helpers import own_cache, reviews, vocabulary  # noqa: F401
+from training_helpers import (  # noqa: F401
+    InProcess,
+    cache,
+    in_process,
+    own_cache,
+    reviews,
+    vocabulary,
+)
 
 RATES = (1e-4, 1e-3, 1e-2)
 
@@ -125,26 +131,17 @@ def test_what_was_never_tried_is_undecided_too():
     assert undecided(["fnet"], (1e-3,), []) == []
 
 
-class KilledOnce:
-    """A worker in this process; the first time that a trial at ``rate`` is at ``step``, it dies."""
+class KilledOnce(InProcess):
+    """The first time that a trial at ``rate`` is at ``step``, it dies."""
 
     def __init__(self, rate, step):
         self.rate, self.step, self.dead = rate, step, False
 
-    def run(self, job, limit):
-        def emit(event, **fields):
-            at = job.get("trial") and job["config"]["lr"] == self.rate
-            if at and fields["step"] == self.step and not self.dead:
-                self.dead = True
-                raise WorkerDiedError("crashed", "killed by SIGKILL")
-
-        yield {"result": execute(job, emit, lambda: False)}
-
-    def stop(self):
-        pass
-
-    def kill(self):
-        pass
+    def emit(self, job, event, **fields):
+        at = job.get("trial") and job["config"]["lr"] == self.rate
+        if at and fields["step"] == self.step and not self.dead:
+            self.dead = True
+            raise WorkerDiedError("crashed", "killed by SIGKILL")
 
 
 def untimed(found):
@@ -159,7 +156,6 @@ def test_a_search_whose_worker_was_killed_ends_with_the_bits_of_one_left_alone(
 ):
     pytest.importorskip("transformers")
     pytest.importorskip("sklearn")
-    monkeypatch.delenv("XDG_CACHE_HOME")  # the native kernels need not be built anew
     monkeypatch.setattr(jobs_module, "SAY_SECONDS", 0.0)
     monkeypatch.setattr(report_command, "_if_installed", lambda *_: None)  # no page: it takes long
 
@@ -200,7 +196,7 @@ def test_a_search_whose_worker_was_killed_ends_with_the_bits_of_one_left_alone(
 
 def test_a_run_trains_all_seeds_at_the_rate_that_validation_chose(
     tmp_path,
-    monkeypatch,
+    in_process,  # noqa: F811
     reviews,  # noqa: F811
     vocabulary,  # noqa: F811
     own_cache,  # noqa: F811
@@ -212,7 +208,6 @@ def test_a_run_trains_all_seeds_at_the_rate_that_validation_chose(
     searched = Experiment(
         config=config, mixers=("fnet",), rates=(1e-7, 3e-3), seeds=(0, 1), lengths=()
     )
-    monkeypatch.setattr(running, "Worker", lambda *_, **__: KilledOnce(0.0, -1))
     run_experiment(searched, tmp_path, kind="finetune", threads=1)
     rows = read_rows(tmp_path)
     assert [(row["seed"], row["lr"]) for row in rows] == [(0, 3e-3), (1, 3e-3)]

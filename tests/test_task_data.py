@@ -12,7 +12,7 @@ from flashmix.tasks.batches import Labelled, MaskedBatches, TrainingBatches, der
 from flashmix.tasks.metrics import score
 from flashmix.tasks.text import load_examples
 from flashmix.tasks.tokens import Special, Tokens, load_tokenizer, special_tokens, tokenise
-from training_helpers import own_cache, vocabulary  # noqa: F401
+from training_helpers import cache, own_cache, vocabulary  # noqa: F401
 
 SPECIAL = Special(pad=0, cls=1, sep=2, mask=3, size=50)
 TEXTS = {0: ["bad film", 'so "very" bad, really'], 1: ["good\nfilm", "fine"]}

@@ -24,7 +24,13 @@ from flashmix.tasks.batches import Labelled, TrainingBatches
 from flashmix.tasks.finetuning import FinetuneConfig
 from flashmix.tasks.loop import STATE_FILE, Recipe, Stopped, Trainer
 from flashmix.tasks.pretraining import PretrainConfig
-from training_helpers import own_cache, reviews, vocabulary  # noqa: F401
+from training_helpers import (  # noqa: F401
+    cache,
+    in_process,
+    own_cache,
+    reviews,
+    vocabulary,
+)
 
 pytest.importorskip("transformers")
 CHANCE = 0.1
@@ -155,15 +161,15 @@ def digits(**options):
     return Experiment(config=config, mixers=("fnet",), lengths=())
 
 
-def test_digits_are_learned_well_above_chance(tmp_path):
-    experiment = digits(epochs=4, limit=None)
+def test_digits_are_learned_well_above_chance(tmp_path, in_process):  # noqa: F811
+    experiment = digits(epochs=3, limit=None)
     run_experiment(experiment, tmp_path / "run", kind="finetune", threads=1)
     (row,) = read_rows(tmp_path / "run")
     assert row["status"] == "ok"
     assert row["test_accuracy"] > 3 * CHANCE
     assert row["train_examples"] + row["val_examples"] + row["test_examples"] == 1797
     assert sum(map(sum, row["confusion"])) == row["test_examples"] == 360
-    assert len(row["history"]) == 4
+    assert len(row["history"]) == 3
 
 
 def test_reviews_from_pretraining_to_the_report(tmp_path, reviews, vocabulary, own_cache):  # noqa: F811
@@ -228,7 +234,7 @@ def test_reviews_from_pretraining_to_the_report(tmp_path, reviews, vocabulary, o
 
 
 DIGITS = ("finetune", "--task", "digits", "--mixers", "fnet", "--seeds", 1, "--lengths", "",
-          "--threads", 1, "--limit", 400, "--device", "cpu")  # fmt: skip
+          "--threads", 1, "--limit", 100, "--device", "cpu")  # fmt: skip
 
 
 def wait_for(path, process, there=None):
@@ -240,13 +246,8 @@ def wait_for(path, process, there=None):
 
 def run_alone(out, epochs):
     """A run that nothing disturbs, of the same training as ``DIGITS``."""
-    experiment = digits(epochs=epochs, lr=3e-4, limit=400)
+    experiment = digits(epochs=epochs, lr=3e-4, limit=100)
     return run_experiment(experiment, out, kind="finetune", threads=1)
-
-
-@pytest.fixture(scope="module")
-def two_epochs(tmp_path_factory):
-    return run_alone(tmp_path_factory.mktemp("alone") / "run", 2)
 
 
 def test_a_run_interrupted_and_killed_ends_with_the_result_of_one_left_alone(tmp_path):
@@ -288,7 +289,7 @@ def test_a_run_interrupted_and_killed_ends_with_the_result_of_one_left_alone(tmp
 
 
 @pytest.mark.parametrize("sharing", [1, 2])
-def test_two_processes_train_as_one(tmp_path, two_epochs, sharing):
+def test_two_processes_train_as_one(tmp_path, in_process, sharing):  # noqa: F811
     """Each with its part of the batch, or of every sequence."""
     environment = {"OMP_NUM_THREADS": "1", **WITHOUT_PAGE}
     two = subprocess.run(
@@ -302,7 +303,8 @@ def test_two_processes_train_as_one(tmp_path, two_epochs, sharing):
         check=False,
     )  # fmt: skip
     assert two.returncode == 0, two.stderr[-2000:]
-    (one,), (both,) = read_rows(two_epochs), read_rows(tmp_path / "two")
+    (one,) = read_rows(run_alone(tmp_path / "alone", 2))
+    (both,) = read_rows(tmp_path / "two")
     assert (both["processes"], both["sequence_parallel"]) == (2, sharing)
     assert both["steps"] == one["steps"]
     # Dropout draws other numbers in each process, all else is the same.
@@ -337,13 +339,13 @@ def test_a_training_that_fails_is_a_row_and_is_tried_again(tmp_path):
 
 
 @pytest.mark.skipif("FLASHMIX_DATA" not in os.environ, reason="FLASHMIX_DATA is not set")
-def test_a_few_hundred_real_reviews(tmp_path, own_cache):  # noqa: F811
+def test_some_real_reviews(tmp_path, own_cache, in_process):  # noqa: F811
     data = Path(os.environ["FLASHMIX_DATA"])
     model = data / "paraphrase-minilm-l3-v2"
     if not (data / "imdb_train.parquet").exists() or not model.exists():
         pytest.skip("FLASHMIX_DATA holds no imdb_train.parquet or no paraphrase-minilm-l3-v2")
     config = FinetuneConfig(
-        task="imdb", model=str(model), epochs=3, batch_size=16, seq_len=64, limit=300, lr=3e-4
+        task="imdb", model=str(model), epochs=3, batch_size=16, seq_len=64, limit=160, lr=3e-4
     )
     experiment = Experiment(config=config, mixers=("attention",), lengths=())
     out = run_experiment(experiment, tmp_path / "run", kind="finetune", threads=1)

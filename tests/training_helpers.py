@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import csv
 import random
+import shutil
 
 import pytest
+
+from flashmix.bench.training import running
+from flashmix.bench.training.jobs import execute
+from flashmix.ops._cpu import build, library
 
 WORDS = {1: ["great", "lovely", "superb"], 0: ["awful", "dull", "dreadful"]}
 COMMON = ["the", "film", "was", "a", "story", "of", "two", "people", "and", "their", "dog"]
@@ -56,7 +61,46 @@ def reviews(tmp_path_factory):
     return folder
 
 
+class InProcess:
+    """A worker in this process, for where processes are not the subject."""
+
+    def __init__(self, *_, **__):
+        pass
+
+    def emit(self, job, event, **fields):
+        pass
+
+    def run(self, job, limit):
+        def emit(event, **fields):
+            self.emit(job, event, **fields)
+
+        yield {"result": execute(job, emit, lambda: False)}
+
+    def stop(self):
+        pass
+
+    def kill(self):
+        pass
+
+
+@pytest.fixture
+def in_process(monkeypatch):
+    """Trainings run in this process."""
+    monkeypatch.setattr(running, "Worker", InProcess)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory):
+    """A folder for caches; the native kernels are there, since building them takes a minute."""
+    folder = tmp_path_factory.mktemp("cache")
+    if library.missing() is None:
+        (folder / "flashmix").mkdir(mode=0o700)
+        for file in (build.library_path(), build._digest_of(build.library_path())):
+            shutil.copy2(file, folder / "flashmix")
+    return folder
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path_factory, monkeypatch):
+def own_cache(cache, monkeypatch):
     """Tokens are cached in a folder of the tests' own."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
