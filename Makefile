@@ -40,7 +40,7 @@ SANITIZE := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=undefined
 
 sanitize: $(READY) ## the native kernels' tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0 CXX=g++ FLASHMIX_CXXFLAGS="$(SANITIZE)" \
+	ASAN_OPTIONS=detect_leaks=0 FLASHMIX_REQUIRE_NATIVE=1 CXX=g++ FLASHMIX_CXXFLAGS="$(SANITIZE)" \
 		$(BIN)/pytest -k "cpu and not compiles and not opcheck" tests/test_cpu.py tests/test_fnet.py \
 		tests/test_local.py tests/test_topk.py tests/test_spectral.py tests/test_fourier.py \
 		tests/test_gradients.py

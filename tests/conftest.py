@@ -9,6 +9,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from flashmix.ops import OPERATORS
+from flashmix.ops._cpu import library
 from flashmix.ops._triton.availability import INTERPRETED
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch_impl as block_topk
@@ -35,6 +36,16 @@ if INTERPRETED:
     import interpreter
 
     interpreter.speed_up()
+
+
+def require_native():
+    """With FLASHMIX_REQUIRE_NATIVE set, native kernels that are missing fail the run, not skip."""
+    if os.environ.get("FLASHMIX_REQUIRE_NATIVE") and (reason := library.missing()):
+        raise pytest.UsageError(f"FLASHMIX_REQUIRE_NATIVE is set, and native: {reason}")
+
+
+def pytest_configure():
+    require_native()
 
 
 @pytest.fixture(scope="session", params=DEVICES)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import require_native
 from flashmix import explain
 from flashmix.errors import ImplementationError
 from flashmix.ops._cpu import build, library
@@ -131,6 +132,14 @@ def test_an_odd_compiler_is_a_reason(unloaded, monkeypatch, cxx, said):  # noqa:
     assert said in (library.missing() or "")
     assert explain("fnet", (2, 8, 4)).impl == "torch"
     assert not list(unloaded.glob("build-*"))
+
+
+def test_where_native_kernels_are_required_their_absence_fails_the_run(unloaded, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("CXX", "/nonexistent/g++")
+    require_native()
+    monkeypatch.setenv("FLASHMIX_REQUIRE_NATIVE", "1")
+    with pytest.raises(pytest.UsageError, match="cannot be built"):
+        require_native()
 
 
 def test_without_a_home_there_is_no_cache_and_no_exception(unloaded, monkeypatch):  # noqa: F811
