@@ -54,7 +54,7 @@ def test_launch_parameters_are_those_of_the_table(op):
 @pytest.mark.parametrize("kind", LaunchConfig.__subclasses__())
 def test_half_types_share_launch_parameters(kind):
     sizes = {"seq_len": 4096, "dim": 768, "modes": 128, "head_dim": 64, "window": 64, "topk": 64}
-    sizes |= {"n1": 16, "na": 4, "nb": 64}
+    sizes |= {"n1": 16, "na": 4, "nb": 64, "backward": 0}
     half, bf16 = (launch_config(kind, sizes, dtype) for dtype in (torch.half, torch.bfloat16))
     assert half == bf16
     assert launch_config(kind, sizes, torch.half) is half

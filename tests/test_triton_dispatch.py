@@ -175,7 +175,7 @@ def test_a_gpu_takes_what_its_shared_memory_holds(monkeypatch):
 
 
 @pytest.mark.usefixtures("unmeasured")
-@pytest.mark.parametrize("op", [op for op in ops.OPERATORS if op not in ("attention", "fourier")])
+@pytest.mark.parametrize("op", [op for op in ops.OPERATORS if op != "attention"])
 def test_a_gpu_whose_shared_memory_holds_no_tiles_refuses_each_kernel_in_a_sentence(
     monkeypatch, op
 ):

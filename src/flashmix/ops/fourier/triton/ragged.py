@@ -14,7 +14,9 @@ the longest, T packed tokens, H heads, dh width of a head, R folded rows of all 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,6 +24,7 @@ from torch import Tensor
 from flashmix.ops._library import kernel_op
 from flashmix.ops._triton.launch import padded, precision
 from flashmix.ops._triton.sequences import Sequences, sequences
+from flashmix.ops._triton.tuning import LaunchConfig, launch_config
 from flashmix.ops.fourier.reference import EPS
 from flashmix.ops.fourier.registration import packed_formula, register
 from flashmix.ops.fourier.triton.kernels_ragged import analysis_kernel, synthesis_kernel
@@ -31,7 +34,7 @@ _GAINS = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(LaunchConfig):
     """Tiles and warps of a program of each launch.
 
     They depend on the width of a head and dtype alone: a sequence has the same bits whatever the
@@ -48,21 +51,26 @@ class Config:
     synthesis_warps: int = 8
     synthesis_stages: int = 3
 
+    @classmethod
+    def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
+        """Float32 products need twice the room, and so do wide heads and their backward."""
+        wide, backward = sizes["head_dim"] > 64, sizes["backward"]
+        if dtype == torch.float32 or (wide and backward):
+            return cls(
+                analysis_step=32,
+                analysis_stages=2,
+                synthesis_step=32,
+                synthesis_stages=2,
+            )
+        if wide or backward:
+            return cls(analysis_step=32, synthesis_step=32)
+        return cls()
+
 
 @functools.cache
 def config(width: int, dtype: torch.dtype, backward: bool) -> Config:
-    """For half types, and for float32 products, which need twice the room."""
-    wide = width > 64
-    if dtype == torch.float32 or (wide and backward):
-        return Config(
-            analysis_step=32,
-            analysis_stages=2,
-            synthesis_step=32,
-            synthesis_stages=2,
-        )
-    if wide or backward:
-        return Config(analysis_step=32, synthesis_step=32)
-    return Config()
+    """The launch parameters of heads of that width, or of their backward."""
+    return launch_config(Config, {"head_dim": width, "backward": backward}, dtype)
 
 
 def _strides(x: Tensor, where: Sequences) -> tuple[int, ...]:

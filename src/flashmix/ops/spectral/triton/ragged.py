@@ -17,7 +17,9 @@ tokens, D channels, M learned modes; spectra [2, R, D], R the modes of all seque
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -25,6 +27,7 @@ from torch import Tensor
 from flashmix.ops._library import kernel_op
 from flashmix.ops._triton.launch import cdiv, padded, precision
 from flashmix.ops._triton.sequences import Sequences, sequences
+from flashmix.ops._triton.tuning import LaunchConfig, launch_config
 from flashmix.ops.spectral.registration import packed_formula, register
 from flashmix.ops.spectral.triton.kernels_ragged import (
     analysis_kernel,
@@ -37,7 +40,7 @@ _GRAD_MODES, _GRAD_COLUMNS, _GROUP = 4, 64, 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(LaunchConfig):
     """Tiles and warps of a program of each launch.
 
     They depend on width, dtype and M alone: a sequence has the same bits whatever the batch around
@@ -60,30 +63,35 @@ class Config:
     synthesis_warps: int = 8
     synthesis_stages: int = 3
 
+    @classmethod
+    def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
+        """Float32 products need twice the room and three times the work."""
+        few, narrow = padded(sizes["modes"]), padded(sizes["dim"])
+        if dtype == torch.float32:
+            return cls(
+                analysis_modes=min(64, few),
+                analysis_columns=min(64, narrow),
+                analysis_step=32,
+                analysis_stages=2,
+                backward_columns=min(32, narrow),
+                backward_stages=2,
+                synthesis_columns=min(64, narrow),
+                synthesis_step=min(32, few),
+                synthesis_stages=2,
+            )
+        return cls(
+            analysis_modes=min(64, few),
+            analysis_columns=min(64, narrow),
+            backward_columns=min(64, narrow),
+            synthesis_columns=min(128, narrow),
+            synthesis_step=min(64, few),
+        )
+
 
 @functools.cache
 def config(dim: int, modes: int, dtype: torch.dtype) -> Config:
-    """Tuned for half types; float32 products need twice the room and three times the work."""
-    few, narrow = padded(modes), padded(dim)
-    if dtype == torch.float32:
-        return Config(
-            analysis_modes=min(64, few),
-            analysis_columns=min(64, narrow),
-            analysis_step=32,
-            analysis_stages=2,
-            backward_columns=min(32, narrow),
-            backward_stages=2,
-            synthesis_columns=min(64, narrow),
-            synthesis_step=min(32, few),
-            synthesis_stages=2,
-        )
-    return Config(
-        analysis_modes=min(64, few),
-        analysis_columns=min(64, narrow),
-        backward_columns=min(64, narrow),
-        synthesis_columns=min(128, narrow),
-        synthesis_step=min(64, few),
-    )
+    """The launch parameters of that width and M."""
+    return launch_config(Config, {"dim": dim, "modes": modes}, dtype)
 
 
 @dataclass(frozen=True)
