@@ -59,7 +59,7 @@ OPERATOR = Operator(
             name="triton_ragged",
             launches=2,
             packed=_triton_packed,
-            shared_memory={2: 96 << 10, 4: 96 << 10},
+            shared_memory={2: 96 << 10, 4: 192 << 10},
             unsupported_reason=too_wide,
             deprioritized_reason=_products_too_long,
         ),

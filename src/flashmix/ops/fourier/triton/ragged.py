@@ -53,17 +53,26 @@ class Config(LaunchConfig):
 
     @classmethod
     def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
-        """Float32 products need twice the room, and so do wide heads and their backward."""
-        wide, backward = sizes["head_dim"] > 64, sizes["backward"]
-        if dtype == torch.float32 or (wide and backward):
+        """Tiles are smaller the more sums a program holds: two of them, or four of the backward."""
+        single = dtype == torch.float32
+        sums = padded(sizes["head_dim"]) * (2 if sizes["backward"] else 1) * (2 if single else 1)
+        if sums > 128:
             return cls(
+                analysis_modes=32,
                 analysis_step=32,
                 analysis_stages=2,
+                synthesis_rows=32 if sums > 256 or single else 64,
                 synthesis_step=32,
                 synthesis_stages=2,
             )
-        if wide or backward:
-            return cls(analysis_step=32, synthesis_step=32)
+        if single or sums > 64:
+            stages = 2 if single else 3
+            return cls(
+                analysis_step=32,
+                analysis_stages=stages,
+                synthesis_step=32,
+                synthesis_stages=stages,
+            )
         return cls()
 
 
