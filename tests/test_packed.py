@@ -10,8 +10,20 @@ from hypothesis import strategies as st
 import flashmix
 from flashmix import ops
 from flashmix.errors import ArgumentError
+from flashmix.mixers._base import Heads, WeighingMixer
+from flashmix.models import Encoder
 from flashmix.ops._cpu import library
-from helpers import HALF, OPS, OpCase, assert_close, each_impl, randn, skip_unless_runs
+from helpers import (
+    HALF,
+    OPS,
+    OpCase,
+    assert_close,
+    each_impl,
+    each_mixer,
+    make_mixer,
+    randn,
+    skip_unless_runs,
+)
 from test_mixtures import PLACES, masked, spoilt
 
 each_case = pytest.mark.parametrize("case", OPS, ids=[case.name for case in OPS])
@@ -297,3 +309,72 @@ def test_a_packed_call_with_its_longest_length_never_waits_for_the_gpu(case):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert_close(got.cpu(), want, 5 * torch.finfo(torch.bfloat16).eps)
+
+
+def modules_results(module, x, upstream, *arguments, **keywords):
+    """The output, and the gradients of ``x`` and of the parameters."""
+    x = x.detach().requires_grad_()
+    y = module(x, *arguments, **keywords)
+    leaves = [x, *module.parameters()]
+    return [y, *torch.autograd.grad(y, leaves, upstream, materialize_grads=True)]
+
+
+@each_mixer
+def test_a_mixer_of_packed_tokens_is_as_of_padded_ones(text):
+    mixer = make_mixer(text)
+    mask = masked(13, [13, 0, 1, 7], ["right", "left", "holes", "left"])
+    x, upstream = randn(*mask.shape, 8), randn(*mask.shape, 8, seed=1)
+    packed = flashmix.pack(x, mask)
+    y, grad, *grads = modules_results(mixer, packed.tokens, upstream[mask], **lengths_of(packed))
+    want, want_grad, *want_grads = modules_results(mixer, x, upstream, mask)
+    for one, other in zip((y, grad), (want, want_grad), strict=True):
+        assert_close(one, other[mask])
+    for one, other in zip(grads, want_grads, strict=True):
+        assert_close(one, other)
+    heads = [randn(*mask.shape, 2, 4, seed=seed) for seed in range(3)]
+    got = mixer(Heads(*(one[mask] for one in heads)), **lengths_of(packed))
+    assert_close(got, mixer.mix_heads(*(one.transpose(1, 2) for one in heads), mask)[mask])
+
+
+@each_mixer
+def test_what_packed_tokens_do_not_have_is_refused_by_a_mixer(text):
+    mixer = make_mixer(text)
+    packed = flashmix.pack(randn(2, 5, 8))
+    with pytest.raises(ArgumentError, match=r"axes \[T, D\]"):
+        mixer(randn(2, 5, 8), **lengths_of(packed))
+    with pytest.raises(ArgumentError, match="width D = 8"):
+        mixer(randn(10, 6), **lengths_of(packed))
+    with pytest.raises(ArgumentError, match="pass one of them"):
+        mixer(packed.tokens, torch.ones(2, 5).bool(), **lengths_of(packed))
+    if isinstance(mixer, WeighingMixer):
+        with pytest.raises(ArgumentError, match="return_weights takes padded tokens"):
+            mixer(packed.tokens, return_weights=True, **lengths_of(packed))
+
+
+@pytest.mark.parametrize("norm_first", [True, False])
+@pytest.mark.parametrize("lengths", [[13, 0, 1, 7], [13, 13], [0]])
+def test_an_encoder_that_unpads_gives_the_same(lengths, norm_first):
+    torch.manual_seed(0)
+    options = {"depth": 3, "mixers": "fnet,attention,spectral+local", "norm_first": norm_first}
+    plain = Encoder(8, num_heads=2, **options).double()
+    unpadding = Encoder(8, num_heads=2, unpad=True, **options).double()
+    unpadding.load_state_dict(plain.state_dict())
+    mask = masked(13, lengths, ["right", "left", "holes", "left"][: len(lengths)])
+    x, upstream = randn(*mask.shape, 8), randn(*mask.shape, 8, seed=1)
+    seen = []
+    unpadding.blocks[1].mlp.register_forward_hook(lambda _, args, __: seen.append(args[0].shape))
+    got = modules_results(unpadding, x.masked_fill(~mask[..., None], torch.nan), upstream, mask)
+    for one, other in zip(got, modules_results(plain, x, upstream, mask), strict=True):
+        assert_close(one, other)
+    assert seen == [(sum(lengths), 8)]
+    assert_close(unpadding(x), plain(x))
+    packed = flashmix.pack(x, mask)
+    assert_close(plain(packed.tokens, **lengths_of(packed)), got[0][mask])
+
+
+def test_an_encoder_that_unpads_keeps_padding_in_a_compiled_graph():
+    encoder = Encoder(8, 2, "fnet,attention", num_heads=2, unpad=True).double()
+    mask = masked(13, [13, 7], ["right", "left"])
+    x = randn(*mask.shape, 8)
+    compiled = torch.compile(encoder, backend="eager", fullgraph=True)
+    assert_close(compiled(x, mask), encoder(x, mask))

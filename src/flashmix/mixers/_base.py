@@ -8,7 +8,17 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Protocol, Self, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Literal,
+    NamedTuple,
+    Protocol,
+    Self,
+    Unpack,
+    overload,
+)
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +28,7 @@ from flashmix.mixers.config import MixerConfig, QKVConfig
 from flashmix.mixers.declaration import Benchmarks, Picture
 from flashmix.ops import _checks
 from flashmix.ops._dense import repeat_heads
+from flashmix.ops._packed import Lengths, check_offsets
 from flashmix.ops._padding import zero_padding
 
 ALWAYS_SHOWN = ("window", "topk", "modes", "impl")
@@ -61,7 +72,9 @@ class Sharding(Protocol):
 class Mixer(nn.Module, ABC):
     """A token mixer: ``mixer(x, mask=None) -> y``, x and y [B, N, D], mask bool [B, N].
 
-    It acts as if the padding (mask False) had been removed, and its output there is zero.
+    It acts as if the padding (mask False) had been removed, and its output there is zero. Packed
+    tokens [T, D] are mixed where ``cu_seqlens`` says which sequence they belong to; see
+    :func:`flashmix.pack`.
 
     The class declares all that the rest of the package knows of it, in the attributes below, and
     its ``Config`` the name, under which :func:`flashmix.register_mixer` lists it.
@@ -119,8 +132,18 @@ class Mixer(nn.Module, ABC):
         return ", ".join(options)
 
     @abstractmethod
-    def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
-        """Mix the tokens of ``x`` [B, N, D], or heads as :meth:`mix_heads` does."""
+    def forward(
+        self,
+        x: Tensor | Heads,
+        mask: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+    ) -> Tensor:
+        """Mix the tokens of ``x`` [B, N, D], or heads as :meth:`mix_heads` does.
+
+        With ``cu_seqlens``, int32 [S + 1], and maybe ``max_seqlen``, the tokens are packed, [T, D].
+        """
 
     def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
         """The mixing alone, between projections that another module holds.
@@ -149,6 +172,31 @@ class Mixer(nn.Module, ABC):
         self.check(x, mask)
         return x
 
+    def check_packed(
+        self,
+        x: Tensor | Heads | AttentionHeads,
+        mask: Tensor | None,
+        cu_seqlens: Tensor | None,
+        max_seqlen: int | None,
+    ) -> Lengths:
+        """The keywords of an op for packed tokens ``x`` [T, D], or heads [T, H, dh], once they fit.
+
+        Raises:
+            ArgumentError: they are not [T, D], or the offsets do not fit them.
+            ImplementationError: the mixer's tokens are sharded across ranks.
+        """
+        self.check_all_tokens("packed tokens")
+        where = type(self).__name__
+        if isinstance(x, Tensor):
+            _checks.check_floating(where, "x", x, "T, D")
+            if x.shape[1] != self.dim:
+                raise ArgumentError(
+                    f"{where}: x must have width D = {self.dim}, got shape {list(x.shape)}"
+                )
+        tokens = x if isinstance(x, Tensor) else x.v
+        offsets, longest = check_offsets(where, mask, cu_seqlens, max_seqlen, tokens)
+        return {"cu_seqlens": offsets, "max_seqlen": longest}
+
     def drop_projections(self) -> Self:
         """Delete the projections around the mixing, and return self; :meth:`mix_heads` is left."""
         return self
@@ -169,8 +217,17 @@ class Mixer(nn.Module, ABC):
 
 
 def merge_heads(x: Tensor) -> Tensor:
-    """[B, H, N, dh] as [B, N, H * dh]."""
-    return x.transpose(1, 2).flatten(2)
+    """[B, H, N, dh] as [B, N, H * dh], and packed [T, H, dh] as [T, H * dh]."""
+    return x.flatten(1) if x.dim() == 3 else x.transpose(1, 2).flatten(2)
+
+
+def split_heads(x: Tensor, width: int, counts: int | list[int]) -> tuple[Tensor, ...]:
+    """[B, N, C] as parts [B, H, N, width] of ``counts`` heads each, packed [T, C] as [T, H, width].
+
+    They are split where they lie, so that their gradients are put together by one copy.
+    """
+    parts = x.unflatten(-1, (-1, width)).split(counts, -2)
+    return tuple(part.transpose(1, 2) for part in parts) if x.dim() == 3 else parts
 
 
 class WeighingMixer(Mixer):
@@ -183,6 +240,8 @@ class WeighingMixer(Mixer):
         mask: Tensor | None = None,
         *,
         return_weights: Literal[False] = ...,
+        cu_seqlens: Tensor | None = ...,
+        max_seqlen: int | None = ...,
     ) -> Tensor: ...
     @overload
     def forward(
@@ -190,10 +249,24 @@ class WeighingMixer(Mixer):
     ) -> tuple[Tensor, Tensor]: ...
     @overload
     def forward(
-        self, x: Tensor, mask: Tensor | None = None, *, return_weights: bool
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        return_weights: bool,
+        cu_seqlens: Tensor | None = ...,
+        max_seqlen: int | None = ...,
     ) -> Tensor | tuple[Tensor, Tensor]: ...
     @abstractmethod
-    def forward(self, x: Any, mask: Tensor | None = None, *, return_weights: bool = False) -> Any:
+    def forward(
+        self,
+        x: Any,
+        mask: Tensor | None = None,
+        *,
+        return_weights: bool = False,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+    ) -> Any:
         """Y [B, N, D], or (y, weights)."""
 
     if TYPE_CHECKING:
@@ -225,22 +298,39 @@ class QKVMixer(WeighingMixer):
         mask: Tensor | None = None,
         *,
         return_weights: bool = False,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
     ) -> Any:
         """Mix the tokens of ``x``.
 
         Args:
             x: [B, N, D], floating; or :class:`Heads`, which are mixed alone.
             mask: bool [B, N], True = a real token.
-            return_weights: also return the weights [B, H, N, N], computed by the reference.
+            return_weights: also return the weights [B, H, N, N], computed by the reference; of
+                padded tokens alone.
+            cu_seqlens, max_seqlen: of packed tokens ``x`` [T, D] or heads [T, H, dh].
 
         Returns:
-            y [B, N, D], or (y, weights).
+            y [B, N, D] or packed [T, D], or (y, weights).
 
         Raises:
             ArgumentError: ``x`` or ``mask`` does not fit.
             ImplementationError: ``impl`` cannot run here, or never holds the weights; or ``qkv`` is
                 sharded in another way than by :func:`flashmix.parallel.tp_plan`.
         """
+        if cu_seqlens is not None or max_seqlen is not None:
+            lengths = self.check_packed(x, mask, cu_seqlens, max_seqlen)
+            if return_weights:
+                raise no_packed_weights(self)
+            if isinstance(x, Heads):
+                return merge_heads(self.mix_whole(*self._repeated(*x), None, **lengths))
+            if isinstance(x, AttentionHeads):
+                raise ImplementationError(
+                    f"{type(self).__name__}: attention by a model's own formula takes padded "
+                    "tokens, not packed ones; pass a mask"
+                )
+            qkv = self._repeated(*self.heads(x, None))
+            return self.out(merge_heads(self.mix_whole(*qkv, None, **lengths)))
         if isinstance(x, Heads):
             return merge_heads(self.mix(*self._repeated(*x), mask))
         if isinstance(x, AttentionHeads):
@@ -260,9 +350,9 @@ class QKVMixer(WeighingMixer):
         return y if weights is None else (y, weights)
 
     def heads(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k and v of ``x`` [B, N, D] by head, [B, H, N, dh]; k and v ``num_kv_heads`` of them.
+        """q, k and v of ``x`` by head, [B, H, N, dh], or of packed tokens [T, H, dh].
 
-        Under tensor parallelism, those of this rank.
+        k and v have ``num_kv_heads`` of them. Under tensor parallelism, those of this rank.
 
         Raises:
             ImplementationError: ``qkv`` is sharded in another way than by
@@ -275,9 +365,7 @@ class QKVMixer(WeighingMixer):
         if qkv.shape[-1] != width:
             self._check_shard(qkv, width)
             counts = [count * qkv.shape[-1] // width for count in counts]
-        # Split where they lie, so that their gradients are put together by one copy.
-        parts = qkv.unflatten(-1, (-1, self.head_dim)).split(counts, 2)
-        q, k, v = (part.transpose(1, 2) for part in parts)
+        q, k, v = split_heads(qkv, self.head_dim, counts)
         return q, k, v
 
     def _repeated(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -320,8 +408,13 @@ class QKVMixer(WeighingMixer):
         return self.mix_whole(q, k, v, mask)
 
     @abstractmethod
-    def mix_whole(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        """Mix heads of whole sequences, [B, H, N, dh]; k and v may have fewer where ``grouped``."""
+    def mix_whole(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **lengths: Unpack[Lengths]
+    ) -> Tensor:
+        """Mix heads of whole sequences, [B, H, N, dh]; k and v may have fewer where ``grouped``.
+
+        Of packed [T, H, dh], ``lengths`` are the op's cu_seqlens and max_seqlen.
+        """
 
     @abstractmethod
     def mix_with_weights(
@@ -333,6 +426,14 @@ class QKVMixer(WeighingMixer):
 def _sharded_by_heads(mixer: QKVMixer) -> bool:
     """Whether its ``qkv`` is there, and shared among ranks by :func:`flashmix.parallel.tp_plan`."""
     return getattr(getattr(mixer, "qkv", None), "sharded_by_heads", False)
+
+
+def no_packed_weights(mixer: Mixer) -> ArgumentError:
+    """The error where a call asks for the weights of packed tokens."""
+    return ArgumentError(
+        f"{type(mixer).__name__}: return_weights takes padded tokens [B, N, D] with a mask, not "
+        "packed ones; pass flashmix.unpack(x, packed)"
+    )
 
 
 def check_weights_impl(where: str, impl: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Unpack
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from flashmix.mixers.config import QKVConfig
 from flashmix.mixers.declaration import Benchmarks
 from flashmix.mixers.registration import register_mixer
 from flashmix.ops import attention
+from flashmix.ops._packed import Lengths
 from flashmix.ops.attention.reference import attention_and_weights
 
 
@@ -69,8 +71,10 @@ class Attention(QKVMixer):
             )
         )
 
-    def mix_whole(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        return attention(q, k, v, mask=mask, causal=self.causal, impl=self.impl)
+    def mix_whole(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **lengths: Unpack[Lengths]
+    ) -> Tensor:
+        return attention(q, k, v, mask=mask, causal=self.causal, impl=self.impl, **lengths)
 
     def mix_with_weights(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None

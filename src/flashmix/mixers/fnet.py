@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Unpack
 
 from torch import Tensor
 
-from flashmix.mixers._base import Heads, Mixer
+from flashmix.mixers._base import Heads, Mixer, merge_heads
 from flashmix.mixers.config import MixerConfig
 from flashmix.mixers.declaration import Benchmarks
 from flashmix.mixers.registration import register_mixer
 from flashmix.ops import _checks, fnet
+from flashmix.ops._packed import Lengths
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,17 @@ class FNet(Mixer):
     ) -> None:
         super().__init__(FNetConfig(dim=dim, norm=norm, impl=impl))
 
-    def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor | Heads,
+        mask: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+    ) -> Tensor:
+        if cu_seqlens is not None or max_seqlen is not None:
+            lengths = self.check_packed(x, mask, cu_seqlens, max_seqlen)
+            return self.mix_whole(merge_heads(x.v) if isinstance(x, Heads) else x, None, **lengths)
         return self.mix(self.tokens(x, mask), mask)
 
     def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -62,6 +73,6 @@ class FNet(Mixer):
             return self.sharding.mix(self, (x,), mask)
         return self.mix_whole(x, mask)
 
-    def mix_whole(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def mix_whole(self, x: Tensor, mask: Tensor | None, **lengths: Unpack[Lengths]) -> Tensor:
         """Mix whole sequences [B, N, D]."""
-        return fnet(x, mask=mask, norm=self.norm, impl=self.impl)
+        return fnet(x, mask=mask, norm=self.norm, impl=self.impl, **lengths)

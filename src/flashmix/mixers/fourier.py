@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ImplementationError
-from flashmix.mixers._base import Heads, WeighingMixer, merge_heads
+from flashmix.mixers._base import Heads, WeighingMixer, merge_heads, no_packed_weights, split_heads
 from flashmix.mixers.config import BUILT_ONLY, MixerConfig, head_count
 from flashmix.mixers.declaration import Benchmarks
 from flashmix.mixers.registration import register_mixer
 from flashmix.ops import _checks, fourier, fourier_weights
+from flashmix.ops._packed import Lengths
 from flashmix.ops._padding import zero_padding
 from flashmix.ops._precision import transform_dtype
 
@@ -85,16 +86,30 @@ class FourierAttention(WeighingMixer):
                 f"of width {self.head_dim}; num_heads = {self.num_heads} must be a multiple of the "
                 "ranks of tensor parallelism"
             )
-        return v.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+        (v,) = split_heads(v, self.head_dim, v.shape[-1] // self.head_dim)
+        return v
 
     def forward(
-        self, x: Tensor | Heads, mask: Tensor | None = None, *, return_weights: bool = False
+        self,
+        x: Tensor | Heads,
+        mask: Tensor | None = None,
+        *,
+        return_weights: bool = False,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
     ) -> Any:
         """Mix the tokens of ``x`` [B, N, D], or ``v`` of :class:`Heads` alone.
 
         With ``return_weights`` also returns the weights [B, H, N // 2 + 1], which sum to one over
         the frequencies of a sequence.
         """
+        if cu_seqlens is not None or max_seqlen is not None:
+            lengths = self.check_packed(x, mask, cu_seqlens, max_seqlen)
+            if return_weights:
+                raise no_packed_weights(self)
+            if isinstance(x, Heads):
+                return merge_heads(self.mix_whole(x.v, None, **lengths))
+            return self.out(merge_heads(self.mix_whole(self.heads(x, None), None, **lengths)))
         if isinstance(x, Heads):
             return merge_heads(self.mix(x.v, mask))
         self.check(x, mask)
@@ -110,9 +125,9 @@ class FourierAttention(WeighingMixer):
             return self.sharding.mix(self, (v,), mask)
         return self.mix_whole(v, mask)
 
-    def mix_whole(self, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix_whole(self, v: Tensor, mask: Tensor | None, **lengths: Unpack[Lengths]) -> Tensor:
         """Mix heads of whole sequences, [B, H, N, dh]."""
-        return fourier(v, mask=mask, impl=self.impl)
+        return fourier(v, mask=mask, impl=self.impl, **lengths)
 
     def drop_projections(self) -> Self:
         del self.value, self.out

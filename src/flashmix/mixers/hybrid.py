@@ -17,6 +17,7 @@ from flashmix.mixers.declaration import Benchmarks
 from flashmix.mixers.registration import register_mixer
 from flashmix.mixers.spec import parse_mixer
 from flashmix.ops import _checks
+from flashmix.ops._packed import Lengths
 from flashmix.ops._padding import zero_padding
 
 
@@ -124,12 +125,23 @@ class Hybrid(Mixer):
         if self.combine == "gate":
             nn.init.zeros_(self.gate)
 
-    def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor | Heads,
+        mask: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+    ) -> Tensor:
         if isinstance(x, Heads):
             self._check_heads(x)
-        else:
+        lengths: Lengths = {}
+        if cu_seqlens is not None or max_seqlen is not None:
+            lengths = self.check_packed(x, mask, cu_seqlens, max_seqlen)
+        elif not isinstance(x, Heads):
             self.check(x, mask)
-        outputs = [m(share, mask) for m, share in zip(self.mixers, self._shares(x), strict=True)]
+        shares = zip(self.mixers, self._shares(x), strict=True)
+        outputs = [m(share, mask, **lengths) for m, share in shares]
         return self._combine(outputs, mask)
 
     def drop_projections(self) -> Self:
@@ -142,7 +154,7 @@ class Hybrid(Mixer):
 
     def _check_heads(self, heads: Heads) -> None:
         """Raise ArgumentError unless all heads are there, of which each part mixes its own."""
-        _, count, _, width = heads.v.shape
+        count, width = heads.v.shape[1], heads.v.shape[-1]
         if count * width != self.dim:
             raise ArgumentError(
                 f"Hybrid: its heads must fill dim = {self.dim}, got {count} of width {width}; "
@@ -164,5 +176,5 @@ class Hybrid(Mixer):
         stacked = torch.stack(outputs)
         if self.combine == "sum":
             return stacked.sum(0)
-        share = self.gate.softmax(0)[:, None, None]
+        share = self.gate.softmax(0).unflatten(0, (-1, *[1] * (stacked.dim() - 2)))
         return zero_padding((stacked * share).sum(0).to(stacked.dtype), mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Unpack
 
 from torch import Tensor
 
@@ -11,6 +12,7 @@ from flashmix.mixers.config import QKVConfig
 from flashmix.mixers.declaration import Benchmarks
 from flashmix.mixers.registration import register_mixer
 from flashmix.ops import local_attention
+from flashmix.ops._packed import Lengths
 from flashmix.ops.local_attention.reference import local_attention_and_weights
 from flashmix.ops.local_attention.window import Window, check_window, keys_in_view, reach
 
@@ -95,9 +97,11 @@ class LocalAttention(QKVMixer):
         """How many tokens before and after itself a token sees."""
         return reach(self.window, self.causal)
 
-    def mix_whole(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix_whole(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **lengths: Unpack[Lengths]
+    ) -> Tensor:
         return local_attention(
-            q, k, v, window=self.window, mask=mask, causal=self.causal, impl=self.impl
+            q, k, v, window=self.window, mask=mask, causal=self.causal, impl=self.impl, **lengths
         )
 
     def mix_with_weights(

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError
-from flashmix.mixers._base import Heads, Mixer
+from flashmix.mixers._base import Heads, Mixer, merge_heads
 from flashmix.mixers.config import MixerConfig
 from flashmix.mixers.declaration import Benchmarks
 from flashmix.mixers.registration import register_mixer
 from flashmix.ops import _checks, spectral
+from flashmix.ops._packed import Lengths
 
 MOST = 1 << 25
 """Modes, or taps, of a filter: more than any sequence has, and no text may ask for more memory."""
@@ -121,7 +123,17 @@ class Spectral(Mixer):
             return torch.stack((self.phase.cos(), self.phase.sin()), dim=-1)
         return self.weight
 
-    def forward(self, x: Tensor | Heads, mask: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor | Heads,
+        mask: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+    ) -> Tensor:
+        if cu_seqlens is not None or max_seqlen is not None:
+            lengths = self.check_packed(x, mask, cu_seqlens, max_seqlen)
+            return self.mix_whole(merge_heads(x.v) if isinstance(x, Heads) else x, None, **lengths)
         return self.mix(self.tokens(x, mask), mask)
 
     def mix(self, x: Tensor, mask: Tensor | None) -> Tensor:
@@ -130,12 +142,17 @@ class Spectral(Mixer):
             return self.sharding.mix(self, (x,), mask)
         return self.mix_whole(x, mask)
 
-    def mix_whole(self, x: Tensor, mask: Tensor | None) -> Tensor:
+    def mix_whole(self, x: Tensor, mask: Tensor | None, **lengths: Unpack[Lengths]) -> Tensor:
         """Filter whole sequences [B, N, D]."""
-        return self.apply_filter(x, self.filter(), self.bias, mask)
+        return self.apply_filter(x, self.filter(), self.bias, mask, **lengths)
 
     def apply_filter(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None, mask: Tensor | None
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        mask: Tensor | None,
+        **lengths: Unpack[Lengths],
     ) -> Tensor:
         """Filter C channels [B, N, C] by ``weight`` [M, C, 2] and ``bias`` [C]."""
         return spectral(
@@ -147,4 +164,5 @@ class Spectral(Mixer):
             context=self.context,
             unitary=self.unitary,
             impl=self.impl,
+            **lengths,
         )

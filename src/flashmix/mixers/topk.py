@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Unpack
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from flashmix.mixers.config import QKVConfig
 from flashmix.mixers.declaration import Benchmarks
 from flashmix.mixers.registration import register_mixer
 from flashmix.ops import _checks, topk_attention
+from flashmix.ops._packed import Lengths
 from flashmix.ops.block_topk_attention.reference import block_topk_attention_and_weights
 from flashmix.ops.topk_attention.reference import topk_attention_and_weights
 
@@ -93,7 +94,9 @@ class TopKAttention(QKVMixer):
             )
         )
 
-    def mix_whole(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    def mix_whole(
+        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, **lengths: Unpack[Lengths]
+    ) -> Tensor:
         return topk_attention(
             q,
             k,
@@ -103,6 +106,7 @@ class TopKAttention(QKVMixer):
             mask=mask,
             causal=self.causal,
             impl=self.impl,
+            **lengths,
         )
 
     def mix_with_weights(

@@ -5,6 +5,8 @@ Shapes: B batch, N tokens, D width.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError
@@ -60,10 +62,23 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, dim))
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``x`` [B, N, D], ``mask`` bool [B, N]; outputs at padding mean nothing."""
+    def forward(
+        self,
+        x: Tensor,
+        mask: Tensor | None = None,
+        *,
+        cu_seqlens: Tensor | None = None,
+        max_seqlen: int | None = None,
+    ) -> Tensor:
+        """``x`` [B, N, D], ``mask`` bool [B, N]; outputs at padding mean nothing.
+
+        Or packed ``x`` [T, D], with ``cu_seqlens`` int32 [S + 1] and maybe ``max_seqlen``.
+        """
+        lengths: dict[str, Any] = {}
+        if cu_seqlens is not None or max_seqlen is not None:
+            lengths = {"cu_seqlens": cu_seqlens, "max_seqlen": max_seqlen}
         if self.norm_first:
-            x = x + self.dropout(self.mixer(self.norm1(x), mask))
+            x = x + self.dropout(self.mixer(self.norm1(x), mask, **lengths))
             return x + self.dropout(self.mlp(self.norm2(x)))
-        x = self.norm1(x + self.dropout(self.mixer(x, mask)))
+        x = self.norm1(x + self.dropout(self.mixer(x, mask, **lengths)))
         return self.norm2(x + self.dropout(self.mlp(x)))

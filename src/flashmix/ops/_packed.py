@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,13 @@ class Packed(NamedTuple):
     """Where each token stands in [B * N], int64 [T]."""
     padded_shape: tuple[int, int]
     """B and N."""
+
+
+class Lengths(TypedDict, total=False):
+    """How a mixer passes packed sequences on to an op; nothing where tokens are padded."""
+
+    cu_seqlens: Tensor
+    max_seqlen: int | None
 
 
 def pack(x: Tensor, mask: Tensor | None = None) -> Packed:
@@ -73,6 +80,16 @@ def pack(x: Tensor, mask: Tensor | None = None) -> Packed:
     indices = _where(mask.flatten(), sum(counts)).to(x.device, non_blocking=True)
     tokens = x.flatten(0, 1).index_select(0, indices)
     return Packed(tokens, cu_seqlens, max(counts, default=0), indices, (batch, n))
+
+
+def lengths_readable() -> bool:
+    """Whether the host may read lengths: not where a graph would keep them, or a mask is mapped."""
+    return not (
+        torch.compiler.is_compiling()
+        or traced()
+        or torch._C._are_functorch_transforms_active()
+        or (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
+    )
 
 
 def _where(real: Tensor, count: int) -> Tensor:
