@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 import flashmix
 from flashmix import ops
 from flashmix.errors import ArgumentError
-from flashmix.mixers._base import Heads, WeighingMixer
+from flashmix.mixers._base import WeighingMixer
+from flashmix.mixers._heads import Heads
 from flashmix.models import Encoder
 from flashmix.ops._cpu import library
 from helpers import (

@@ -11,7 +11,7 @@ from flashmix import create_mixer
 from flashmix.errors import ArgumentError, ImplementationError
 from flashmix.hf import interface
 from flashmix.mixers import MIXERS, FNetConfig, Mixer
-from flashmix.mixers._base import AttentionHeads
+from flashmix.mixers._heads import AttentionHeads
 from flashmix.parallel.attention.strategy import AttentionStrategy
 from flashmix.parallel.strategies import find_strategy
 from flashmix.parallel.strategy import MixerStrategy

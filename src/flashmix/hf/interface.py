@@ -15,7 +15,7 @@ from flashmix.hf.attention import check_projections, full_attention, mixer_of, r
 from flashmix.hf.guard import NAMES, guard_models
 from flashmix.hf.masks import padding_mask, tokens_mask
 from flashmix.mixers import Attention, Mixer, parse_mixer
-from flashmix.mixers._base import AttentionHeads, Heads
+from flashmix.mixers._heads import AttentionHeads, Heads
 
 SWAPPED = "mixers"
 """The ``attn_implementation`` of swapped models: each layer mixes with its own ``mixer``.

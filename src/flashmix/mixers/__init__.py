@@ -21,7 +21,8 @@ from flashmix.mixers.fourier import FourierAttention, FourierAttentionConfig
 from flashmix.mixers.hybrid import Hybrid, HybridConfig
 
 # isort: on
-from flashmix.mixers._base import Heads, Mixer, QKVMixer
+from flashmix.mixers._base import Mixer, QKVMixer
+from flashmix.mixers._heads import Heads
 from flashmix.mixers.config import MixerConfig, QKVConfig
 from flashmix.mixers.declaration import Benchmarks
 from flashmix.mixers.registration import register_mixer

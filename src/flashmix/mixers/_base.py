@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
     Literal,
-    NamedTuple,
     Protocol,
     Self,
     Unpack,
@@ -24,6 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ImplementationError
+from flashmix.mixers._heads import AttentionHeads, Heads, merge_heads, split_heads
+from flashmix.mixers._weights import no_packed_weights
 from flashmix.mixers.config import MixerConfig, QKVConfig
 from flashmix.mixers.declaration import Benchmarks, Picture
 from flashmix.ops import _checks
@@ -33,27 +33,6 @@ from flashmix.ops._padding import zero_padding
 
 ALWAYS_SHOWN = ("window", "topk", "modes", "impl")
 """Options that ``repr`` shows at their defaults, too."""
-
-
-class Heads(NamedTuple):
-    """q, k and v by head, [B, H, N, dh] each, from projections that another module holds.
-
-    A mixer that is called with them mixes alone; see :meth:`Mixer.mix_heads`.
-    """
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-
-
-class AttentionHeads(NamedTuple):
-    """q, k and v by head, and how they attend, for models that add to attention's own formula."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    attend: Callable[[Any, Tensor, Tensor, Tensor, Tensor | None], Tensor]
-    """From the mixer, q, k, v and the mask to [B, N, D]."""
 
 
 class Sharding(Protocol):
@@ -216,20 +195,6 @@ class Mixer(nn.Module, ABC):
             raise self.sharding.all_tokens_error(what)
 
 
-def merge_heads(x: Tensor) -> Tensor:
-    """[B, H, N, dh] as [B, N, H * dh], and packed [T, H, dh] as [T, H * dh]."""
-    return x.flatten(1) if x.dim() == 3 else x.transpose(1, 2).flatten(2)
-
-
-def split_heads(x: Tensor, width: int, counts: int | list[int]) -> tuple[Tensor, ...]:
-    """[B, N, C] as parts [B, H, N, width] of ``counts`` heads each, packed [T, C] as [T, H, width].
-
-    They are split where they lie, so that their gradients are put together by one copy.
-    """
-    parts = x.unflatten(-1, (-1, width)).split(counts, -2)
-    return tuple(part.transpose(1, 2) for part in parts) if x.dim() == 3 else parts
-
-
 class WeighingMixer(Mixer):
     """A mixer whose call returns its weights too, where ``return_weights=True`` asks for them."""
 
@@ -321,7 +286,7 @@ class QKVMixer(WeighingMixer):
         if cu_seqlens is not None or max_seqlen is not None:
             lengths = self.check_packed(x, mask, cu_seqlens, max_seqlen)
             if return_weights:
-                raise no_packed_weights(self)
+                raise no_packed_weights(type(self).__name__)
             if isinstance(x, Heads):
                 return merge_heads(self.mix_whole(*self._repeated(*x), None, **lengths))
             if isinstance(x, AttentionHeads):
@@ -426,20 +391,3 @@ class QKVMixer(WeighingMixer):
 def _sharded_by_heads(mixer: QKVMixer) -> bool:
     """Whether its ``qkv`` is there, and shared among ranks by :func:`flashmix.parallel.tp_plan`."""
     return getattr(getattr(mixer, "qkv", None), "sharded_by_heads", False)
-
-
-def no_packed_weights(mixer: Mixer) -> ArgumentError:
-    """The error where a call asks for the weights of packed tokens."""
-    return ArgumentError(
-        f"{type(mixer).__name__}: return_weights takes padded tokens [B, N, D] with a mask, not "
-        "packed ones; pass flashmix.unpack(x, packed)"
-    )
-
-
-def check_weights_impl(where: str, impl: str) -> None:
-    """Only the reference holds the N x N weights; an explicit other ``impl`` raises."""
-    if impl not in ("auto", "reference", "naive"):
-        raise ImplementationError(
-            f"{where}: impl={impl!r} never holds the N x N weights; "
-            "return_weights needs impl='auto' or 'reference'"
-        )

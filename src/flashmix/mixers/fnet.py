@@ -7,7 +7,8 @@ from typing import Literal, Unpack
 
 from torch import Tensor
 
-from flashmix.mixers._base import Heads, Mixer, merge_heads
+from flashmix.mixers._base import Mixer
+from flashmix.mixers._heads import Heads, merge_heads
 from flashmix.mixers.config import MixerConfig
 from flashmix.mixers.declaration import Benchmarks
 from flashmix.mixers.registration import register_mixer

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ImplementationError
-from flashmix.mixers._base import Heads, WeighingMixer, merge_heads, no_packed_weights, split_heads
+from flashmix.mixers._base import WeighingMixer
+from flashmix.mixers._heads import Heads, merge_heads, split_heads
+from flashmix.mixers._weights import no_packed_weights
 from flashmix.mixers.config import BUILT_ONLY, MixerConfig, head_count
 from flashmix.mixers.declaration import Benchmarks
 from flashmix.mixers.registration import register_mixer
@@ -106,7 +108,7 @@ class FourierAttention(WeighingMixer):
         if cu_seqlens is not None or max_seqlen is not None:
             lengths = self.check_packed(x, mask, cu_seqlens, max_seqlen)
             if return_weights:
-                raise no_packed_weights(self)
+                raise no_packed_weights(type(self).__name__)
             if isinstance(x, Heads):
                 return merge_heads(self.mix_whole(x.v, None, **lengths))
             return self.out(merge_heads(self.mix_whole(self.heads(x, None), None, **lengths)))

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError
-from flashmix.mixers._base import Heads, Mixer
+from flashmix.mixers._base import Mixer
+from flashmix.mixers._heads import Heads
 from flashmix.mixers.config import BUILT_ONLY, MixerConfig, head_count
 from flashmix.mixers.declaration import Benchmarks
 from flashmix.mixers.registration import register_mixer

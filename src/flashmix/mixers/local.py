@@ -7,7 +7,8 @@ from typing import Unpack
 
 from torch import Tensor
 
-from flashmix.mixers._base import QKVMixer, check_weights_impl
+from flashmix.mixers._base import QKVMixer
+from flashmix.mixers._weights import check_weights_impl
 from flashmix.mixers.config import QKVConfig
 from flashmix.mixers.declaration import Benchmarks
 from flashmix.mixers.registration import register_mixer

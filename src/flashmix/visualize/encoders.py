@@ -20,7 +20,8 @@ from flashmix.hf.configs import read_config
 from flashmix.hf.saving import RECORD
 from flashmix.hf.structure import find_layers
 from flashmix.mixers import Hybrid, Mixer, parse_pattern
-from flashmix.mixers._base import Heads, QKVMixer
+from flashmix.mixers._base import QKVMixer
+from flashmix.mixers._heads import Heads
 from flashmix.visualize.inputs import count_texts
 from flashmix.visualize.layers import Layer, layer_names, mixer_layer
 from flashmix.visualize.matrices import fourier_matrices, hybrid_parts
