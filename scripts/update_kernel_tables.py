@@ -16,6 +16,7 @@ from pathlib import Path
 from flashmix.bench import read_rows
 from flashmix.bench.case import COPY
 from flashmix.bench.store import Row, write_whole
+from flashmix.report.analysis.timings import is_full
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ("kernels-fourier.md", "kernels-attention.md", "kernels-cpu.md")
@@ -23,6 +24,8 @@ RUNS = ROOT / "benchmarks/results"
 MARKER = re.compile(
     r"(<!-- (?P<place>\w+) kernels: (?P<name>\w+) -->\n).*?(<!-- end -->)", re.DOTALL
 )
+
+PADDED = "Padded, lengths drawn from N/4 to N, with a mask:"
 
 Shape = tuple[int, int, int, int | None]
 FORWARD, BOTH = "forward", "forward_backward"
@@ -222,7 +225,12 @@ def written(text: str) -> str:
         place, name = found["place"], found["name"]
         run = RUNS / place / f"kernels-{name}"
         rows = read_rows(run if run.is_dir() else RUNS / place / "kernels")
-        return f"{found[1]}{TABLES[place, name](Measured(rows, name))}\n{found[4]}"
+        make = TABLES[place, name]
+        text = make(Measured([row for row in rows if is_full(row)], name))
+        padded = Measured([row for row in rows if not is_full(row)], name)
+        if padded.shapes:
+            text += f"\n\n{PADDED}\n\n{make(padded)}"
+        return f"{found[1]}{text}\n{found[4]}"
 
     return MARKER.sub(block, text)
 

@@ -127,6 +127,8 @@ PROPERTIES = {
 def make_any(case: BenchmarkCase, status: str, time_ms: float, peak_mb: float):
     """A row of any case: timed, trained, or properties."""
     row = {**case.as_dict(), "label": case.label, "status": status}
+    if case.subject == "model":
+        row["mixers"] = case.mixer
     if status != "ok":
         return {**row, "error": f"it was {status}"}
     if case.direction == "properties":
@@ -136,6 +138,8 @@ def make_any(case: BenchmarkCase, status: str, time_ms: float, peak_mb: float):
     shape = [case.batch, case.seq_len, case.dim]
     measured = {"peak_mb": peak_mb, "rss_mb": 300.0, "params": 7, "output_shape": shape}
     samples = [time_ms] * 3
+    if case.subject == "model":
+        measured["tokens_per_s"] = 1e3
     return {**row, "samples_ms": samples, **summary(samples), **measured, "floor_ms": 0.5}
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from flashmix.bench import SUITES, Grid, build_suite
 from flashmix.bench.actions import prepare
-from flashmix.bench.case import COPY
+from flashmix.bench.case import COPY, lengths_of, mask_of
+from flashmix.bench.dispatch import measured_ops
 from flashmix.bench.estimate import suite_minutes
 from flashmix.bench.properties import measure_properties
 from flashmix.errors import ArgumentError
@@ -37,6 +38,56 @@ def test_fused_attention_stands_beside_every_sweep(name):
         groups.setdefault((case.group, case.autocast), set()).add(case.label.partition(",")[0])
     assert groups
     assert all(FUSED in labels for labels in groups.values())
+
+
+@pytest.mark.parametrize("name", ["quick", "kernels"])
+def test_a_padded_case_stands_beside_a_full_one_for_every_mixer_and_implementation(name):
+    for device in ("cpu", "cuda"):
+        timed = [
+            c for c in cases(name, device=device) if c.direction not in ("train", "properties")
+        ]
+        padded = [c for c in timed if c.lengths == "uniform"]
+        full = {dataclasses.replace(c, impl="") for c in timed if c.lengths == "full"}
+        assert {dataclasses.replace(c, impl="", lengths="full") for c in padded} <= full
+        subjects = {(c.op, c.mixer) for c in timed if c.seq_len >= 512}
+        missed = {("block_topk_attention", m) for m in ("block_topk_attention", COPY)}
+        assert subjects - {(c.op, c.mixer) for c in padded} <= (
+            missed if device == "cpu" else set()
+        )
+
+
+def test_lengths_are_drawn_once_per_seed_from_a_quarter_of_n_to_n():
+    case = next(c for c in cases("kernels") if c.lengths == "uniform" and c.batch == 32)
+    lengths, mask = lengths_of(case), mask_of(case)
+    assert lengths.equal(lengths_of(case)) and mask.sum(1).equal(lengths)
+    assert case.seq_len // 4 <= lengths.min() < lengths.max() <= case.seq_len
+    assert mask[:, :-1].ge(mask[:, 1:]).all()  # padded on the right
+    assert not lengths.equal(lengths_of(dataclasses.replace(case, seed=1)))
+    assert mask_of(dataclasses.replace(case, lengths="full")) is None
+
+
+def test_choices_of_unmasked_calls_come_from_full_batches_alone():
+    impls = ("torch", "cpu")
+    rows = [
+        {
+            **dataclasses.replace(case, impl=impl, lengths=lengths).as_dict(),
+            "status": "ok",
+            "samples_ms": [1.0] * 3,
+            "median_ms": 1.0,
+        }
+        for case in [next(c for c in cases("kernels") if c.op == "fnet" and c.mixer != COPY)]
+        for impl in impls
+        for lengths in ("full", "uniform")
+    ]
+    assert measured_ops(rows) == measured_ops([r for r in rows if r["lengths"] == "full"]) != {}
+    assert measured_ops([r for r in rows if r["lengths"] == "uniform"]) == {}
+
+
+def test_models_are_measured_against_both_vanilla_ones_padded_and_called_alike():
+    groups = {}
+    for case in cases("model", device="cuda", modes=("eager", "compile")):
+        groups.setdefault(case.group, set()).add(case.label)
+    assert groups and all({"vanilla eager", "vanilla SDPA"} < labels for labels in groups.values())
 
 
 @pytest.mark.parametrize("name", ["quick", "fourier", "spectral", "efficient", "kernels"])
@@ -80,7 +131,8 @@ def test_what_the_cpu_shrinks_is_said():
 @pytest.mark.parametrize("name", SUITES)
 def test_directions_left_out_are_left_out(name):
     kept = cases(name, directions=("forward",))
-    assert {c.direction for c in kept} - {"properties"} == {"forward"}
+    forward = "inference" if name == "model" else "forward"
+    assert {c.direction for c in kept} - {"properties"} == {forward}
 
 
 @pytest.mark.parametrize("name", SUITES)
@@ -102,12 +154,16 @@ def _kinds():
         for case in cases(name, remedies=True):
             if case.direction in ("train", "properties") or case.impl == "flex":
                 continue
-            kind = (case.subject, case.mixer, case.impl, case.direction, case.op)
+            if case.subject == "model" and case.model != "bert-tiny":
+                continue
+            kind = (case.subject, case.mixer, case.impl, case.direction, case.op, case.lengths)
             kinds.setdefault((*kind, case.autocast, case.checkpoint), case)
     return list(kinds.values())
 
 
-@pytest.mark.parametrize("case", _kinds(), ids=lambda c: f"{c.subject}-{c.label}-{c.direction}")
+@pytest.mark.parametrize(
+    "case", _kinds(), ids=lambda c: f"{c.subject}-{c.label}-{c.direction}-{c.lengths}"
+)
 def test_every_kind_of_case_runs(case):
     modes = None if case.modes is None else 5
     heads = 2 if case.num_heads > 1 else 1
@@ -126,6 +182,9 @@ def test_every_kind_of_case_runs(case):
     prepared.action()
     prepared.action()
     assert prepared.output_shape[0] == 2
+    if case.subject == "model":
+        assert prepared.tokens == lengths_of(small).sum()
+        return
     assert (prepared.params > 0) == (
         case.subject in ("block", "encoder")
         or (case.subject == "mixer" and case.mixer not in (COPY, "fnet"))
@@ -160,6 +219,11 @@ def test_contenders_agree_on_the_result():
         assert impls and case.impl in (*impls, *BASELINES[case.op])
         _, reference = build_function(dataclasses.replace(small, impl="reference"))
         got, want = function(*inputs), reference(*inputs)
+        if (mask := mask_of(small)) is not None:
+            if case.impl in ("fftn", "rfft-filter-irfft", "rfft-weigh-irfft"):
+                continue  # as users write it: the padding is mixed in
+            real = mask if got.dim() == 3 else mask[:, None].expand(got.shape[:3])
+            got, want = got[real], want[real]
         assert (got - want).norm() <= 1e-5 * want.norm(), case.label
 
 

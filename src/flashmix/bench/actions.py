@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.utils.checkpoint import checkpoint
 
 from flashmix import parallel
+from flashmix.bench import encoders
 from flashmix.bench.baselines import build_function
-from flashmix.bench.case import COPY, BenchmarkCase
+from flashmix.bench.case import COPY, BenchmarkCase, lengths_of, mask_of
 from flashmix.bench.graphs import replayed
 from flashmix.mixers import Mixer, parse_mixer
 from flashmix.models import Block, TextClassifier
@@ -31,7 +33,8 @@ VOCABULARY, CLASSES = 30_522, 2
 class Prepared:
     """What to time, what to measure the memory of, and what there is to say of the subject.
 
-    ``ran``: the row's fields of what flashmix ran, see :func:`ran_fields`.
+    ``ran``: the row's fields of what flashmix ran, see :func:`ran_fields`. ``tokens``: the real
+    tokens of a model's batch.
     """
 
     action: Action
@@ -39,6 +42,7 @@ class Prepared:
     params: int
     output_shape: tuple[int, ...]
     ran: dict[str, Any] = field(default_factory=dict)
+    tokens: int | None = None
 
 
 def prepare(case: BenchmarkCase, mesh: DeviceMesh | None = None) -> Prepared:
@@ -79,6 +83,8 @@ def _called(case: BenchmarkCase, mesh: DeviceMesh | None) -> Prepared:
     torch.manual_seed(case.seed)
     if case.mixer == COPY:
         return _copy(case)
+    if case.subject == "model":
+        return _model(case)
     if case.subject == "op":
         inputs, function = build_function(case)
         return _differentiate(case, function, inputs, [])
@@ -89,6 +95,8 @@ def _called(case: BenchmarkCase, mesh: DeviceMesh | None) -> Prepared:
         tokens = torch.randint(VOCABULARY, (case.batch, case.seq_len), device=case.device)
         return _encoder(case, module, tokens)
     x = random_input(case)
+    if (mask := mask_of(case)) is not None:
+        return _differentiate(case, lambda x: module(x, mask), [x], [*module.parameters()])
     if mesh is not None:
         parallel.shard_sequence(module, mesh)
         x = x[:, parallel.local_slice(case.seq_len, mesh)].clone()
@@ -197,6 +205,19 @@ class _BackwardAlone:
         self._output.backward(self._upstream, retain_graph=True)
         for leaf in self._leaves:
             leaf.grad = None
+
+
+def _model(case: BenchmarkCase) -> Prepared:
+    """An encoder of transformers as it is called: inference, or a training step with AdamW."""
+    model, inputs = encoders.build(case)
+    params = sum(parameter.numel() for parameter in model.parameters())
+    call = encoders.called(case, model)
+    outputs = tuple(encoders.hidden(call, inputs, grad=False).shape)
+    step: Action = partial(encoders.hidden, call, inputs, grad=False)
+    if case.direction == "train_step":
+        step = partial(encoders.train_step, call, inputs, encoders.optimizer(model))
+    tokens = int(lengths_of(case).sum())
+    return Prepared(step, step, params, outputs, tokens=tokens)
 
 
 def _encoder(case: BenchmarkCase, model: nn.Module, tokens: Tensor) -> Prepared:

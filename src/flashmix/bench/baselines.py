@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashmix import ops
-from flashmix.bench.case import BenchmarkCase
+from flashmix.bench.case import BenchmarkCase, mask_of
 from flashmix.ops import OPERATORS
 from flashmix.ops.dispatch import Signature
 
@@ -69,11 +69,16 @@ def _near(case: BenchmarkCase) -> Tensor:
 
 def _sdpa(case: BenchmarkCase) -> Function:
     """Dense fused attention: not the same result, but what the sparse ones must beat."""
-    return F.scaled_dot_product_attention
+    if (mask := mask_of(case)) is None:
+        return F.scaled_dot_product_attention
+    real = mask[:, None, None]
+    return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=real)
 
 
 def _sdpa_mask(case: BenchmarkCase) -> Function:
-    mask = _near(case)
+    mask, real = _near(case), mask_of(case)
+    if real is not None:
+        mask = mask & real[:, None, None]
     return lambda q, k, v: F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
@@ -187,7 +192,9 @@ def implementations(case: BenchmarkCase) -> list[str]:
     if case.op not in ("fnet", "spectral"):
         shape = (case.batch, case.num_heads, case.seq_len, case.dim // case.num_heads)
     given = {"window": case.window, "topk": case.topk, "modes": case.modes}
-    options = {name: value for name, value in given.items() if value is not None}
+    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if case.lengths != "full":
+        options["masked"] = True
     signature = Signature(shape, dtype, torch.device(case.device), options)
     return [
         one.name
@@ -197,21 +204,24 @@ def implementations(case: BenchmarkCase) -> list[str]:
 
 
 def _own(case: BenchmarkCase) -> Function:
+    mask = mask_of(case)
     if case.op == "fnet":
-        return lambda x: ops.fnet(x, impl=case.impl)
+        return lambda x: ops.fnet(x, mask=mask, impl=case.impl)
     if case.op == "spectral":
-        return lambda x, weight, bias: ops.spectral(x, weight, bias, impl=case.impl)
+        return lambda x, weight, bias: ops.spectral(x, weight, bias, mask=mask, impl=case.impl)
     if case.op == "local_attention":
         assert case.window is not None
         window = case.window
-        return lambda q, k, v: ops.local_attention(q, k, v, window=window, impl=case.impl)
+        return lambda q, k, v: ops.local_attention(
+            q, k, v, mask=mask, window=window, impl=case.impl
+        )
     if case.op == "fourier":
-        return lambda v: ops.fourier(v, impl=case.impl)
+        return lambda v: ops.fourier(v, mask=mask, impl=case.impl)
     assert case.topk is not None
     topk = case.topk
     selection: Literal["exact", "block"] = "exact" if case.op == "topk_attention" else "block"
     return lambda q, k, v: ops.topk_attention(
-        q, k, v, topk=topk, selection=selection, impl=case.impl
+        q, k, v, mask=mask, topk=topk, selection=selection, impl=case.impl
     )
 
 

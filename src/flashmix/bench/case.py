@@ -9,8 +9,22 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Direction = Literal["forward", "backward", "forward_backward", "train_step", "train", "properties"]
-Subject = Literal["mixer", "block", "encoder", "op"]
+import torch
+from torch import Tensor
+
+Direction = Literal[
+    "forward",
+    "backward",
+    "forward_backward",
+    "train_step",
+    "train",
+    "properties",
+    "inference",
+    "inference_b1",
+]
+Subject = Literal["mixer", "block", "encoder", "op", "model"]
+Lengths = Literal["full", "uniform"]
+Mode = Literal["eager", "compile", "reduce-overhead"]
 
 COPY = "copy"
 """The mixer name of the cases that copy [B, N, D] once: the floor of every other case."""
@@ -27,12 +41,14 @@ class BenchmarkCase:
             also the name of a baseline, for example "fftn".
         direction: "forward" (no gradients), "backward" (alone, after a forward that is not timed),
             "forward_backward", "train_step" (with the optimizer's step), "train" (a whole
-            training), or "properties" (numbers that are not times).
+            training), "properties" (numbers that are not times); of a model "inference" and
+            "inference_b1" (a batch of one).
         batch, seq_len, dim, num_heads: B, N, D, H.
         dtype: name of a torch dtype.
         device: "cpu" or "cuda".
         seed: of inputs, initialisation and batch order.
-        subject: what holds the mixer: itself, a block, a text classifier ("encoder"), or an op.
+        subject: what holds the mixer: itself, a block, a text classifier ("encoder"), an op, or an
+            encoder of transformers ("model").
         autocast: name of the dtype to autocast to, or None.
         checkpoint: recompute the forward in the backward rather than save it.
         op, window, topk, modes: the op compared and its settings, for subject "op".
@@ -41,6 +57,11 @@ class BenchmarkCase:
             case is not measured among ranks.
         weak: N is ``ranks`` times that of the case on one rank that it is compared with.
         graph: replay it as a CUDA graph; only its time is measured.
+        lengths: "full", or "uniform": lengths drawn from N/4 to N, padded on the right, with a
+            mask. See :func:`mask_of`.
+        model: the encoder, for subject "model".
+        unpad: the model removes its padding once, before its first layer.
+        mode: how the model is called: "eager", or compiled by ``torch.compile``.
     """
 
     suite: str
@@ -65,12 +86,19 @@ class BenchmarkCase:
     ranks: int | None = None
     weak: bool = False
     graph: bool = False
+    lengths: Lengths = "full"
+    model: str | None = None
+    unpad: bool = False
+    mode: Mode = "eager"
 
     @property
     def label(self) -> str:
         """How people call it: "attention (naive)", "attention (fused)", "fnet", "fftn"."""
         if self.subject == "op":
             return COPY if self.mixer == COPY else self.impl
+        if self.subject == "model":
+            vanilla = {"naive": "vanilla eager", "sdpa": "vanilla SDPA"}
+            return vanilla.get(self.impl, self.mixer) + (", unpadded" if self.unpad else "")
         kinds = {"naive": " (naive)", "sdpa": " (fused)"}
         name = self.mixer
         if self.mixer.partition("(")[0] == "attention" and self.impl in kinds:
@@ -88,9 +116,10 @@ class BenchmarkCase:
         seq_len = self.seq_len // self.ranks if self.weak and self.ranks else self.seq_len
         shape = (self.batch, seq_len, self.dim, self.num_heads, self.dtype, self.device)
         options = (self.op, self.window, self.topk, self.modes)
+        called = (self.lengths, self.model, self.mode)
         # Across ranks a mixer is compared with itself alone, so that no two share the memory.
         among_ranks = self.ranks and (self.mixer, self.impl)
-        return (self.direction, self.subject, *shape, *options, among_ranks)
+        return (self.direction, self.subject, *shape, *options, *called, among_ranks)
 
     def as_dict(self) -> dict[str, Any]:
         """The fields, ready for JSON."""
@@ -101,6 +130,22 @@ class BenchmarkCase:
         """The case among the fields of a row; the measured fields are left aside."""
         names = [one.name for one in dataclasses.fields(cls)]
         return cls(**{name: fields[name] for name in names if name in fields})
+
+
+def lengths_of(case: BenchmarkCase) -> Tensor:
+    """The lengths of a case's sequences, int64 [B] on the CPU, the same for the same seed."""
+    if case.lengths == "full":
+        return torch.full((case.batch,), case.seq_len)
+    generator = torch.Generator().manual_seed(case.seed)
+    shortest = max(1, case.seq_len // 4)
+    return torch.randint(shortest, case.seq_len + 1, (case.batch,), generator=generator)
+
+
+def mask_of(case: BenchmarkCase) -> Tensor | None:
+    """True at the real tokens, bool [B, N] on the case's device; None where all of them are."""
+    if case.lengths == "full":
+        return None
+    return (torch.arange(case.seq_len) < lengths_of(case)[:, None]).to(case.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +159,7 @@ class Suite:
         min_samples, max_samples: bounds on the timed samples of a case.
         seconds_per_case: timing of a case stops after this long once it has min_samples.
         max_seconds_per_case: it stops after this long with as few as three samples.
+        case_seconds_limit: the least time without progress after which a case counts as hung.
         notes: what a reader must know of this grid, for example that it was shrunk for the CPU.
     """
 
@@ -124,4 +170,5 @@ class Suite:
     max_samples: int = 25
     seconds_per_case: float = 0.4
     max_seconds_per_case: float = 30.0
+    case_seconds_limit: float = 0.0
     notes: tuple[str, ...] = ()

@@ -6,6 +6,7 @@ A rough guide: it knows neither the machine nor the implementation.
 from __future__ import annotations
 
 from flashmix.bench.case import COPY, BenchmarkCase, Suite
+from flashmix.bench.encoders import SIZES
 from flashmix.mixers import MIXERS, MixerSpec, parse_layers
 
 OVERHEAD_SECONDS = 1e-4
@@ -13,7 +14,14 @@ CASE_SECONDS = {"cpu": 0.3, "cuda": 0.6}
 """Building, warming up and measuring the memory of a case."""
 RATE = {"cpu": 5e10, "cuda": 5e13}
 """Operations a second that typical implementations reach."""
-DIRECTION_FACTOR = {"forward": 1, "backward": 2, "forward_backward": 3, "train_step": 4}
+DIRECTION_FACTOR = {
+    "forward": 1,
+    "backward": 2,
+    "forward_backward": 3,
+    "train_step": 4,
+    "inference": 1,
+    "inference_b1": 1,
+}
 
 
 def operations(case: BenchmarkCase) -> float:
@@ -22,10 +30,11 @@ def operations(case: BenchmarkCase) -> float:
     if case.mixer == COPY:
         return tokens
     projections = 0.0 if case.subject == "op" else 8.0 * tokens * case.dim
-    if case.subject in ("block", "encoder"):
+    if case.subject in ("block", "encoder", "model"):
         projections += 16.0 * tokens * case.dim
     mixing = max(spec.config(case.dim).operations(case.seq_len) for spec in _mixers(case))
-    return projections + mixing * tokens / case.dim
+    depth = SIZES[case.model][1] if case.model else 1
+    return depth * (projections + mixing * tokens / case.dim)
 
 
 def _mixers(case: BenchmarkCase) -> list[MixerSpec]:

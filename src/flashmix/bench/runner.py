@@ -104,7 +104,8 @@ def run_suite(
             "seconds_per_case": suite.seconds_per_case,
             "max_seconds_per_case": suite.max_seconds_per_case,
         }
-        for case, now, row in _measure(todo, threads, settings, time_limit):
+        limit = max(time_limit, suite.case_seconds_limit)
+        for case, now, row in _measure(todo, threads, settings, limit):
             if row is not None:
                 folder.append(row)
                 done += 1
@@ -112,7 +113,7 @@ def run_suite(
         again = to_repeat(read_rows(out))
         todo = _unfinished(again, read_rows(out, REPEATS_FILE))
         done, total = total + len(again) - len(todo), total + len(again)
-        for case, now, row in _measure(todo, threads, settings, time_limit):
+        for case, now, row in _measure(todo, threads, settings, limit):
             if row is not None:
                 folder.append(row, REPEATS_FILE)
                 done += 1
@@ -166,7 +167,9 @@ def _unfinished(cases: Sequence[BenchmarkCase], rows: Sequence[Row]) -> list[Ben
 
 def _where(case: BenchmarkCase) -> str:
     direction = case.direction.replace("_", " + ")
-    return f"{direction}, N = {case.seq_len}, {case.label}"
+    model = "".join(f"{one}, " for one in (case.model, case.mode) if case.model)
+    padded = ", padded" if case.lengths != "full" else ""
+    return f"{model}{direction}, N = {case.seq_len}{padded}, {case.label}"
 
 
 def _measure(
@@ -218,4 +221,5 @@ def _ranks(cases: Sequence[BenchmarkCase]) -> int:
 
 
 def _row(case: BenchmarkCase, result: dict[str, Any]) -> Row:
-    return {**case.as_dict(), "label": case.label, **result}
+    named = {"mixers": case.mixer} if case.subject == "model" else {}
+    return {**case.as_dict(), "label": case.label, **named, **result}

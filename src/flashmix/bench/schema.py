@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from flashmix.bench.baselines import BASELINES
-from flashmix.bench.case import Direction, Subject
+from flashmix.bench.case import Direction, Lengths, Mode, Subject
 
 Check = Callable[[Any, str], str | None]
 
@@ -119,7 +119,18 @@ CASE = record(
         "seconds": maybe(POSITIVE),
         "status": choice(*STATUSES),
     },
-    {"ranks": maybe(COUNT), "weak": FLAG, "graph": FLAG, "error": TEXT, "impl_ran": RAN},
+    {
+        "ranks": maybe(COUNT),
+        "weak": FLAG,
+        "graph": FLAG,
+        "lengths": choice(*get_args(Lengths)),
+        "model": maybe(TEXT),
+        "unpad": FLAG,
+        "mode": choice(*get_args(Mode)),
+        "mixers": TEXT,
+        "error": TEXT,
+        "impl_ran": RAN,
+    },
 )
 TIMED = record(
     {
@@ -138,12 +149,23 @@ TIMED = record(
         "relative_error": maybe(NUMBER),
         "sent_bytes": WHOLE,
         "derived_bytes": maybe(WHOLE),
+        "tokens_per_s": POSITIVE,
     },
 )
 SHAPE = record({"output_shape": many(WHOLE)})
 PEAK = record({"peak_mb": AMOUNT})
 SENT = record({"derived_bytes": maybe(WHOLE)})
 AMONG_RANKS = record({"ranks": maybe(COUNT), "weak": FLAG})
+MODEL = record(
+    {
+        "model": TEXT,
+        "mixers": TEXT,
+        "lengths": choice(*get_args(Lengths)),
+        "unpad": FLAG,
+        "mode": choice(*get_args(Mode)),
+    }
+)
+MODEL_TIMED = record({"tokens_per_s": POSITIVE})
 OP = record({"op": choice(*BASELINES)})
 BLOCK_OP = record({"topk": COUNT})
 DIGITS = record({"accuracy": SHARE, "steps": WHOLE, "train_seconds": POSITIVE, "params": WHOLE})
@@ -269,6 +291,8 @@ def case_fault(row: Any) -> str | None:
         checks.append(AMONG_RANKS)
     if row["suite"] == "kernels" or row["subject"] == "op":
         checks.append(OP)
+    if row["suite"] == "model" or row["subject"] == "model":
+        checks.append(MODEL)
     if row["op"] == "block_topk_attention":
         checks.append(BLOCK_OP)
     if row["status"] == "ok":
@@ -290,6 +314,8 @@ def _measured(row: Mapping[str, Any]) -> list[Check]:
         checks.append(PEAK)
     if row["suite"] == "fourier":
         checks.append(SHAPE)
+    if row["subject"] == "model":
+        checks.append(MODEL_TIMED)
     if "sent_bytes" in row:
         checks.append(SENT)
     return checks

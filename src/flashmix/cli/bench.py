@@ -6,7 +6,7 @@ import argparse
 import datetime
 import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,13 +24,26 @@ examples:
   flashmix bench quick --device cuda --dtype bfloat16 --seq-lens 512,4096,16384
   flashmix bench quick --mixers "fnet,local(window=64)" --directions forward
   flashmix bench naive --remedies
+  flashmix bench model --models minilm-l6 --mixers "fnet;fnet,attention" --lengths uniform
+  flashmix bench model --seq-lens 512 --directions inference --modes compile,reduce-overhead
   flashmix bench parallel --ranks 2
   torchrun --nproc-per-node 2 -m flashmix bench parallel --device cuda
   flashmix bench all --device cpu
   flashmix bench --list
 """
 
-DIRECTIONS = ("forward", "backward", "forward_backward", "train_step", "train", "properties")
+DIRECTIONS = (
+    "forward",
+    "backward",
+    "forward_backward",
+    "train_step",
+    "train",
+    "properties",
+    "inference",
+    "inference_b1",
+)
+LENGTHS = ("full", "uniform")
+MODES = ("eager", "compile", "reduce-overhead")
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -64,24 +77,29 @@ def _seconds(text: str) -> float:
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Names separated by commas outside brackets, for argparse."""
+    """Names separated by commas outside brackets, or by semicolons, for argparse."""
     from flashmix.errors import ArgumentError
     from flashmix.mixers.spec import split_list
 
     try:
-        return tuple(split_list(text))
+        return tuple(split_list(text, ";" if ";" in text else ","))
     except ArgumentError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _directions(text: str) -> tuple[str, ...]:
-    from flashmix.errors import unknown_choice
+def _some_of(what: str, choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """Some of ``choices`` separated by commas, for argparse."""
 
-    words = tuple(part.strip() for part in text.split(","))
-    for word in words:
-        if word not in DIRECTIONS:
-            raise argparse.ArgumentTypeError(str(unknown_choice("direction", word, DIRECTIONS)))
-    return words
+    def parse(text: str) -> tuple[str, ...]:
+        from flashmix.errors import unknown_choice
+
+        words = tuple(part.strip() for part in text.split(","))
+        for word in words:
+            if word not in choices:
+                raise argparse.ArgumentTypeError(str(unknown_choice(what, word, choices)))
+        return words
+
+    return parse
 
 
 def add_command(commands: Any) -> None:
@@ -114,13 +132,33 @@ def add_command(commands: Any) -> None:
         "--mixers",
         type=words,
         metavar="M,M,...",
-        help='for example "fnet,local(window=64)"; the baselines always run',
+        help='for example "fnet,local(window=64)"; the baselines always run. Semicolons '
+        'separate patterns: "fnet;fnet*10,attention*2"',
     )
     parser.add_argument(
         "--directions",
-        type=_directions,
+        type=_some_of("direction", DIRECTIONS),
         metavar="D,D,...",
         help=f"some of {', '.join(DIRECTIONS)}",
+    )
+    parser.add_argument(
+        "--lengths",
+        type=_some_of("lengths", LENGTHS),
+        metavar="L,L",
+        help="in suites quick, kernels and model: full batches, or sequences of uniform lengths "
+        "from N/4 to N, padded (default: both)",
+    )
+    parser.add_argument(
+        "--models",
+        type=words,
+        metavar="M,M,...",
+        help="in suite model: some of bert-base, minilm-l6, bert-tiny, vit-b16",
+    )
+    parser.add_argument(
+        "--modes",
+        type=_some_of("mode", MODES),
+        metavar="M,M,...",
+        help="in suite model: some of eager (default), compile, reduce-overhead",
     )
     parser.add_argument(
         "--passes", type=_number, metavar="P", help="timed samples of suites with a fixed number"
@@ -221,6 +259,9 @@ def _grid(arguments: argparse.Namespace) -> Grid:
         passes=arguments.passes,
         remedies=arguments.remedies,
         ranks=arguments.ranks,
+        lengths=arguments.lengths,
+        models=arguments.models,
+        modes=arguments.modes,
         seed=arguments.seed,
     )
 

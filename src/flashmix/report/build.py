@@ -15,6 +15,7 @@ from flashmix.report.sections import (
     finetune,
     fourier,
     kernels,
+    model,
     naive,
     parallel,
     spectral,
@@ -32,6 +33,7 @@ SUITES: dict[str, Callable[[Sequence[Row]], list[Section]]] = {
     "swap": swap.sections,
     "kernels": kernels.sections,
     "parallel": parallel.sections,
+    "model": model.sections,
 }
 """By suite, what makes the sections of its report from its rows; other suites sweep N."""
 
@@ -97,6 +99,7 @@ def statements(rows: Iterable[Row]) -> list[str]:
         *found,
         *kernels.statements(cases),
         *parallel.statements(cases),
+        *model.statements(cases),
         *digits.statements(cases),
         *finetune.statements([row for row in every if is_finetuning(row)]),
     ]

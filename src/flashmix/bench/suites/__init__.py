@@ -10,6 +10,7 @@ from flashmix.bench.suites.efficient import efficient
 from flashmix.bench.suites.fourier import fourier
 from flashmix.bench.suites.grid import Grid
 from flashmix.bench.suites.kernels import check_op, kernels
+from flashmix.bench.suites.model import model
 from flashmix.bench.suites.naive import naive
 from flashmix.bench.suites.parallel import parallel
 from flashmix.bench.suites.quick import quick
@@ -17,6 +18,7 @@ from flashmix.bench.suites.spectral import spectral
 from flashmix.bench.suites.swap import swap
 from flashmix.errors import ArgumentError, unknown_choice
 from flashmix.mixers import parse_mixer
+from flashmix.mixers.spec import parse_layers
 
 __all__ = ["SUITES", "Grid", "build_suite"]
 
@@ -29,6 +31,7 @@ SUITES: dict[str, Callable[[Grid], Suite]] = {
     "swap": swap,
     "kernels": kernels,
     "parallel": parallel,
+    "model": model,
 }
 
 
@@ -43,6 +46,8 @@ def build_suite(name: str, grid: Grid) -> Suite:
     for text in grid.mixers or ():
         if name == "kernels":
             check_op(text)
+        elif name == "model":
+            parse_layers(text)
         else:
             parse_mixer(text).build(64)
     suite = SUITES[name](grid)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flashmix.bench.case import COPY, BenchmarkCase, Direction
+from flashmix.bench.case import COPY, BenchmarkCase, Direction, Lengths, Mode
 from flashmix.mixers.registry import registered_mixers
 
 BASELINES = (("attention", "naive"), ("attention", "sdpa"))
@@ -30,6 +30,9 @@ class Grid:
     remedies: bool = False
     baselines: bool = True
     ranks: int | None = None
+    lengths: tuple[Lengths, ...] | None = None
+    models: tuple[str, ...] | None = None
+    modes: tuple[Mode, ...] | None = None
     seed: int = 0
 
     @property
@@ -40,6 +43,10 @@ class Grid:
     def wants(self, direction: Direction) -> bool:
         """Whether a direction is left in."""
         return self.directions is None or direction in self.directions
+
+    def wants_lengths(self, lengths: Lengths) -> bool:
+        """Whether full, or padded, batches are left in."""
+        return self.lengths is None or lengths in self.lengths
 
     @classmethod
     def from_dict(cls, fields: dict[str, Any]) -> Grid:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from flashmix.bench.baselines import implementations, installed_baselines
-from flashmix.bench.case import COPY, BenchmarkCase, Suite
+from flashmix.bench.case import COPY, BenchmarkCase, Lengths, Suite
 from flashmix.bench.suites.grid import Grid
 from flashmix.errors import unknown_choice
 
@@ -69,6 +69,19 @@ TOPK_SWEEP: tuple[Shape, ...] = tuple((4, n, 32) for n in (512, 1024, 2048, 8192
 BLOCK_SWEEP: tuple[Shape, ...] = tuple(
     (1, n, n // 16) for n in (2048, 4096, 8192, 16384, 32768, 131072)
 )
+# At these shapes padded batches are measured beside full ones: batch, N and width.
+PADDED_CPU: tuple[Shape, ...] = ((32, 128, 128), (8, 512, 256), (32, 512, 768))
+PADDED_GPU: tuple[Shape, ...] = (
+    (32, 512, 768),
+    (8, 2048, 768),
+    (4, 4096, 768),
+    (8, 512, 256),
+    (16, 577, 768),
+    (32, 197, 768),
+)
+PADDED_WINDOW, PADDED_TOPK = 128, 32
+PADDED_BASELINES = ("fftn", "rfft-filter-irfft", "rfft-weigh-irfft", "sdpa", "sdpa-mask")
+"""Fused attention with the mask; the transforms as users write them, over the whole tensor."""
 ATTENTION_CPU = (512, 1024, 2048, 4096, 8192)
 LOCAL_CPU: tuple[Shape, ...] = tuple((1, n, w) for n in ATTENTION_CPU for w in (64, 128, 512))
 TOPK_CPU: tuple[Shape, ...] = tuple((1, n, 32) for n in ATTENTION_CPU)
@@ -81,6 +94,8 @@ NAIVE_TOPK_MOST = 4096
 """As usually written, top-k attention needs several N x N tensors: 12 GB at 16,384 on the GPU."""
 MASK_MOST = 32_768
 """A mask of N x N elements beside fused attention takes 2 GB and more beyond."""
+BLOCK_LEAST = 2048
+"""Shorter sequences have too few blocks to choose among."""
 DENSE_MOST = 262_144
 """Dense attention over a million tokens takes seconds a call."""
 
@@ -104,12 +119,14 @@ def kernels(grid: Grid) -> Suite:
         for direction in ("forward", "forward_backward")
         if grid.wants(direction)
         for case in _subjects(grid)
-        for case in [dataclasses.replace(case, direction=direction)]
+        for lengths in _lengths(grid, case)
+        for case in [dataclasses.replace(case, direction=direction, lengths=lengths)]
         for impl in (_impls(case) if grid.baselines else implementations(case))
     ]
     properties = [
         dataclasses.replace(case, impl="torch", direction="properties")
         for case in _subjects(grid)
+        if grid.wants_lengths("full")
         if case.op == "block_topk_attention" and (case.batch, case.seq_len) in _FACTS_AT
     ]
     with_floor: list[BenchmarkCase] = []
@@ -128,6 +145,14 @@ def kernels(grid: Grid) -> Suite:
     )
 
 
+def _lengths(grid: Grid, case: BenchmarkCase) -> list[Lengths]:
+    """Whether the batch is measured full, padded, or both."""
+    shapes = PADDED_GPU if grid.on_gpu else PADDED_CPU
+    padded = (case.seq_len, case.dim) in [shape[1:] for shape in shapes]
+    both: tuple[Lengths, ...] = ("full", "uniform") if padded else ("full",)
+    return [one for one in both if grid.wants_lengths(one)]
+
+
 _FACTS_AT = {(batch, n) for batch, n, _ in (*BLOCK_GPU, *BLOCK_CPU)}
 
 
@@ -142,7 +167,9 @@ def _impls(case: BenchmarkCase) -> list[str]:
 
 
 def _left_out(name: str, case: BenchmarkCase) -> bool:
-    """Whether a baseline could not finish, or is not made for the device."""
+    """Whether a baseline could not finish, or is not made for the device or for padding."""
+    if case.lengths == "uniform" and name not in PADDED_BASELINES:
+        return True
     if case.device == "cpu":
         whole = name in WHOLE_SCORES and case.seq_len > NAIVE_TOPK_MOST
         return whole or name == "flex-mask" or (name == "flex" and case.direction != "forward")
@@ -174,8 +201,9 @@ def _subjects(grid: Grid) -> Iterator[BenchmarkCase]:
     def lengths(shapes: tuple[Shape, ...]) -> list[Shape]:
         return [s for s in shapes if grid.seq_lens is None or s[1] in grid.seq_lens]
 
+    padded = [] if grid.lengths == ("full",) else lengths(PADDED_GPU if grid.on_gpu else PADDED_CPU)
     if "fnet" in wanted:
-        for shape in lengths(FNET_GPU if grid.on_gpu else FNET_CPU):
+        for shape in dict.fromkeys([*lengths(FNET_GPU if grid.on_gpu else FNET_CPU), *padded]):
             yield case("fnet", *shape)
     if "spectral" in wanted:
         for shape in lengths(SPECTRAL_GPU if grid.on_gpu else SPECTRAL_CPU):
@@ -183,6 +211,8 @@ def _subjects(grid: Grid) -> Iterator[BenchmarkCase]:
                 yield case("spectral", *shape, modes=modes)
         for shape in lengths(HALF_SPECTRAL_GPU if grid.on_gpu else ()):
             yield case("spectral", *shape, modes=shape[2] // 2)
+        for shape in padded:
+            yield case("spectral", *shape, modes=min(MODES, shape[1] // 2 + 1))
     width = HEADS * HEAD_WIDTH
     local, topk, block = LOCAL_CPU, TOPK_CPU, BLOCK_CPU
     if grid.on_gpu:
@@ -190,14 +220,28 @@ def _subjects(grid: Grid) -> Iterator[BenchmarkCase]:
     if "local" in wanted:
         for batch, n, window in lengths(local):
             yield case("local_attention", batch, n, width, window=window)
+        for shape in padded:
+            yield _headed(case("local_attention", *shape, window=PADDED_WINDOW), grid)
     if "topk" in wanted:
         for batch, n, count in lengths(topk):
             yield case("topk_attention", batch, n, width, topk=count)
+        for shape in padded:
+            yield _headed(case("topk_attention", *shape, topk=PADDED_TOPK), grid)
     if "block" in wanted:
         for batch, n, count in lengths(block):
             yield case("block_topk_attention", batch, n, width, topk=count)
-    if "fourier" in wanted and not grid.on_gpu:
-        for batch, n, dim, heads in FOURIER_CPU:
+        for shape in padded:
+            if shape[1] >= BLOCK_LEAST:
+                yield _headed(case("block_topk_attention", *shape, topk=shape[1] // 16), grid)
+    if "fourier" in wanted:
+        for batch, n, dim, heads in () if grid.on_gpu else FOURIER_CPU:
             if grid.seq_lens is None or n in grid.seq_lens:
                 one = case("fourier", batch, n, dim)
                 yield dataclasses.replace(one, num_heads=grid.num_heads or heads)
+        for shape in padded:
+            yield _headed(case("fourier", *shape), grid)
+
+
+def _headed(case: BenchmarkCase, grid: Grid) -> BenchmarkCase:
+    """``case`` with heads of the usual width."""
+    return dataclasses.replace(case, num_heads=grid.num_heads or case.dim // HEAD_WIDTH)

@@ -12,7 +12,7 @@ import numpy as np
 from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
 from flashmix.errors import ArgumentError
-from flashmix.report.analysis.timings import Sweep, log_medians
+from flashmix.report.analysis.timings import Sweep, is_full, log_medians
 from flashmix.report.analysis.training import is_finetuning
 
 Basis = Literal["measured", "interpolated", "extrapolated"]
@@ -44,6 +44,7 @@ def advise(rows: Sequence[Row], dim: int, seq_len: int, direction: str) -> list[
         if not is_finetuning(row)
         and row.get("subject", "mixer") == "mixer"
         and row.get("autocast") is None
+        and is_full(row)
         and row["direction"] == direction
     ]
     if any(map(is_finetuning, rows)):

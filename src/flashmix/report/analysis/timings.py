@@ -49,8 +49,16 @@ def log_medians(row: Row, seed: int) -> np.ndarray:
     return np.log(resampled_medians(row["samples_ms"], seed, time_drift(row)))
 
 
-def comparable(rows: Iterable[Row], subject: str = "mixer") -> list[Row]:
-    """Rows of one subject in plain precision; of several widths, those of the largest."""
+def is_full(row: Row) -> bool:
+    """Whether every sequence of the batch is as long as the longest; old rows do not say."""
+    return row.get("lengths", "full") == "full"
+
+
+def comparable(rows: Iterable[Row], subject: str = "mixer", *, padded: bool = False) -> list[Row]:
+    """Rows of one subject in plain precision; of several widths, those of the largest.
+
+    Full batches, or ``padded`` ones: the two are not compared with each other.
+    """
     found = [
         row
         for row in rows
@@ -58,6 +66,7 @@ def comparable(rows: Iterable[Row], subject: str = "mixer") -> list[Row]:
         and row.get("autocast") is None
         and row["direction"] != "train"
         and row.get("suite") != "parallel"
+        and is_full(row) is not padded
     ]
     widest = max((row["dim"] for row in found), default=0)
     return [row for row in found if row["dim"] == widest]
@@ -182,16 +191,16 @@ def _crossing(before: tuple[int, Interval], after: tuple[int, Interval], bound: 
 
 
 def kernel_ratios(
-    rows: Iterable[Row],
+    rows: Iterable[Row], *, padded: bool = False
 ) -> dict[tuple[str, str, str], dict[str, list[float]]]:
     """How many times faster each implementation is than each baseline, shape by shape.
 
-    By (op, direction, implementation), then by the baseline.
+    By (op, direction, implementation), then by the baseline; of full batches, or ``padded`` ones.
     """
     groups: dict[tuple[str, str], dict[tuple[object, ...], dict[str, float]]] = {}
     for row in rows:
         timed = row["direction"] != "properties" and row["status"] == "ok"
-        if row.get("subject") == "op" and timed:
+        if row.get("subject") == "op" and timed and is_full(row) is not padded:
             shape = tuple(row[k] for k in ("batch", "seq_len", "dim", "window", "topk", "modes"))
             cells = groups.setdefault((row["op"], row["direction"]), {}).setdefault(shape, {})
             cells[row["label"]] = row["median_ms"]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from flashmix.bench.case import COPY
 from flashmix.bench.store import Row
-from flashmix.report.analysis.timings import Sweep
+from flashmix.report.analysis.timings import Sweep, is_full
 from flashmix.report.analysis.training import is_finetuning
-from flashmix.report.charts.dots import copy_chart, parameter_chart, single_charts
+from flashmix.report.charts.dots import copy_chart, model_charts, parameter_chart, single_charts
 from flashmix.report.charts.lines import align
 from flashmix.report.charts.parallel import rank_charts
 from flashmix.report.charts.sweep import sweep_charts
@@ -31,9 +31,10 @@ def charts(rows: Sequence[Row]) -> list[Chart]:
     cases = [r for r in rows if not is_finetuning(r) and r.get("suite") != "parallel"]
     found: list[Chart | None] = [*finetuning_charts(tuned)]
     for subject in SUBJECTS:
-        part = [row for row in cases if row.get("subject", "mixer") == subject]
+        part = [r for r in cases if r.get("subject", "mixer") == subject and is_full(r)]
         found += _timed(part)
     found += _ops([row for row in cases if row.get("subject") == "op"])
+    found += model_charts(cases)
     found.append(digits_chart(cases))
     found += rank_charts(rows)
     return [chart for chart in found if chart is not None]

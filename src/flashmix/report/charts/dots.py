@@ -7,7 +7,8 @@ from typing import Any
 
 from flashmix.bench.case import COPY
 from flashmix.bench.store import Row
-from flashmix.report.analysis.timings import FUSED, NAIVE, time_ratio
+from flashmix.report.analysis.models import model_shape, vanilla
+from flashmix.report.analysis.timings import FUSED, NAIVE, is_full, time_ratio
 from flashmix.report.charts.lines import NUMBER, Point, source
 from flashmix.report.tables import interval, number
 from flashmix.visualize import theme
@@ -191,6 +192,7 @@ def copy_chart(op: str, direction: str, rows: Sequence[Row]) -> Chart | None:
             times = row["median_ms"] / row["floor_ms"]
             sizes = [f"{k} {row[k]}" for k in ("window", "topk", "modes") if row.get(k)]
             shape = ", ".join([f"[{row['batch']}, {row['seq_len']}, {row['dim']}]", *sizes])
+            shape += "" if is_full(row) else ", padded"
             points.append(
                 {
                     "label": row["label"],
@@ -214,3 +216,35 @@ def copy_chart(op: str, direction: str, rows: Sequence[Row]) -> Chart | None:
         level=1.0,
         field="shape",
     )
+
+
+def model_charts(rows: Sequence[Row]) -> list[Chart]:
+    """Speed of whole encoders against the vanilla SDPA one padded alike, by direction."""
+    found = []
+    for direction in dict.fromkeys(row["direction"] for row in rows if row.get("model")):
+        points = []
+        for row in rows:
+            base = vanilla(rows, row)
+            if row["direction"] != direction or row is base or base is None:
+                continue
+            if row["status"] != "ok":
+                continue
+            value, where = time_ratio(base, row), model_shape(row)
+            points.append(
+                {
+                    "label": row["label"],
+                    "shape": where,
+                    "x": value.value,
+                    "low": value.low,
+                    "high": value.high,
+                    "text": f"{interval(value)}, {where}",
+                    "rows": source(row, base),
+                }
+            )
+        if points:
+            name = direction.replace("_", " ")
+            text = "Above 1x is faster. Bars: 95 % intervals of the ratio of medians."
+            title = f"Speed against the vanilla SDPA model, {name}"
+            unit, stem = "times as fast", direction.replace("_", "-")
+            found.append(dots(f"model-{stem}", title, text, unit, points, level=1.0, field="shape"))
+    return found

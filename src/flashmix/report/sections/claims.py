@@ -11,6 +11,7 @@ from flashmix.bench.store import Row
 from flashmix.report.analysis.timings import (
     FUSED,
     NAIVE,
+    is_full,
     time_ratio,
 )
 from flashmix.report.analysis.training import is_finetuning
@@ -55,6 +56,7 @@ class Published:
             for row in rows
             if row.get("subject", "mixer") == self.subject
             and row.get("autocast") is None
+            and is_full(row)
             and row["direction"] == self.direction
             and row["seq_len"] == self.seq_len
             and row["status"] == "ok"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from flashmix.bench.case import COPY
 from flashmix.bench.store import Row
-from flashmix.report.analysis.timings import DIRECTIONS, Sweep, kernel_ratios
+from flashmix.report.analysis.timings import DIRECTIONS, Sweep, is_full, kernel_ratios
 from flashmix.report.tables import (
     Cell,
     Finding,
@@ -19,6 +19,11 @@ from flashmix.report.tables import (
     interval,
     number,
     status_cell,
+)
+
+PADDED = (
+    "Padded: lengths drawn from N/4 to N, with a mask; the copy is of the whole padded tensor. "
+    "Transforms of the baselines know no mask and mix the padding in."
 )
 
 
@@ -37,6 +42,7 @@ def _kernel_section(op: str, direction: str, rows: Sequence[Row]) -> Section:
     groups: dict[tuple[object, ...], dict[str, Row]] = {}
     for row in rows:
         key = tuple(row[k] for k in ("batch", "seq_len", "dim", "window", "topk", "modes"))
+        key += (is_full(row),)
         groups.setdefault(key, {})[row["label"]] = row
     labels = list(dict.fromkeys(row["label"] for row in rows if row["label"] != COPY))
     body = []
@@ -48,6 +54,8 @@ def _kernel_section(op: str, direction: str, rows: Sequence[Row]) -> Section:
         ]
         body.append(line + [_against_copy(cells.get(label)) for label in labels])
     text = ["Medians, and multiples of the time to copy the input once (twice for the backward)."]
+    if not all(map(is_full, rows)):
+        text.append(PADDED)
     if any("host_ms" in row for row in rows):
         text.append("Times are GPU time only; issue: Python's time to issue a call.")
     return Section(
@@ -69,20 +77,26 @@ def _against_copy(row: Row | None) -> str:
 
 def _shape(key: tuple[object, ...]) -> str:
     names = ("window", "top", "modes")
-    sizes = [f"{n} {v}" for n, v in zip(names, key[3:], strict=True) if v is not None]
-    return ", ".join([f"[{key[0]}, {key[1]}, {key[2]}]", *sizes])
+    sizes = [f"{n} {v}" for n, v in zip(names, key[3:6], strict=True) if v is not None]
+    padded = [] if key[6] else ["padded"]
+    return ", ".join([f"[{key[0]}, {key[1]}, {key[2]}]", *sizes, *padded])
 
 
 def statements(rows: Sequence[Row]) -> list[str]:
     """Each implementation relative to each baseline, in the geometric mean over shapes."""
+    full, padded = (_statements(rows, padded=padded) for padded in (False, True))
+    return [*full, *padded]
+
+
+def _statements(rows: Sequence[Row], *, padded: bool) -> list[str]:
     found = []
-    for (op, direction, ours), against in kernel_ratios(rows).items():
+    for (op, direction, ours), against in kernel_ratios(rows, padded=padded).items():
         parts = [
             f"{number(math.exp(statistics.fmean(map(math.log, ratios))))}x the speed of "
             f"{theirs} ({number(min(ratios))}x to {number(max(ratios))}x over {len(ratios)} shapes)"
             for theirs, ratios in against.items()
         ]
-        name = direction_name(direction)
+        name = direction_name(direction) + (", padded batches" if padded else "")
         found.append(f"{op}, {ours}, {name}: in the geometric mean {', '.join(parts)}.")
     return found
 
@@ -101,6 +115,7 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
             row
             for row in rows
             if (row.get("op"), row["direction"]) == (op, direction)
+            and is_full(row)
             and row["label"] in (ours, theirs)
         ]
         found.append((mean, Finding(f"{number(mean)}x", text, tuple(used))))
@@ -122,7 +137,8 @@ def _series(rows: Sequence[Row]) -> dict[tuple[str, str], list[Row]]:
     """
     found: dict[tuple[str, str], list[Row]] = {}
     for row in rows:
-        if row.get("op", "").endswith("attention") and row["direction"] in DIRECTIONS:
+        measured = is_full(row) and row["direction"] in DIRECTIONS
+        if measured and (row.get("op") or "").endswith("attention"):
             common = [f"batch {row['batch']}", f"{row['num_heads']} heads"]
             if row["window"] is not None:
                 common.append(f"window {row['window']}")

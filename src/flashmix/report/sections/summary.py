@@ -19,6 +19,8 @@ def summary_section(rows: Sequence[Row]) -> Section:
     lengths = sorted({*forward.seq_lens, *backward.seq_lens})
     if not lengths:
         return Section("Summary", table=Table(["mixer"], []))
+    padded = Sweep(comparable(rows, padded=True), "forward")
+    padded_at = padded.seq_lens[:1]
     shown = [n for n in lengths if n in (lengths[0], 512, lengths[-1])]
     longest = lengths[-1]
     trained = trainings(rows)
@@ -30,6 +32,7 @@ def summary_section(rows: Sequence[Row]) -> Section:
             [
                 label,
                 *(_time(forward, label, n) for n in shown),
+                *(_time(padded, label, n) for n in padded_at),
                 "1x" if label == FUSED else _against(forward, label, longest),
                 _time(backward, label, longest),
                 tables.memory_cell(memory) if memory else "-",
@@ -42,12 +45,13 @@ def summary_section(rows: Sequence[Row]) -> Section:
                 else "-",
             ]
         )
+    note = "padded: lengths drawn from N/4 to N, with a mask. " if padded_at else ""
     case = next(row for row in plain if row["direction"] in DIRECTIONS)
     return Section(
         "Summary",
         [
             f"Medians in ms: forward at N tokens, then forward + backward at N = {longest:,} with "
-            f"its peak memory. vs fused: forward at N = {longest:,} against fused attention. "
+            f"its peak memory. {note}vs fused: forward at N = {longest:,} against fused attention. "
             f"digits: held-out accuracy, mean over seeds. Batch {case['batch']}, width "
             f"{case['dim']}, {case['num_heads']} heads, {case['dtype']}, {case['device']}."
         ],
@@ -55,6 +59,7 @@ def summary_section(rows: Sequence[Row]) -> Section:
             [
                 "mixer",
                 *(f"N={n:,}" for n in shown),
+                *(f"N={n:,}, padded" for n in padded_at),
                 "vs fused",
                 "fwd+bwd",
                 "peak MB",

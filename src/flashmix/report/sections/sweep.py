@@ -53,11 +53,36 @@ def sections(rows: Sequence[Row]) -> list[Section]:
             memory_section(sweep),
             issue_section(sweep),
         ]
+    found += padded_sections(rows)
     trained = trainings(rows)
     if trained:
         found.append(digits.section(trained))
     if sweeps := [s for d in DIRECTIONS if (s := Sweep(plain, d)).cells]:
         found.append(parameter_section(sweeps[0]))
+    return found
+
+
+def padded_sections(rows: Sequence[Row]) -> list[Section]:
+    """Padded batches beside full ones, each against fused attention of the same lengths."""
+    found = []
+    for direction, name in DIRECTIONS.items():
+        full = Sweep(comparable(rows), direction)
+        padded = Sweep(comparable(rows, padded=True), direction)
+        for n in padded.seq_lens:
+            body = [
+                [
+                    label,
+                    *(time_cell(row) if row else "-" for row in both),
+                    _speed(full, label, FUSED, n),
+                    _speed(padded, label, FUSED, n),
+                ]
+                for label in padded.cells
+                for both in [(full.row(label, n), padded.row(label, n))]
+            ]
+            columns = ["mixer", "full", "padded", "full, vs fused", "padded, vs fused"]
+            text = "Padded: lengths drawn from N/4 to N, with a mask. Times in ms."
+            title = f"Padded batches, {name}, N = {n:,}"
+            found.append(Section(title, [text], Table(columns, body)))
     return found
 
 
