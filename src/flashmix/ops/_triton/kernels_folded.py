@@ -41,30 +41,59 @@ def mode_base(offsets, s, start, N, K):
     return folded_base(offsets, s, start, N)
 
 
-@triton.jit
-def _fold(x, here, back, kept, paired, wanted, dtype: tl.constexpr):
-    """Half of the even and of the odd part, so that a sum of two stays in the range of float16."""
-    a = tl.load(x + here[:, None], mask=kept[:, None] & wanted, other=0.0).to(tl.float32)
-    b = tl.load(x + back[:, None], mask=paired[:, None] & wanted, other=0.0).to(tl.float32)
-    even = (0.5 * a + 0.5 * b).to(dtype)
-    odd = tl.where(paired[:, None], 0.5 * a - 0.5 * b, 0.0).to(dtype)
-    return even, odd
+@triton.jit(do_not_specialize=["S", "N", "R"])
+def fold_kernel(
+    x,
+    folded,
+    order,
+    lengths,
+    offsets,
+    S,
+    N,
+    stride_s,
+    stride_n,
+    stride_d,
+    R,
+    D: tl.constexpr,
+    W: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """Half of E and of O at the folded rows of one tile."""
+    ACROSS: tl.constexpr = (W + COLUMNS - 1) // COLUMNS
+    program = tl.program_id(0) // ACROSS
+    s, tile, start, length = find_tile(program, lengths, offsets, S, N, 2 * ROWS)
+    if (2 * tile * ROWS <= length) & (length > 0):
+        n = tile * ROWS + tl.arange(0, ROWS)
+        # A sequence of one token has one folded row.
+        kept = (2 * n <= length) & (n < length)
+        paired = (n > 0) & (2 * n < length)
+        d = (tl.program_id(0) % ACROSS) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
+        tokens = x + s.to(tl.int64) * stride_s + d * stride_d
+        here = tokens + token_rows(order, s, start, n, kept, N)[:, None] * stride_n
+        back = tokens + token_rows(order, s, start, length - n, paired, N)[:, None] * stride_n
+        a = tl.load(here, mask=kept[:, None] & (d < D), other=0.0).to(tl.float32)
+        b = tl.load(back, mask=paired[:, None] & (d < D), other=0.0).to(tl.float32)
+        # Halved, so that a sum of two stays in the range of float16.
+        even = 0.5 * a + 0.5 * b
+        odd = tl.where(paired[:, None], 0.5 * a - 0.5 * b, 0.0)
+        dtype = folded.dtype.element_ty
+        at = (folded_base(offsets, s, start, N) + n)[:, None] * W + d
+        stored = kept[:, None] & (d < W)
+        tl.store(folded + at, even.to(dtype), mask=stored)
+        tl.store(folded + R.to(tl.int64) * W + at, odd.to(dtype), mask=stored)
 
 
 @triton.jit
 def analyse(
     x,
     grad,
-    stride_n,
-    grad_stride_n,
+    part,
     wanted,
     m,
-    order,
-    s,
-    start,
     length,
-    N,
     dtype: tl.constexpr,
+    W: tl.constexpr,
     MODES: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
@@ -73,7 +102,8 @@ def analyse(
 ):
     """Real and imaginary parts of the modes ``m`` of x, and of ``grad`` where it is not None.
 
-    Both are addresses of the sequence's columns, [1, COLUMNS]; ``wanted`` are those to load.
+    Both are addresses of the first folded row of a sequence, [1, COLUMNS], with O ``part`` elements
+    behind E; ``wanted`` are the columns to load.
     """
     x_re = tl.zeros((MODES, COLUMNS), tl.float32)
     x_im = tl.zeros((MODES, COLUMNS), tl.float32)
@@ -81,17 +111,15 @@ def analyse(
     g_im = tl.zeros((MODES, COLUMNS), tl.float32)
     turned, c, sn, step, step_c, step_s = first_angles(m, length, STEP)
     for first in range(0, length // 2 + 1, STEP):
-        n = first + tl.arange(0, STEP)
-        kept = (2 * n <= length) & (n < length)
-        paired = (n > 0) & (2 * n < length)
-        here = token_rows(order, s, start, n, kept, N)
-        back = token_rows(order, s, start, length - n, paired, N)
-        even, odd = _fold(x, here * stride_n, back * stride_n, kept, paired, wanted, dtype)
+        n = first + tl.arange(0, STEP)[:, None]
+        kept = (2 * n <= length) & (n < length) & wanted
+        even = tl.load(x + n * W, mask=kept, other=0.0)
+        odd = tl.load(x + part + n * W, mask=kept, other=0.0)
         x_re = tl.dot(c.to(dtype), even, x_re, input_precision=PRECISION)
         x_im = tl.dot(sn.to(dtype), odd, x_im, input_precision=PRECISION)
         if grad is not None:
-            here, back = here * grad_stride_n, back * grad_stride_n
-            even, odd = _fold(grad, here, back, kept, paired, wanted, dtype)
+            even = tl.load(grad + n * W, mask=kept, other=0.0)
+            odd = tl.load(grad + part + n * W, mask=kept, other=0.0)
             g_re = tl.dot(c.to(dtype), even, g_re, input_precision=PRECISION)
             g_im = tl.dot(sn.to(dtype), odd, g_im, input_precision=PRECISION)
         turned, c, sn = next_angles(turned, c, sn, step, step_c, step_s, length, EXACT)

@@ -14,49 +14,6 @@ from flashmix.ops._triton.kernels_turns import add_residues, cos_sin_of, residue
 
 
 @triton.jit(do_not_specialize=["S", "N", "R"])
-def fold_kernel(
-    x,
-    folded,
-    order,
-    lengths,
-    offsets,
-    S,
-    N,
-    stride_s,
-    stride_n,
-    stride_d,
-    R,
-    D: tl.constexpr,
-    W: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """Half of the even and of the odd part at the folded rows of one tile."""
-    ACROSS: tl.constexpr = (W + COLUMNS - 1) // COLUMNS
-    program = tl.program_id(0) // ACROSS
-    s, tile, start, length = find_tile(program, lengths, offsets, S, N, 2 * ROWS)
-    if (2 * tile * ROWS <= length) & (length > 0):
-        n = tile * ROWS + tl.arange(0, ROWS)
-        # A sequence of one token has one folded row.
-        kept = (2 * n <= length) & (n < length)
-        paired = (n > 0) & (2 * n < length)
-        d = (tl.program_id(0) % ACROSS) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
-        tokens = x + s.to(tl.int64) * stride_s + d * stride_d
-        here = tokens + token_rows(order, s, start, n, kept, N)[:, None] * stride_n
-        back = tokens + token_rows(order, s, start, length - n, paired, N)[:, None] * stride_n
-        a = tl.load(here, mask=kept[:, None] & (d < D), other=0.0).to(tl.float32)
-        b = tl.load(back, mask=paired[:, None] & (d < D), other=0.0).to(tl.float32)
-        # Halved, so that a sum of two stays in the range of float16.
-        even = 0.5 * a + 0.5 * b
-        odd = tl.where(paired[:, None], 0.5 * a - 0.5 * b, 0.0)
-        dtype = folded.dtype.element_ty
-        at = (folded_base(offsets, s, start, N) + n)[:, None] * W + d
-        stored = kept[:, None] & (d < W)
-        tl.store(folded + at, even.to(dtype), mask=stored)
-        tl.store(folded + R.to(tl.int64) * W + at, odd.to(dtype), mask=stored)
-
-
-@triton.jit(do_not_specialize=["S", "N", "R"])
 def width_kernel(
     folded,
     z,

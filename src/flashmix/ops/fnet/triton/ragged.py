@@ -22,12 +22,13 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._library import kernel_op
+from flashmix.ops._triton.folded import fold, row
 from flashmix.ops._triton.launch import cdiv, padded, precision
 from flashmix.ops._triton.matrices import Matrix, dft, place
 from flashmix.ops._triton.sequences import Sequences, sequences
 from flashmix.ops._triton.tuning import LaunchConfig, launch_config
 from flashmix.ops.fnet.registration import packed_formula, register
-from flashmix.ops.fnet.triton.kernels_ragged import fold_kernel, token_kernel, width_kernel
+from flashmix.ops.fnet.triton.kernels_ragged import token_kernel, width_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,6 @@ class Config(LaunchConfig):
     and ``step`` terms are summed at a time.
     """
 
-    fold_rows: int = 8
-    fold_columns: int = 256
-    fold_warps: int = 4
     width_rows: int = 128
     width_columns: int = 128
     width_step: int = 64
@@ -59,7 +57,6 @@ class Config(LaunchConfig):
         dim, side = sizes["dim"], padded(sizes["dim"])
         if dtype == torch.float32:
             return cls(
-                fold_columns=min(128, side),
                 width_rows=64,
                 width_columns=min(64, side),
                 width_step=min(32, side),
@@ -71,7 +68,6 @@ class Config(LaunchConfig):
         # Of narrow tokens there are few tiles: smaller ones occupy more multiprocessors.
         columns = min(128 if dim > 256 else 64, side)
         return cls(
-            fold_columns=min(256, side),
             width_columns=columns,
             width_step=min(64, side),
             width_warps=8 if dim > 256 else 4,
@@ -92,11 +88,6 @@ def width_matrix(dim: int, dtype: torch.dtype, device: torch.device) -> Matrix:
     return place(dft(dim), dtype, device, terms=dim, shape=(dim, row(dim)))
 
 
-def row(dim: int) -> int:
-    """Elements from a folded row to the next: whole vectors of 16."""
-    return cdiv(dim, 16) * 16
-
-
 def mix(x: Tensor, where: Sequences, norm: str, how: Config | None = None) -> Tensor:
     """Re(FFT2(x)) of each sequence of ``x`` over its own length; zeros at padding.
 
@@ -113,32 +104,9 @@ def mix(x: Tensor, where: Sequences, norm: str, how: Config | None = None) -> Te
     if not x.numel():
         return y
     how = how or config(x.shape[-1], x.dtype)
-    folded = fold(x, where, how)
+    folded = fold(x, where)
     transform_tokens(transform_width(folded, x, where, how), y, where, norm, how)
     return y
-
-
-def fold(x: Tensor, where: Sequences, how: Config) -> Tensor:
-    """Half of the even and of the odd part of each sequence of ``x``, [2, R, W]."""
-    dim = x.shape[-1]
-    folded = x.new_empty((2, where.folded_rows(), row(dim)))
-    fold_kernel[(where.programs(2 * how.fold_rows) * cdiv(row(dim), how.fold_columns),)](
-        x,
-        folded,
-        where.order,
-        where.lengths,
-        where.offsets,
-        where.count,
-        where.longest,
-        *((0, *x.stride()) if where.packed else x.stride()),
-        folded.shape[1],
-        D=dim,
-        W=row(dim),
-        ROWS=how.fold_rows,
-        COLUMNS=how.fold_columns,
-        num_warps=how.fold_warps,
-    )
-    return folded
 
 
 def transform_width(folded: Tensor, x: Tensor, where: Sequences, how: Config) -> Tensor:

@@ -1,4 +1,4 @@
-"""The two launches of Fourier attention over sequences of any lengths; ``ragged`` has the formula.
+"""Two launches of Fourier attention over sequences of any lengths; ``ragged`` has the formula.
 
 Shapes: tiles of MODES modes, or ROWS folded tokens, and the COLUMNS channels of a head, DH of them
 and padding. Spectra are [parts, R, H * DH], rows of modes over their norms; ``rows`` [parts, H, R]
@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from flashmix.ops._triton.kernels_folded import analyse, find_modes, mode_base, store_padding
-from flashmix.ops._triton.kernels_sequences import find_tile, token_rows
+from flashmix.ops._triton.kernels_sequences import find_tile, folded_base, token_rows
 from flashmix.ops._triton.kernels_turns import first_angles, next_angles
 
 
@@ -26,23 +26,15 @@ def analysis_kernel(
     grad,
     spectrum,
     rows,
-    order,
     lengths,
     offsets,
     S,
     N,
-    stride_s,
-    stride_n,
-    stride_h,
-    stride_d,
-    grad_stride_s,
-    grad_stride_n,
-    grad_stride_h,
-    grad_stride_d,
     R,
     eps,
     H: tl.constexpr,
     DH: tl.constexpr,
+    W: tl.constexpr,
     MODES: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
@@ -50,6 +42,8 @@ def analysis_kernel(
     PRECISION: tl.constexpr,
 ):
     """Modes of a head of v, each over the root of its power, and those powers.
+
+    v and ``grad`` are folded, [2, R, W], with the heads side by side.
 
     With ``grad`` also its modes, each over its largest element; the gradients of the gains; and
     those largest elements.
@@ -60,23 +54,16 @@ def analysis_kernel(
     if (2 * tile * MODES <= length) & (length > 0):
         d = tl.arange(0, COLUMNS)[None, :]
         m = tile * MODES + tl.arange(0, MODES)
-        v += s.to(tl.int64) * stride_s + h * stride_h
-        upstream = None
-        if grad is not None:
-            upstream = grad + s.to(tl.int64) * grad_stride_s + h * grad_stride_h + d * grad_stride_d
+        first = folded_base(offsets, s, start, N) * W + h * DH + d
         v_re, v_im, g_re, g_im = analyse(
-            v + d * stride_d,
-            upstream,
-            stride_n,
-            grad_stride_n,
+            v + first,
+            None if grad is None else grad + first,
+            R.to(tl.int64) * W,
             d < DH,
             m,
-            order,
-            s,
-            start,
             length,
-            N,
             spectrum.dtype.element_ty,
+            W,
             MODES,
             COLUMNS,
             STEP,

@@ -1,11 +1,11 @@
-"""Fourier attention of sequences of any lengths in two launches, forward and backward.
+"""Fourier attention of sequences of any lengths in three launches, and its backward in four.
 
 The modes V of a head are two real products over folded tokens. They are stored over the roots of
 their powers, in the dtype of v, whose range then does not matter. The other launch sums a head's
 powers, so that it has the weights w, and is two real products with the matrix times w.
 
 With U the modes of the output's gradient the backward is y = irfft(F w U + a V), where a comes
-from the sums of Re(conj(V) U) over the channels of a head: the same two launches over both.
+from the sums of Re(conj(V) U) over the channels of a head: the same launches over both.
 
 2 L^2 D operations a sequence and launch, half of it in either. Shapes: S sequences, N tokens of
 the longest, T packed tokens, H heads, dh width of a head, R folded rows of all sequences.
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._library import kernel_op
+from flashmix.ops._triton.folded import fold, row
 from flashmix.ops._triton.launch import padded, precision
 from flashmix.ops._triton.sequences import Sequences, sequences
 from flashmix.ops._triton.tuning import LaunchConfig, launch_config
@@ -43,12 +44,12 @@ class Config(LaunchConfig):
     """
 
     analysis_modes: int = 64
-    analysis_step: int = 64
-    analysis_warps: int = 8
+    analysis_step: int = 32
+    analysis_warps: int = 4
     analysis_stages: int = 3
     synthesis_rows: int = 64
-    synthesis_step: int = 64
-    synthesis_warps: int = 8
+    synthesis_step: int = 32
+    synthesis_warps: int = 4
     synthesis_stages: int = 3
 
     @classmethod
@@ -56,24 +57,23 @@ class Config(LaunchConfig):
         """Tiles are smaller the more sums a program holds: two of them, or four of the backward."""
         single = dtype == torch.float32
         sums = padded(sizes["head_dim"]) * (2 if sizes["backward"] else 1) * (2 if single else 1)
+        warps = 8 if single or sums > 128 else 4
         if sums > 128:
             return cls(
                 analysis_modes=32,
-                analysis_step=32,
+                analysis_warps=warps,
                 analysis_stages=2,
                 synthesis_rows=32 if sums > 256 or single else 64,
-                synthesis_step=32,
+                synthesis_warps=warps,
                 synthesis_stages=2,
             )
-        if single or sums > 64:
-            stages = 2 if single else 3
-            return cls(
-                analysis_step=32,
-                analysis_stages=stages,
-                synthesis_step=32,
-                synthesis_stages=stages,
-            )
-        return cls()
+        stages = 2 if single else 3
+        return cls(
+            analysis_warps=warps,
+            analysis_stages=stages,
+            synthesis_warps=warps,
+            synthesis_stages=stages,
+        )
 
 
 @functools.cache
@@ -97,17 +97,16 @@ def _mix(grad: Tensor | None, v: Tensor, where: Sequences, how: Config | None) -
     rows = v.new_empty((1 if grad is None else 3, heads, count), dtype=torch.float32)
     tensors = where.order, where.lengths, where.offsets, where.count, where.longest
     analysis_kernel[(where.programs(2 * how.analysis_modes) * heads,)](
-        v,
-        grad,
+        fold(v.flatten(-2), where),
+        None if grad is None else fold(grad.flatten(-2), where),
         spectrum,
         rows,
-        *tensors,
-        *_strides(v, where),
-        *_strides(v if grad is None else grad, where),
+        *tensors[1:],
         count,
         EPS,
         H=heads,
         DH=width,
+        W=row(heads * width),
         MODES=how.analysis_modes,
         COLUMNS=padded(width),
         STEP=how.analysis_step,

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from flashmix.ops._triton.kernels_folded import analyse, find_modes, mode_base, store_padding
-from flashmix.ops._triton.kernels_sequences import find_tile, token_rows
+from flashmix.ops._triton.kernels_sequences import find_tile, folded_base, token_rows
 from flashmix.ops._triton.kernels_turns import first_angles, next_angles
 from flashmix.ops.spectral.triton.kernels_modes import factor, store_modes
 
@@ -21,28 +21,23 @@ def _lift(length):
     return tl.exp2(tl.floor(0.25 * tl.log2(length.to(tl.float32)) + 0.5))
 
 
-@triton.jit(do_not_specialize=["S", "N", "K", "M", "R"])
+@triton.jit(do_not_specialize=["S", "N", "K", "M", "FOLDED", "R"])
 def analysis_kernel(
     x,
     grad,
     weight,
     spectrum,
     products,
-    order,
     lengths,
     offsets,
     S,
     N,
     K,
     M,
-    stride_s,
-    stride_n,
-    stride_d,
-    grad_stride_s,
-    grad_stride_n,
-    grad_stride_d,
+    FOLDED,
     R,
     D: tl.constexpr,
+    W: tl.constexpr,
     MODES: tl.constexpr,
     COLUMNS: tl.constexpr,
     STEP: tl.constexpr,
@@ -51,6 +46,8 @@ def analysis_kernel(
     PRECISION: tl.constexpr,
 ):
     """A tile of the spectrum of x times W, or of ``grad`` times W's conjugate where it is given.
+
+    Both are folded, [2, FOLDED, W].
 
     With ``grad`` the sequence's part of the gradient of W is stored in ``products``. Mode 0's
     imaginary part has none: that of a bias is in its place.
@@ -62,23 +59,16 @@ def analysis_kernel(
     if (tile * MODES < used) & (length > 0):
         j = (tl.program_id(0) % ACROSS) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
         m = tile * MODES + tl.arange(0, MODES)
-        x += s.to(tl.int64) * stride_s
-        upstream = None
-        if grad is not None:
-            upstream = grad + s.to(tl.int64) * grad_stride_s + j * grad_stride_d
+        first = folded_base(offsets, s, start, N) * W + j
         x_re, x_im, g_re, g_im = analyse(
-            x + j * stride_d,
-            upstream,
-            stride_n,
-            grad_stride_n,
+            x + first,
+            None if grad is None else grad + first,
+            FOLDED.to(tl.int64) * W,
             j < D,
             m,
-            order,
-            s,
-            start,
             length,
-            N,
             spectrum.dtype.element_ty,
+            W,
             MODES,
             COLUMNS,
             STEP,
@@ -92,6 +82,10 @@ def analysis_kernel(
         scale = _lift(length) / length.to(tl.float32)
         CONJUGATE: tl.constexpr = grad is not None
         w_re, w_im = factor(weight, mode, j, kept, scale, D, length, CONJUGATE, UNITARY)
+        if UNITARY:
+            # Where no mode passes unchanged, all of W is applied here, which rounds less.
+            whole = tl.where(used == length // 2 + 1, scale, 0.0)
+            w_re += whole * tl.where((mode == 0) | (2 * mode == length), 1.0, 2.0)
         if grad is None:
             store_modes(spectrum + at, x_re, x_im, w_re, w_im, plane, kept)
         else:
@@ -134,7 +128,8 @@ def synthesis_kernel(
 ):
     """The tokens n and -n of one tile of n <= L / 2, and zeros at some of the padding.
 
-    ``bias`` and ``x`` are added where they are not None.
+    ``bias`` is added where it is not None; so is ``x``, whose modes from M up pass unchanged, in
+    sequences that have such modes.
     """
     ACROSS: tl.constexpr = (D + COLUMNS - 1) // COLUMNS
     program = tl.program_id(0) // ACROSS
@@ -174,9 +169,11 @@ def synthesis_kernel(
         back_kept = back[:, None] & wanted
         now, then = p - q, p + q
         if x is not None:
+            passing = used < length // 2 + 1
+            kept_x, back_x = kept & passing, back_kept & passing
             own = x + s.to(tl.int64) * stride_s + j * stride_d
-            now += tl.load(own + rows * stride_n, mask=kept, other=0.0).to(tl.float32)
-            then += tl.load(own + back_rows * stride_n, mask=back_kept, other=0.0).to(tl.float32)
+            now += tl.load(own + rows * stride_n, mask=kept_x, other=0.0).to(tl.float32)
+            then += tl.load(own + back_rows * stride_n, mask=back_x, other=0.0).to(tl.float32)
         tl.store(y + rows * y_stride_n, now.to(dtype), mask=kept)
         tl.store(y + back_rows * y_stride_n, then.to(dtype), mask=back_kept)
 

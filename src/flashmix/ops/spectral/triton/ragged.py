@@ -1,4 +1,4 @@
-"""The spectral filter of sequences of any lengths in two launches, and its backward in three.
+"""The spectral filter of sequences of any lengths in three launches, and its backward in five.
 
 F[m] = sum over n of x[n] exp(-2 pi i m n / L) of the modes in use, m < min(M, L // 2 + 1), is two
 real products over folded tokens n <= L / 2. Filtered, G = c W F / L with c = 1 for the modes that
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from flashmix.ops._library import kernel_op
+from flashmix.ops._triton.folded import fold, row
 from flashmix.ops._triton.launch import cdiv, padded, precision
 from flashmix.ops._triton.sequences import Sequences, sequences
 from flashmix.ops._triton.tuning import LaunchConfig, launch_config
@@ -50,18 +51,18 @@ class Config(LaunchConfig):
 
     analysis_modes: int = 64
     analysis_columns: int = 64
-    analysis_step: int = 64
-    analysis_warps: int = 8
-    analysis_stages: int = 3
+    analysis_step: int = 32
+    analysis_warps: int = 4
+    analysis_stages: int = 4
     backward_columns: int = 64
     backward_step: int = 32
     backward_warps: int = 8
     backward_stages: int = 3
     synthesis_rows: int = 64
     synthesis_columns: int = 128
-    synthesis_step: int = 64
-    synthesis_warps: int = 8
-    synthesis_stages: int = 3
+    synthesis_step: int = 32
+    synthesis_warps: int = 4
+    synthesis_stages: int = 4
 
     @classmethod
     def fitting(cls, sizes: Mapping[str, int], dtype: torch.dtype) -> Self:
@@ -71,20 +72,22 @@ class Config(LaunchConfig):
             return cls(
                 analysis_modes=min(64, few),
                 analysis_columns=min(64, narrow),
-                analysis_step=32,
+                analysis_warps=8,
                 analysis_stages=2,
                 backward_columns=min(32, narrow),
                 backward_stages=2,
                 synthesis_columns=min(64, narrow),
                 synthesis_step=min(32, few),
+                synthesis_warps=8,
                 synthesis_stages=2,
             )
+        # Of narrow tokens there are few tiles: smaller ones occupy more multiprocessors.
         return cls(
             analysis_modes=min(64, few),
             analysis_columns=min(64, narrow),
             backward_columns=min(64, narrow),
-            synthesis_columns=min(128, narrow),
-            synthesis_step=min(64, few),
+            synthesis_columns=min(128 if sizes["dim"] > 256 else 64, narrow),
+            synthesis_step=min(32, few),
         )
 
 
@@ -137,25 +140,26 @@ def analysis(
     """The filtered modes [2, R, D] of x; or those of ``grad``, and the gradients of W, float32."""
     dim, m = x.shape[-1], modes_of(where, weight.shape[0])
     spectrum = x.new_empty((2, m.rows, dim))
+    tokens = fold(x, where)
+    upstream = None if grad is None else fold(grad, where)
     products = None if grad is None else weight.new_empty((2, m.rows, dim))
     columns = how.analysis_columns if grad is None else how.backward_columns
     analysis_kernel[(m.programs(how.analysis_modes) * cdiv(dim, columns),)](
-        x,
-        grad,
+        tokens,
+        upstream,
         weight,
         spectrum,
         products,
-        where.order,
         where.lengths,
         where.offsets,
         where.count,
         where.longest,
         m.each,
         weight.shape[0],
-        *_strides(x, where),
-        *(_strides(x, where) if grad is None else _strides(grad, where)),
+        tokens.shape[1],
         m.rows,
         D=dim,
+        W=row(dim),
         MODES=how.analysis_modes,
         COLUMNS=columns,
         STEP=how.analysis_step if grad is None else how.backward_step,
