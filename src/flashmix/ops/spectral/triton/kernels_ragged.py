@@ -169,7 +169,7 @@ def synthesis_kernel(
         back_kept = back[:, None] & wanted
         now, then = p - q, p + q
         if x is not None:
-            passing = used < length // 2 + 1
+            passing = (used + 0 * n < length // 2 + 1)[:, None]
             kept_x, back_x = kept & passing, back_kept & passing
             own = x + s.to(tl.int64) * stride_s + j * stride_d
             now += tl.load(own + rows * stride_n, mask=kept_x, other=0.0).to(tl.float32)
