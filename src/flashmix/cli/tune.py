@@ -129,6 +129,7 @@ def _measure(terminal: Terminal, arguments: argparse.Namespace) -> Path | None:
             raise unknown_choice("op to tune", op, NAMES)
     folder: Path = arguments.resume or arguments.out or default_folder("tune")
     grid = Grid(
+        lengths=("full",),
         device=device_name(arguments.device),
         dtype=arguments.dtype,
         mixers=ops,

@@ -11,7 +11,7 @@ PADDED_AT = 512
 
 def _lengths(grid: Grid, seq_len: int) -> list[Lengths]:
     """Of which lengths the sequences of a batch are at ``seq_len``."""
-    padded = grid.seq_lens is not None or grid.lengths is not None or seq_len == PADDED_AT
+    padded = grid.lengths is not None or seq_len == PADDED_AT
     both: tuple[Lengths, ...] = ("full", "uniform") if padded else ("full",)
     return [one for one in both if grid.wants_lengths(one)]
 
@@ -19,7 +19,8 @@ def _lengths(grid: Grid, seq_len: int) -> list[Lengths]:
 def quick(grid: Grid) -> Suite:
     """All mixers at N 128 to 2,048, forward and forward + backward; digits with two seeds.
 
-    A padded batch stands beside the full one at ``PADDED_AT``, or at every length asked for.
+    A padded batch stands beside the full one at ``PADDED_AT`` tokens, or
+    everywhere where ``grid.lengths`` asks for it.
     """
     mixers = [*BASELINES, *((text, "auto") for text in grid.mixers or declared("quick"))]
     sweep = [
