@@ -11,16 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flashmix.ops._padding import real_first
 from flashmix.ops._triton.kernels import delta_kernel
 from flashmix.ops._triton.launch import cdiv, padded
+from flashmix.ops._triton.sequences import sequences
 
 LOG2_E = 1.4426950408889634
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Positions of tokens, real ones first, int64 [B, N], and how many are real, int32 [B]."""
+    """Positions of tokens, real ones first, int32 [B, N], and how many are real, int32 [B]."""
 
     order: Tensor | None
     lengths: Tensor | None
@@ -35,7 +35,8 @@ def packing(mask: Tensor | None) -> Packing:
     """How kernels find the real tokens: nothing is copied."""
     if mask is None:
         return Packing(None, None)
-    return Packing(real_first(mask), mask.sum(1, dtype=torch.int32))
+    where = sequences(mask, mask, None)
+    return Packing(where.order, where.lengths)
 
 
 def ensure_contiguous_last_dim(*xs: Tensor) -> tuple[Tensor, ...]:

@@ -34,7 +34,7 @@ def token_rows(order, i, N, PACKED: tl.constexpr):
     """Where the tokens ``i`` stand, int64: real ones come first in ``order``, which is None where
     nothing is padding."""
     if PACKED:
-        return tl.load(order + i, mask=i < N, other=0)
+        return tl.load(order + i, mask=i < N, other=0).to(tl.int64)
     return i.to(tl.int64)
 
 
