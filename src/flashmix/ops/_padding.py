@@ -45,12 +45,13 @@ def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
     """``x`` [B, N, ...] with zeros at the padding, whatever stood there (NaN included)."""
     if mask is None:
         return x
-    return x.masked_fill(~mask.reshape(mask.shape + (1,) * (x.dim() - 2)), 0)
+    # One pass; masked_fill copies first.
+    return torch.where(mask.reshape(mask.shape + (1,) * (x.dim() - 2)), x, 0.0)
 
 
 def zero_head_padding(x: Tensor, mask: Tensor | None) -> Tensor:
     """As :func:`zero_padding`, for ``x`` [B, H, N, ...]."""
-    return x if mask is None else x.masked_fill(~mask[:, None, :, None], 0)
+    return x if mask is None else torch.where(mask[:, None, :, None], x, 0.0)
 
 
 def _unpadded(run: Callable[..., Tensor], *xs: Tensor) -> Tensor:
