@@ -6,12 +6,12 @@ import inspect
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import forward_ad
 
 from flashmix.ops import _dense
 from flashmix.ops._compile import constant_in_graphs
+from flashmix.ops._fused import sdpa
 from flashmix.ops._library import composite_op
 from flashmix.ops._packed import through_padding
 from flashmix.ops._padding import zero_head_padding
@@ -25,7 +25,7 @@ from flashmix.ops.attention import reference
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """softmax(q k^T / sqrt(dh)) v, [B, H, N, dh]."""
     if mask is None:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return sdpa("attention", q, k, v, causal=causal)
     q, k, v = _dense.zero_qkv(q, k, v, mask)
     # A sequence of padding alone sees its zeros rather than nothing: no NaN, and zeroed below.
     allowed = (mask | ~mask.any(1, keepdim=True))[:, None, None, :]
@@ -34,7 +34,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool
         square = torch.ones(n, n, dtype=torch.bool, device=q.device).tril()
         # Left padding leaves early rows without a real key; each may see itself, zeroed below.
         allowed = (allowed & square) | torch.eye(n, dtype=torch.bool, device=q.device)
-    return zero_head_padding(F.scaled_dot_product_attention(q, k, v, attn_mask=allowed), mask)
+    return zero_head_padding(sdpa("attention", q, k, v, allowed), mask)
 
 
 def packed(
@@ -59,7 +59,7 @@ def _each_sequence(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, causal: 
         return q + k + v  # nothing, but within autograd's graph
     parts = zip(*(x.split(lengths) for x in (q, k, v)), strict=True)
     ys = [
-        F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        sdpa("attention", q, k, v, causal=causal)
         for q, k, v in ((x.transpose(0, 1)[None] for x in qkv) for qkv in parts)
     ]
     return torch.cat([y[0].transpose(0, 1) for y in ys])

@@ -8,9 +8,9 @@ Shapes: B batch, H heads, N tokens, dh width of a head, G blocks of C tokens, S 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from flashmix.ops._fused import sdpa
 from flashmix.ops._library import composite_op
 from flashmix.ops.block_topk_attention import reference
 from flashmix.ops.block_topk_attention.blocks import (
@@ -52,5 +52,5 @@ def block_topk_attention(
     # Queries at padding may see nothing; they see all instead, and their outputs are zeroed.
     allowed = allowed | ~allowed.any(-1, keepdim=True)
     allowed = allowed.expand(-1, -1, -1, BLOCK, -1).reshape(-1, 1, BLOCK, selected * BLOCK)
-    y = F.scaled_dot_product_attention(q.reshape(-1, 1, BLOCK, dh), keys, values, attn_mask=allowed)
+    y = sdpa("block_topk_attention", q.reshape(-1, 1, BLOCK, dh), keys, values, allowed)
     return unpack_tokens(y.view(batch, heads, groups * BLOCK, dh)[:, :, :n], mask)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flashmix.ops._compile import kept_for_any
+from flashmix.ops._fused import sdpa
 from flashmix.ops._library import composite_op
 from flashmix.ops._padding import real_first
 from flashmix.ops.attention.torch_impl import attention
@@ -67,7 +68,7 @@ def _masked(
         present = torch.arange(n, device=q.device) < lengths[:, None, None, None]
         # Queries beyond the end would see nothing; the diagonal keeps them finite.
         near = (near & present) | torch.eye(n, dtype=torch.bool, device=q.device)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=near)
+    return sdpa("local_attention", q, k, v, near)
 
 
 def _banded(
@@ -94,5 +95,5 @@ def _banded(
     # Queries beyond the end would see nothing; the diagonal keeps them finite, they are cut off.
     own = key == query
     allowed = (near & present[:, :, None, :]) | own
-    y = F.scaled_dot_product_attention(q_blocks, k_blocks, v_blocks, attn_mask=allowed)
+    y = sdpa("local_attention", q_blocks, k_blocks, v_blocks, allowed)
     return y.transpose(0, 1).reshape(batch, heads, count * size, width)[:, :, :n]
