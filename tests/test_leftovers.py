@@ -20,7 +20,11 @@ from flashmix.bench.training import Experiment, experiment, run_experiment, runn
 from flashmix.bench.training import jobs as jobs_module
 from flashmix.bench.training.jobs import LOGITS_FILE
 from flashmix.bench.worker import set_threads, status_of
+from flashmix.cli.main import main
 from flashmix.errors import ArgumentError, FlashmixError
+from flashmix.report import write as report_write
+from flashmix.report.charts import Chart
+from flashmix.report.html import page as report_html
 from flashmix.tasks import checkpoint
 from flashmix.tasks.finetuning import FinetuneConfig
 
@@ -250,6 +254,40 @@ def test_a_disk_that_is_full_at_any_write_ends_with_advice_that_works(
         assert found(out) == expected, f"full after {writes} writes"
         shutil.rmtree(out)
     assert writes > {"bench": 4, "finetune": 20}[command]
+
+
+@pytest.mark.parametrize("command", ["report", "bench"])
+def test_no_room_for_a_report_keeps_the_rows_and_says_how_to_write_it(
+    tmp_path, monkeypatch, capsys, command
+):
+    pictures = [f"figures/chart{end}" for end in (".svg", "-dark.svg", ".png")]
+    monkeypatch.setattr(report_html, "page", lambda runs: "page")
+    monkeypatch.setattr(
+        report_write, "charts", lambda rows: [Chart("chart", "title", "text", {}, ["fnet"])]
+    )
+    monkeypatch.setattr(report_write, "picture_spec", lambda *_: {})
+    monkeypatch.setattr(report_write, "to_svg", lambda _: "<svg/>")
+    monkeypatch.setattr(report_write, "to_png", lambda _: b"png")
+    out = tmp_path / "run"
+    bench(out, resume=False)
+    kept = {path.name: path.read_bytes() for path in out.iterdir()}
+    disk = Disk(monkeypatch)
+    asked = {"report": ["report", str(out)], "bench": ["bench", "--resume", str(out)]}[command]
+    done = 1 if command == "bench" else 0  # syncs of the run itself, which has ended
+    for room, name in enumerate(["report.md", "report.html", *pictures]):
+        disk.room = done + room
+        assert main(asked) == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said.startswith(f"flashmix: cannot write {out / name}: No space left on device.")
+        assert said.endswith(
+            f"The measured rows are kept; once there is room: flashmix report {out}"
+        )
+        assert not (out / name).exists()
+        assert not list(out.rglob(".*"))
+        assert (out / "results.jsonl").read_bytes() == kept["results.jsonl"]
+    disk.room = None
+    assert main(["report", str(out)]) == 0
+    assert all((out / name).exists() for name in pictures)
 
 
 def test_no_room_for_the_state_of_a_training_is_told_as_such(tmp_path, monkeypatch):
