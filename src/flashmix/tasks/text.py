@@ -7,6 +7,7 @@ holds the task's files, else the hub.
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,28 @@ def load_examples(task: str, split: str, data: Path | None = None) -> Examples:
         FlashmixError: a file that does not hold what it should, or a download that failed.
         MissingDependencyError: pyarrow is not installed, and the file is parquet.
     """
+    return _read(_locate(task, split, data), split, len(TEXT_TASKS[task].classes))
+
+
+def fingerprint(task: str, split: str, data: Path | None = None) -> dict[str, Any]:
+    """What tells whether the files of a split are still the same: "bytes", and their "sha256".
+
+    Where they lie does not count. It raises as :func:`load_examples` does for files that are not
+    there.
+    """
+    path = _locate(task, split, data)
+    digest, size = hashlib.sha256(), 0
+    for file in sorted(path.rglob("*.txt")) if path.is_dir() else [path]:
+        content = file.read_bytes()
+        size += len(content)
+        if path.is_dir():
+            digest.update(f"{file.relative_to(path)}\0{len(content)}\0".encode())
+        digest.update(content)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _locate(task: str, split: str, data: Path | None) -> Path:
+    """The file of a split, or the folder of its texts, wherever it is."""
     if task not in TEXT_TASKS:
         raise unknown_choice("text task", task, TEXT_TASKS)
     known = TEXT_TASKS[task]
@@ -94,10 +117,10 @@ def load_examples(task: str, split: str, data: Path | None = None) -> Examples:
                 f"{data} holds no {split} split of {task}: expected {stems} with .parquet or .csv, "
                 "or aclImdb's folders"
             )
-        return _read(found, split, len(known.classes))
+        return found
     shared = os.environ.get(ENVIRONMENT)
     found = _find(known, split, Path(shared)) if shared else None
-    return _read(found or _download(known, split), split, len(known.classes))
+    return found or _download(known, split)
 
 
 def _find(task: TextTask, split: str, folder: Path) -> Path | None:

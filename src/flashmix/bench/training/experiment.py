@@ -33,8 +33,9 @@ from flashmix.errors import ArgumentError, FlashmixError
 from flashmix.tasks import distributed
 from flashmix.tasks.encoders import VANILLA
 from flashmix.tasks.finetuning import FinetuneConfig
-from flashmix.tasks.pretraining import PretrainConfig
+from flashmix.tasks.pretraining import CORPORA, PretrainConfig
 from flashmix.tasks.sequence import check_processes
+from flashmix.tasks.text import fingerprint
 
 COSTS_FILE = "costs.json"
 
@@ -148,6 +149,7 @@ def run_experiment(
                 folder.write_run(run)
             elif not run["finished"]:
                 machine.check_same(run, config.device, out, processes=distributed.world())
+                _check_data(run, config, out)
             complete = _lead(experiment, folder, threads, listener)
             run["finished"] = _now() if complete else None
             folder.write_run(run)
@@ -163,12 +165,42 @@ def _describe(experiment: Experiment, threads: int) -> dict[str, Any]:
         "suite": experiment.kind,
         "command": shlex.join(["flashmix", *sys.argv[1:]]),
         "experiment": experiment.as_dict(),
+        "data": _fingerprints(experiment.config),
         "processes": distributed.world(),
         "threads": threads,
         "started": _now(),
         "finished": None,
         "machine": machine.describe(experiment.config.device),
     }
+
+
+def _fingerprints(config: FinetuneConfig | PretrainConfig) -> dict[str, Any]:
+    """That of each split that is read; of digits, which are part of the package's code, none."""
+    data = Path(config.data) if config.data else None
+    if isinstance(config, PretrainConfig):
+        task, split = CORPORA[config.corpus]
+        return {split: fingerprint(task, split, data)}
+    splits = () if config.task == "digits" else ("train", "test")
+    return {split: fingerprint(config.task, split, data) for split in splits}
+
+
+def _check_data(run: dict[str, Any], config: FinetuneConfig | PretrainConfig, out: Path) -> None:
+    """Raise ArgumentError where the data are no longer those that the run was begun with."""
+    then: dict[str, Any] = run.get("data", {})  # runs of earlier versions say nothing of it
+    if not then:
+        return
+    now = _fingerprints(config)
+    changed = [
+        f"the {split} split had {then[split]['bytes']} bytes (sha256 {then[split]['sha256'][:12]}),"
+        f" here {now[split]['bytes']} ({now[split]['sha256'][:12]})"
+        for split in now
+        if split in then and then[split] != now[split]
+    ]
+    if changed:
+        raise ArgumentError(
+            f"{out} was begun with other data: {'; '.join(changed)}. Put the files back, or start "
+            "a new run"
+        )
 
 
 def _lead(experiment: Experiment, folder: RunFolder, threads: int, listener: Listener) -> bool:
