@@ -57,3 +57,13 @@ def test_runs_that_say_nothing_of_their_data_are_resumed(begun):
     (out / RUN_FILE).write_text(json.dumps(run))
     (data / f"{SPLITS[kind][0]}.csv").write_text("text,label\nother,1\n")
     run_experiment(None, out, kind=kind, resume=True)
+
+
+def test_a_fingerprint_that_is_none_is_told_by_its_place(begun):
+    kind, out, _ = begun
+    run = json.loads((out / RUN_FILE).read_text())
+    split = SPLITS[kind][0]
+    run["data"][split]["bytes"] = "many"
+    (out / RUN_FILE).write_text(json.dumps(run))
+    with pytest.raises(ArgumentError, match=rf"data.*{split}.*bytes"):
+        run_experiment(None, out, kind=kind, resume=True)

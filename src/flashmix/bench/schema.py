@@ -271,6 +271,9 @@ MEASURED_COSTS = named(record({"step_ms": POSITIVE, "train_peak_memory_mb": AMOU
 EXAMPLES = record({"classes": many(TEXT), "pairs": PAIRS})
 
 
+FINGERPRINT = record({"bytes": WHOLE, "sha256": TEXT})
+
+
 def run_fault(run: Any) -> str | None:
     """What is wrong with the content of run.json."""
     if (fault := RUN(run, "")) or run["suite"] not in TRAININGS:
@@ -279,7 +282,7 @@ def run_fault(run: Any) -> str | None:
         {"mixers": many(TEXT, 1), "config": record(CONFIGS[run["suite"]])},
         {"rates": many(POSITIVE), "seeds": many(ANY_WHOLE)},
     )
-    return record({"experiment": experiment})(run, "")
+    return record({"experiment": experiment}, {"data": named(FINGERPRINT)})(run, "")
 
 
 def case_fault(row: Any) -> str | None:
