@@ -19,9 +19,9 @@ ROOT = Path(__file__).parent.parent
 KERNELS = {
     "[512, 256]": "head tail fold width token analysis synthesis weight_grad planes mirror filter "
     "signal filter_grad send return receive collect spread",
-    "local": "forward delta backward",
-    "exact top-k": "bound collect search keep query_grad key_grad",
-    "block top-k": "pool forward delta query_grad key_grad",
+    "local": "count order forward delta backward",
+    "exact top-k": "count order bound collect search keep query_grad key_grad",
+    "block top-k": "count order pool forward delta query_grad key_grad",
 }
 
 
