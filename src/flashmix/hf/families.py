@@ -171,10 +171,12 @@ TEXTS = (
         "SqueezeBERT",
         "SqueezeBertModel",
         embedding_size=16,
-        **{
-            f"{name}_groups": 1
-            for name in ("q", "k", "v", "post_attention", "intermediate", "output")
-        },
+        q_groups=1,
+        k_groups=1,
+        v_groups=1,
+        post_attention_groups=1,
+        intermediate_groups=1,
+        output_groups=1,
     ),
     _family("TAPAS", "TapasModel", type_vocab_sizes=[3, 8, 8, 2, 8, 8, 4]),
     _family("TIPSv2 (text)", "Tipsv2TextModel"),
