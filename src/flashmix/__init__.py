@@ -16,7 +16,14 @@ from flashmix._version import __version__
 
 if TYPE_CHECKING:
     from flashmix import bench, hf, mixers, models, ops, parallel, report, tasks, visualize
-    from flashmix.hf import from_pretrained, register_attention, swap, swap_report
+    from flashmix.hf import (
+        from_pretrained,
+        mixers_of,
+        register_attention,
+        set_mixer,
+        swap,
+        swap_report,
+    )
     from flashmix.mixers import create_mixer, list_mixers, register_mixer
     from flashmix.ops import explain, pack, register_implementation, unpack
 
@@ -29,6 +36,7 @@ __all__ = [
     "hf",
     "list_mixers",
     "mixers",
+    "mixers_of",
     "models",
     "ops",
     "pack",
@@ -37,6 +45,7 @@ __all__ = [
     "register_implementation",
     "register_mixer",
     "report",
+    "set_mixer",
     "swap",
     "swap_report",
     "tasks",
@@ -50,10 +59,12 @@ _FUNCTIONS = {
     "explain": "ops",
     "from_pretrained": "hf",
     "list_mixers": "mixers",
+    "mixers_of": "hf",
     "pack": "ops",
     "register_attention": "hf",
     "register_implementation": "ops",
     "register_mixer": "mixers",
+    "set_mixer": "hf",
     "swap": "hf",
     "swap_report": "hf",
     "unpack": "ops",

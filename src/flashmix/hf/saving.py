@@ -50,6 +50,12 @@ def record_layer(module: nn.Module, mixer: str, dropped: int) -> None:
     setattr(module, _LAYER, LayerSwap(mixer, before.dropped + dropped))
 
 
+def layer_mixer(module: nn.Module) -> str | None:
+    """The mixer to which a layer was swapped, as text; None for one that was not."""
+    found: LayerSwap | None = getattr(module, _LAYER, None)
+    return None if found is None else found.mixer
+
+
 def record_model(model: nn.Module) -> None:
     """Note on a model, and in its config, what was swapped in it."""
     setattr(model, _MODEL, True)

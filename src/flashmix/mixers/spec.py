@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from flashmix.errors import ArgumentError, shown
 from flashmix.mixers.config import MixerConfig, check_options
@@ -63,6 +64,17 @@ class MixerSpec:
         """Create the mixer of :meth:`config`."""
         return self.config(dim, num_heads=num_heads, impl=impl).build()
 
+    @classmethod
+    def from_config(cls, config: MixerConfig) -> Self:
+        """The shortest spec that builds ``config`` at its width."""
+        options = {name: _as_text(getattr(config, name)) for name in config.options()}
+        for name in tuple(options):
+            fewer = {other: value for other, value in options.items() if other != name}
+            with suppress(ArgumentError, TypeError):  # others need the option, or it has no default
+                if type(config)(dim=config.dim, **fewer) == config:
+                    options = fewer
+        return cls(config.name, options)
+
     def __str__(self) -> str:
         options = ", ".join(f"{key}={value!r}" for key, value in self.options.items())
         return f"{self.name}({options})" if options else self.name
@@ -100,6 +112,13 @@ def split_list(text: str, separator: str = ",") -> list[str]:
     if closing or quote:
         raise ArgumentError(f"mixer {shown(text)}: unbalanced parentheses or quotes")
     return [piece.strip() for piece in (*pieces, text[start:])]
+
+
+def _as_text(value: Any) -> Any:
+    """``value`` with mixers in it as text."""
+    if isinstance(value, MixerConfig):
+        return str(MixerSpec.from_config(value))
+    return tuple(map(_as_text, value)) if isinstance(value, tuple) else value
 
 
 def _check_length(text: str, most: int) -> None:
