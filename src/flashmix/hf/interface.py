@@ -14,8 +14,10 @@ from flashmix.errors import ArgumentError, ModelError, missing_extra
 from flashmix.hf.attention import check_projections, full_attention, mixer_of, relative_attention
 from flashmix.hf.guard import NAMES, guard_models
 from flashmix.hf.masks import padding_mask, tokens_mask
+from flashmix.hf.real_tokens import RealTokens
 from flashmix.mixers import Attention, Mixer, parse_mixer
 from flashmix.mixers._heads import AttentionHeads, Heads
+from flashmix.ops._packed import Lengths
 
 SWAPPED = "mixers"
 """The ``attn_implementation`` of swapped models: each layer mixes with its own ``mixer``.
@@ -136,13 +138,14 @@ def _attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None = None,
+    attention_mask: Tensor | RealTokens | None = None,
     dropout: float = 0.0,
     scaling: float | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Mix query, key and value [B, H, N, dh]; returns [B, N, H, dh] and no weights.
 
+    Those of real tokens alone are [1, H, T, dh], and ``attention_mask`` says whose they are.
     ``call`` is the mixer, or what is wrapped around it.
     """
     where = type(module).__name__
@@ -166,16 +169,29 @@ def _attend(
                 "transformers' own attn_implementation for this model, such as 'sdpa' or 'eager'"
             )
     heads, width = query.shape[1], query.shape[3]
-    mask = tokens_mask(where, attention_mask)
+    lengths: Lengths = {}
+    if isinstance(attention_mask, RealTokens):
+        lengths, mask = attention_mask.lengths(query.device), None
+    else:
+        mask = tokens_mask(where, attention_mask)
     if scaling is not None and scaling != width**-0.5:
         query = query * (scaling * width**0.5)
     bias = options.get("position_bias")
     if bias is not None:
         mixer.check_all_tokens("relative positions")
+        if lengths:
+            raise ModelError(
+                f"{where} adds relative positions to its scores, which needs padding; swap with "
+                "unpad=False"
+            )
         y = relative_attention(mixer, query, key, value, mask, bias, dropout)
-    elif type(mixer) is Attention and mixer.sharding is None and (dropout or mask is not None):
+        return y.unflatten(-1, (heads, width)), None
+    if lengths:
+        query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
+    if type(mixer) is Attention and mixer.sharding is None and (dropout or mask is not None):
         attend = functools.partial(full_attention, dropout=dropout)
-        y = call(AttentionHeads(query, key, value, attend), mask)
+        y = call(AttentionHeads(query, key, value, attend), mask, **lengths)
     else:
-        y = call(Heads(query, key, value), mask)
-    return y.unflatten(-1, (heads, width)), None
+        y = call(Heads(query, key, value), mask, **lengths)
+    y = y.unflatten(-1, (heads, width))
+    return (y[None] if lengths else y), None

@@ -106,8 +106,8 @@ def from_pretrained(
     class Swapped(kind):  # type: ignore[valid-type, misc]
         def __init__(self, config: Any, *args: Any, **keywords: Any) -> None:
             super().__init__(config, *args, **keywords)
-            for where, mixers in parts.items():
-                swap(_part(self, where), dict(enumerate(mixers)))
+            for where, (mixers, unpad) in parts.items():
+                swap(_part(self, where), dict(enumerate(mixers)), unpad=unpad)
 
     Swapped.__module__, Swapped.__name__ = kind.__module__, kind.__name__
     forgiving = loading.pop("ignore_mismatched_sizes", False)
@@ -153,13 +153,16 @@ def load(path: str | PathLike[str]) -> Any:
     return kind.from_pretrained(path, config=config, use_safetensors=True)
 
 
-def _recorded_parts(path: str | PathLike[str], config: Any) -> dict[str, list[str]]:
-    """The mixers of each swapped part of the model, by the part's path, taken from the config."""
+def _recorded_parts(path: str | PathLike[str], config: Any) -> dict[str, tuple[list[str], bool]]:
+    """Mixers and ``unpad`` of each swapped part of the model, by path, taken from the config."""
     record: Any = vars(config).pop(RECORD, None)
     try:
         parts = {} if record is None else record.get(SUBMODELS, {"": record})
-        found = {where: part["mixers"] for where, part in parts.items()}
-        if all(isinstance(m, list) and {type(text) for text in m} == {str} for m in found.values()):
+        found = {where: (p["mixers"], p.get("unpad", False)) for where, p in parts.items()}
+        if all(
+            isinstance(mixers, list) and {type(text) for text in mixers} == {str} and one in (0, 1)
+            for mixers, one in found.values()
+        ):
             return found
     except (AttributeError, KeyError, TypeError):
         pass

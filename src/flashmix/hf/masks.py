@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.jit._trace import is_tracing
 
 from flashmix.errors import ModelError
+from flashmix.hf.real_tokens import RealTokens, note_mask
+from flashmix.ops._packed import lengths_readable
 
 PADDED = -1e4 + 1
 """Below it an additive mask means padding; older models add -10,000."""
@@ -43,10 +45,17 @@ def padding_mask(
     if attention_mask.dim() != 2:
         raise _unfit("the model", attention_mask)
     mask = attention_mask.bool()
+    view = mask[:, None, None, :]
     # What a trace or a graph keeps must hold for other masks; there the mask is passed as it is.
-    if not (torch.compiler.is_compiling() or is_tracing()) and bool(mask.all()):
+    if not lengths_readable():
+        return view
+    lengths = mask.sum(1, dtype=torch.int32)
+    counts: list[int] = lengths.tolist()
+    if min(counts, default=mask.shape[1]) == mask.shape[1]:
         return None
-    return mask[:, None, None, :]
+    if any(counts):
+        note_mask(view, RealTokens(mask, lengths, counts))
+    return view
 
 
 def tokens_mask(where: str, mask: Any) -> Tensor | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashmix.errors import ArgumentError
+from flashmix.hf.real_tokens import unpads
 from flashmix.hf.saving import RECORD
 from flashmix.hf.structure import find_layers
 from flashmix.hf.swap import is_swapped
@@ -28,6 +29,8 @@ class SwapReport:
 
     layers: tuple[SwappedLayer, ...]
     parameters: int
+    unpad: bool = False
+    """Whether padding is removed before the first layer and put back after the last."""
 
     @property
     def dropped(self) -> int:
@@ -60,6 +63,8 @@ class SwapReport:
         ]
         before, now = self.parameters_before, self.parameters
         lines.append(f"parameters: {before:,} before, {now:,} now ({now / before - 1:+.1%})")
+        if self.unpad:
+            lines.append("padding is removed before the first layer and put back after the last")
         return "\n".join(lines)
 
 
@@ -86,4 +91,8 @@ def swap_report(model: Any) -> SwapReport:
         )
         for layer, mixer, dropped in zip(found, record["mixers"], record["dropped"], strict=True)
     ]
-    return SwapReport(layers=tuple(layers), parameters=sum(p.numel() for p in model.parameters()))
+    return SwapReport(
+        layers=tuple(layers),
+        parameters=sum(p.numel() for p in model.parameters()),
+        unpad=unpads(model),
+    )

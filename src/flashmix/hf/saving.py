@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from flashmix.hf.interface import SWAPPED, register_swapped
+from flashmix.hf.real_tokens import unpads
 
 RECORD = "flashmix"
 """The entry of a model's config that records the swap."""
@@ -67,10 +68,11 @@ def record_model(model: nn.Module) -> None:
 def _record(model: nn.Module) -> dict[str, Any]:
     found: list[LayerSwap | None] = [getattr(part, _LAYER, None) for part in model.modules()]
     layers = [layer for layer in found if layer is not None]
-    return {
+    record: dict[str, Any] = {
         "mixers": [layer.mixer for layer in layers],
         "dropped": [layer.dropped for layer in layers],
     }
+    return {**record, "unpad": True} if unpads(model) else record
 
 
 def _write(config: Any, record: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -15,7 +16,9 @@ from flashmix.hf.relative import freeze_unread_positions
 from flashmix.hf.saving import prepare, record_layer, record_model
 from flashmix.hf.structure import PROBE, Layer, find_layers
 from flashmix.hf.trial import try_attention
+from flashmix.hf.unpad import check_packed, set_unpad, try_unpadding, unpadding_of
 from flashmix.mixers import Mixer, MixerSpec, parse_mixer, parse_pattern
+from flashmix.ops import _checks
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -29,7 +32,11 @@ class Tokens(nn.Module):
 
 
 def swap(
-    model: Model, mixers: str | Mapping[int, str], example: Mapping[str, Any] | None = None
+    model: Model,
+    mixers: str | Mapping[int, str],
+    example: Mapping[str, Any] | None = None,
+    *,
+    unpad: bool | None = None,
 ) -> Model:
     """Give a Hugging Face encoder other mixers, in place, and return it.
 
@@ -53,10 +60,15 @@ def swap(
         model: an encoder of transformers, with or without a head.
         mixers: a mixer, a pattern over layers, or the mixers of some layers by number.
         example: inputs of the model by name, to try it with instead of the tiny input.
+        unpad: remove padding once before the first layer and put it back after the last, so that
+            projections, norms and MLPs skip it too; outputs at padding are zeros then. Tried like
+            the swap itself. On a GPU the host waits once a call for the lengths; where it cannot,
+            in a graph that is compiled, traced or captured, and where tokens are sharded across
+            ranks, padding stays. None leaves it as an earlier swap set it, or else off.
 
     Raises:
         ModelError: a module of the model could not be understood; it is named. Or the model does
-            not give its own outputs with "attention" swapped in.
+            not give its own outputs with "attention" swapped in, or without padding.
         ArgumentError: ``mixers`` does not fit, or needs projections that an earlier swap dropped.
         MissingDependencyError: transformers is not installed.
     """
@@ -65,17 +77,28 @@ def swap(
         raise ArgumentError(
             f"swap: model must be a model of transformers, got {type(model).__name__}"
         )
+    if unpad is not None:
+        _checks.check_flag("swap", "unpad", unpad)
     layers = find_layers(model)
     unswapped = [index for index, layer in enumerate(layers) if not is_swapped([layer])]
     specs = {**dict.fromkeys(unswapped, MixerSpec("attention")), **_specs(mixers, len(layers))}
     if not any(is_swapped([layer]) for layer in layers):
         _try(model, layers, specs, example)
     built = {index: _build(layers[index], spec) for index, spec in specs.items()}
+    before = unpadding_of(model, layers)
+    unpads = before is not None and before.on
+    if unpad or (unpads and unpad is None):
+        check_packed({str(specs[index]): mixer for index, mixer in built.items()})
+    if unpad and not unpads:
+        install = partial(_install_attention, layers=[layers[index] for index in unswapped])
+        try_unpadding(model, layers, install, example)
     prepare()
     for index, mixer in built.items():
         dropped = _install(model, layers[index], mixer)
         record_layer(layers[index].module, str(specs[index]), dropped)
     freeze_unread_positions(model)
+    if unpad is not None:
+        set_unpad(model, layers, unpad)
     record_model(model)
     return model
 
@@ -129,16 +152,18 @@ def _try(
 ) -> None:
     """Raise ModelError unless attention, swapped into all layers, gives the model's own outputs."""
 
-    def install(model: Any) -> None:
-        for layer in layers:
-            _install(model, layer, _build(layer, MixerSpec("attention")))
-        model.config._attn_implementation = SWAPPED
-
     def drops() -> bool:
         return any(_build(layers[index], spec).reads != "qkv" for index, spec in specs.items())
 
     modules = {layer.path: layer.module for layer in layers}
-    try_attention(model, modules, install, drops, example)
+    try_attention(model, modules, partial(_install_attention, layers=layers), drops, example)
+
+
+def _install_attention(model: Any, layers: Sequence[Layer]) -> None:
+    """Put "attention" into the layers, for a trial."""
+    for layer in layers:
+        _install(model, layer, _build(layer, MixerSpec("attention")))
+    model.config._attn_implementation = SWAPPED
 
 
 def _install(model: nn.Module, layer: Layer, mixer: Mixer) -> int:

@@ -103,15 +103,23 @@ def _untried(
         )
 
 
-def _fault(model: Any, inputs: Mapping[str, Any], want: list[tuple[str, Tensor]]) -> str | None:
-    """What is wrong with the outputs of a model that should be ``want``."""
+def _fault(
+    model: Any,
+    inputs: Mapping[str, Any],
+    want: list[tuple[str, Tensor]],
+    mask: Tensor | None = None,
+) -> str | None:
+    """What is wrong with the outputs of a model that should be ``want``.
+
+    Those of tokens [B, N, ...] may differ at padding, by ``mask`` [B, N], or by that of the inputs.
+    """
     try:
         got = _outputs(model, inputs)
     except FlashmixError as error:
         return f"it does not run ({error})"
     except Exception as error:
         return f"it does not run ({type(error).__name__}: {error})"
-    mask = inputs.get("attention_mask")
+    mask = inputs.get("attention_mask") if mask is None else mask
     found = dict(got)
     for name, one in want:
         other = found.get(name)

@@ -22,7 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ImplementationError
-from flashmix.mixers._heads import AttentionHeads, Heads, merge_heads, split_heads
+from flashmix.mixers._heads import (
+    AttentionHeads,
+    Heads,
+    attend_packed,
+    merge_heads,
+    split_heads,
+)
 from flashmix.mixers._weights import no_packed_weights
 from flashmix.mixers.config import MixerConfig, QKVConfig
 from flashmix.mixers.declaration import Benchmarks, Picture
@@ -290,10 +296,7 @@ class QKVMixer(WeighingMixer):
             if isinstance(x, Heads):
                 return merge_heads(self.mix_whole(*self._repeated(*x), None, **lengths))
             if isinstance(x, AttentionHeads):
-                raise ImplementationError(
-                    f"{type(self).__name__}: attention by a model's own formula takes padded "
-                    "tokens, not packed ones; pass a mask"
-                )
+                return merge_heads(attend_packed(self, x, **lengths))
             qkv = self._repeated(*self.heads(x, None))
             return self.out(merge_heads(self.mix_whole(*qkv, None, **lengths)))
         if isinstance(x, Heads):

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from flashmix.ops._packed import through_padding
+
 
 class Heads(NamedTuple):
     """q, k and v by head, [B, H, N, dh] each, from projections that another module holds.
@@ -30,6 +32,18 @@ class AttentionHeads(NamedTuple):
     v: Tensor
     attend: Callable[[Any, Tensor, Tensor, Tensor, Tensor | None], Tensor]
     """From the mixer, q, k, v and the mask to [B, N, D]."""
+
+
+def attend_packed(
+    mixer: Any, x: AttentionHeads, cu_seqlens: Tensor, max_seqlen: int | None = None
+) -> Tensor:
+    """``x.attend`` of packed heads, [T, H, dh]; they are padded for it, as a model has them."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        y = x.attend(mixer, q, k, v, mask)
+        return y.unflatten(2, (q.shape[1], -1)).transpose(1, 2)
+
+    return through_padding(attend, cu_seqlens, max_seqlen, x.q, x.k, x.v)
 
 
 def merge_heads(x: Tensor) -> Tensor:

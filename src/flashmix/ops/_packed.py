@@ -76,10 +76,24 @@ def pack(x: Tensor, mask: Tensor | None = None) -> Packed:
     _checks.check_mask("pack", mask, x.new_empty(x.shape[:2], device="cpu") if on_cpu else x, n)
     lengths = mask.sum(1, dtype=torch.int32)
     counts: list[int] = lengths.tolist()
-    cu_seqlens = F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)).to(x.device, non_blocking=True)
-    indices = _where(mask.flatten(), sum(counts)).to(x.device, non_blocking=True)
+    cu_seqlens, indices = places(mask, lengths, sum(counts), x.device)
     tokens = x.flatten(0, 1).index_select(0, indices)
     return Packed(tokens, cu_seqlens, max(counts, default=0), indices, (batch, n))
+
+
+def places(
+    mask: Tensor, lengths: Tensor, total: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Where sequences begin, int32 [B + 1], and real tokens stand, int64 [T], without waiting.
+
+    Args:
+        mask: bool [B, N].
+        lengths: real tokens of each sequence, int32 [B] where ``mask`` is.
+        total: T, the sum of ``lengths``.
+        device: of the result.
+    """
+    cu_seqlens = F.pad(lengths.cumsum(0, dtype=torch.int32), (1, 0)).to(device, non_blocking=True)
+    return cu_seqlens, _where(mask.flatten(), total).to(device, non_blocking=True)
 
 
 def lengths_readable() -> bool:
@@ -112,9 +126,14 @@ def unpack(tokens: Tensor, packed: Packed) -> Tensor:
         raise ArgumentError(
             f"unpack: tokens must be [T, ...] with T = {len(packed.indices)} as packed, got {got}"
         )
-    batch, n = packed.padded_shape
+    return scatter_rows(tokens, packed.indices, packed.padded_shape)
+
+
+def scatter_rows(tokens: Tensor, indices: Tensor, padded_shape: tuple[int, int]) -> Tensor:
+    """``tokens`` [T, ...] at ``indices`` of [B * N], as [B, N, ...] with zeros elsewhere."""
+    batch, n = padded_shape
     rows = tokens.new_zeros((batch * n, *tokens.shape[1:]))
-    return rows.index_copy(0, packed.indices, tokens).unflatten(0, (batch, n))
+    return rows.index_copy(0, indices, tokens).unflatten(0, (batch, n))
 
 
 def check_offsets(
