@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help bench test lint types unit sanitize readme reports docs notebook pictures clean
+.PHONY: help bench test lint types unit sanitize readme reports models docs notebook pictures clean
 
 help: ## show this help
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -53,6 +53,9 @@ reports: $(READY) ## rebuild the reports of the committed runs, and the tables o
 		$(BIN)/flashmix report --no-figures $$run > /dev/null || exit 1; done
 	$(BIN)/python scripts/update_readme.py
 	$(BIN)/python scripts/update_kernel_tables.py
+
+models: $(READY) ## write docs/models.md anew, in about a minute
+	$(BIN)/python scripts/update_models.py
 
 docs: $(READY) ## build the documentation site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

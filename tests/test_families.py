@@ -2,8 +2,10 @@
 
 import copy
 import functools
+import re
 import sys
 import zlib
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +27,7 @@ MIXERS = {
     "spectral": "spectral(modes=3)",
     "fourier": "fourier",
 }
+PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 FORMULA = "formula_of_the_test"
 REACH, KEPT, MODES = 2, 3, 3
 LENGTHS, PADDED = (12, 7), 15
@@ -62,14 +65,10 @@ def original(family):
     return model
 
 
-def part(family, model):
-    return model.get_submodule(family.part) if family.part else model
-
-
 @functools.cache
 def example(family):
     """Inputs of the family, and which of its tokens are real; None for all."""
-    model = part(family, original(family))
+    model = family.encoder(original(family))
     if model.main_input_name == "input_ids":
         return texts()
     for inputs in tiny_inputs(model):
@@ -104,7 +103,7 @@ def swapped(family, mixer, dtype=torch.float64):
     with pytest.MonkeyPatch.context() as patch:
         if mixer != "attention":  # that a model is tried with; once is enough
             patch.setattr(swap_module, "try_attention", lambda *_: None)
-        flashmix.swap(part(family, model), mixer)
+        flashmix.swap(family.encoder(model), mixer)
     generator = torch.Generator().manual_seed(1)
     for path, parameter in model.named_parameters():
         if ".mixer." in path:
@@ -117,16 +116,42 @@ DEPTHS = {}
 """Of each family and mixer that was tried, the number of layers; 0 where it was refused."""
 
 
+@functools.cache
+def page():
+    """The version of transformers and the rows of docs/models.md, a dict of cells by name."""
+    text = PAGE.read_text()
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    header = rows[0]
+    families = {row[0]: dict(zip(header, row, strict=True)) for row in rows if row[0] != header[0]}
+    return re.search(r"transformers (\S+)\.", text)[1], families
+
+
+def test_the_page_of_models_lists_every_family():
+    _, rows = page()
+    assert list(rows) == [family.name for family in FAMILIES]
+    for family in FAMILIES:
+        assert rows[family.name]["class"] == f"`{family.model}`"
+        assert {rows[family.name][mixer] for mixer in MIXERS} <= {"yes", "refused"}
+
+
+def promised(family, mixer):
+    """Whether docs/models.md says that the family takes the mixer, for this transformers."""
+    version, rows = page()
+    return version == transformers.__version__ and rows[family.name][mixer] == "yes"
+
+
 def attempt(family, mixer):
     """A swapped copy, or None where the family does not take the mixer, which it says why."""
     refused = DEPTHS.get((family, mixer)) == 0 or DEPTHS.get((family, "attention")) == 0
     try:
         model = None if refused else swapped(family, mixer)
     except ModelError as error:
-        assert type(part(family, original(family))).__name__ in str(error) or "layer" in str(error)
+        assert type(family.encoder(original(family))).__name__ in str(error) or "layer" in str(
+            error
+        )
         model = None
     DEPTHS[family, mixer] = (
-        0 if model is None else len(flashmix.swap_report(part(family, model)).layers)
+        0 if model is None else len(flashmix.swap_report(family.encoder(model)).layers)
     )
     return model
 
@@ -213,7 +238,7 @@ def expected(family, mixer, model, inputs, real):
 def with_formulas(family):
     """The original, whose attention is what is registered as ``FORMULA``."""
     transformers.AttentionMaskInterface.register(FORMULA, eager_mask)
-    plain = copy.deepcopy(part(family, original(family)))
+    plain = copy.deepcopy(family.encoder(original(family)))
     for module in plain.modules():
         if hasattr(getattr(module, "config", None), "_attn_implementation"):
             module.config._attn_implementation = FORMULA
@@ -239,7 +264,7 @@ def without_gradient(model, y):
 @functools.cache
 def untrained(family):
     """Parameters of the original that no gradient reaches, such as those of a pooler."""
-    model = copy.deepcopy(part(family, original(family)))
+    model = copy.deepcopy(family.encoder(original(family)))
     return without_gradient(model, run(model, example(family)[0]))
 
 
@@ -248,8 +273,9 @@ def untrained(family):
 def test_a_family_mixes_as_formulas_say_ignores_padding_and_trains_every_weight(family, mixer):
     model = attempt(family, MIXERS[mixer])
     if model is None:
+        assert not promised(family, mixer), "docs/models.md says yes; run: make models"
         return
-    model = part(family, model)
+    model = family.encoder(model)
     inputs, real = example(family)
     got = run(model, inputs)
 
@@ -281,4 +307,16 @@ def test_a_swapped_family_is_saved_and_loaded_whole(family, tmp_path):
     loaded = flashmix.from_pretrained(tmp_path)
     inputs, _ = example(family)
     with torch.no_grad():
-        assert torch.equal(run(part(family, loaded), inputs), run(part(family, model), inputs))
+        assert torch.equal(run(family.encoder(loaded), inputs), run(family.encoder(model), inputs))
+
+
+def test_list_models_says_what_a_family_takes_and_why_not_the_rest(capsys):
+    from flashmix.cli import main
+
+    assert main(["list", "--models", "t5*"]) == main(["list", "--models", "BertModel"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("T5 (encoder) (T5EncoderModel): attention, local")
+    assert lines[1].startswith("    not topk") and "relative positions" in lines[1]
+    assert lines[-1] == "BERT (BertModel): attention, local, topk, fnet, spectral, fourier"
+    assert main(["list", "--models", "nothing"]) == 2
+    assert "no family of models is named 'nothing'" in capsys.readouterr().err

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import nn
 
 from flashmix.hf.interface import transformers
 
@@ -61,6 +62,10 @@ class Family:
     model: str
     part: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def encoder(self, model: nn.Module) -> Any:
+        """What is swapped of ``model``, which :meth:`build` made."""
+        return model.get_submodule(self.part) if self.part else model
 
     def exists(self) -> bool:
         """Whether the installed transformers has this model."""
@@ -333,5 +338,13 @@ DECODERS = (
     _family("Mistral", "MistralModel", sliding_window=5),
     _family("Qwen3", "Qwen3Model"),
 )
-FAMILIES = (*TEXTS, *IMAGES, *SOUNDS, *PAIRS, *DECODERS)
-"""All families, those of one kind of input together."""
+KINDS: dict[str, tuple[Family, ...]] = {
+    "Texts": TEXTS,
+    "Images and videos": IMAGES,
+    "Sound": SOUNDS,
+    "Encoders of encoder-decoders": PAIRS,
+    "Decoders": DECODERS,
+}
+"""All families by what they read."""
+FAMILIES = tuple(family for families in KINDS.values() for family in families)
+"""All families."""

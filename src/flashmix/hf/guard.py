@@ -35,8 +35,11 @@ def uninterfaced(model: nn.Module) -> str:
     """Why no attention of the model reaches the interface, naming its first one."""
     for path, module in model.named_modules():
         if "attention" in type(module).__name__.lower():
-            return f"{path} ({type(module).__name__}) never calls transformers' attention interface"
-    return "it has no attention"
+            return (
+                f"{path} ({type(module).__name__}) never calls transformers' attention interface, "
+                "behind which mixers stand; flashmix list --models lists models that do"
+            )
+    return "it has no attention; flashmix list --models lists models that do"
 
 
 def may_take_other_tokens(module: nn.Module) -> bool:
