@@ -14,7 +14,7 @@ import transformers
 
 from flashmix.bench.store import write_whole
 from flashmix.hf.families import KINDS, Family
-from flashmix.hf.support import columns, reasons, refusals
+from flashmix.hf.support import NO_PADDING, columns, reasons, refusals
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "models.md"
@@ -22,9 +22,10 @@ INTRODUCTION = """\
 # Which models
 
 Each row is a family of models of transformers {version}. A small model of it with random weights
-was swapped to every mixer, "yes" where that worked; below each table stands what the swap said
-where it refused. `flashmix list --models` makes the same table with the transformers that is installed,
-and other models than these are tried in the same way: no list of names decides.
+was swapped to every mixer, and "yes" stands where that worked; below each table stands what the
+swap said where it refused. `unpad` is `swap(model, "attention", unpad=True)`, "-" where inputs have
+no padding. `flashmix list --models` makes the same table with the transformers that is installed.
+Other models than these are tried in the same way: no list of names decides.
 
 `tests/test_families.py` swaps these models and compares the outputs with formulas: `attention` with
 the model's own, `local` with the model's own under a band, `topk` under the largest scores, `fnet`,
@@ -46,13 +47,18 @@ def table(families: tuple[Family, ...]) -> str:
     lines = [f"| model | class | {' | '.join(columns())} |", "|---|---|" + "---|" * len(columns())]
     refused = {family: refusals(family) for family in families}
     for family, errors in refused.items():
-        cells = ["refused" if name in errors else "yes" for name in columns()]
+        cells = [cell(errors.get(name)) for name in columns()]
         lines.append(f"| {family.name} | `{family.model}` | {' | '.join(cells)} |")
     lines.append("")
     for family, errors in refused.items():
-        if errors:
+        if reasons(errors):
             lines.append(f"- **{family.name}**: {'. '.join(reasons(errors))}.")
     return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def cell(error: str | None) -> str:
+    """What stands in the table for a refusal, or for none."""
+    return "yes" if error is None else "-" if error == NO_PADDING else "refused"
 
 
 def main() -> int:
