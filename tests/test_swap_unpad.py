@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import flashmix
 from flashmix.errors import ArgumentError, ModelError
 from flashmix.hf import pool_mean
+from flashmix.hf.real_tokens import RealTokens
 from helpers import assert_close, randn
 from hf_models import COMMON, MIXERS, classifier, reviews, swapped, transformers
 
@@ -156,6 +157,8 @@ def test_where_nothing_is_padded_or_all_is_the_padded_form_runs():
         for mask, rows in ((None, 6), (torch.ones_like(MASK), 6), (torch.zeros_like(MASK), 6)):
             assert torch.equal(hidden(model, x, mask), hidden(padded, x, mask))
             assert seen == {(rows, 11)}
+        four = REAL[:, None, None, :]
+        assert torch.equal(hidden(model, x, four), hidden(padded, x, four))
         for one in (x[:1], x[1:2, :4]):  # a batch of one, which is as long as itself
             assert torch.equal(hidden(model, one, None), hidden(padded, one, None))
         assert_close(
@@ -391,6 +394,19 @@ def test_what_cannot_be_unpadded_is_refused_before_anything_changes(why):
     with pytest.raises(ModelError, match=words):
         flashmix.swap(model, {}, unpad=True)
     assert not flashmix.swap_report(model).unpad
+
+
+def test_what_layers_get_beside_hidden_states_is_of_real_tokens():
+    lengths = REAL.sum(1, dtype=torch.int32)
+    real = RealTokens(REAL, lengths, lengths.tolist())
+    own, shared = randn(6, 11, 2), randn(1, 11, 2, seed=1)
+    assert torch.equal(real.take(own)[0], own[REAL])
+    assert torch.equal(real.take(shared)[0], shared.expand_as(own)[REAL])
+    assert torch.equal(real.put_back(real.take(own)), own.masked_fill(~REAL[..., None], 0.0))
+    assert real.take_once(own) is real.take_once(own)
+    for other in (own[:2], own[:, :4], own[0]):
+        with pytest.raises(ModelError, match=r"expected \[6, 11, ...\]"):
+            real.take(other)
 
 
 def test_sounds_are_unpadded_without_layer_drop():

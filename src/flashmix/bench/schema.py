@@ -187,7 +187,12 @@ SELECTION_PROPERTIES = record({"properties": record({"kept_share": NUMBER, "inpu
 
 TRAINING = record(
     {"task": TEXT, "model": TEXT, "mixers": TEXT, "seed": ANY_WHOLE, "status": choice(*STATUSES)},
-    {"suite": TEXT, "error": TEXT, "device": TEXT, "seq_len": COUNT, "impl_ran": RAN},
+    {
+        **dict.fromkeys(("suite", "error", "device"), TEXT),
+        "seq_len": COUNT,
+        "impl_ran": RAN,
+        "unpad": FLAG,
+    },
 )
 EPOCHS = record({"epoch": NUMBER, "train_loss": NUMBER, "val_loss": NUMBER, "val_accuracy": SHARE})
 INFERENCE = record({"seq_len": COUNT, "sequences_per_s": POSITIVE, "peak_memory_mb": AMOUNT})

@@ -27,7 +27,7 @@ examples:
   flashmix finetune --resume runs/finetune-20260101-120000
 """
 
-FIELDS = ("tokenizer", "epochs", "val_share", "patience", "pooling", "sequence_parallel")
+FIELDS = ("tokenizer", "epochs", "val_share", "patience", "pooling", "sequence_parallel", "unpad")
 
 
 def add_command(commands: Any) -> None:
@@ -58,6 +58,11 @@ def add_command(commands: Any) -> None:
         type=int,
         metavar="P",
         help="under torchrun: spread each sequence over P processes; the others share the batch",
+    )
+    parser.add_argument(
+        "--unpad",
+        action="store_true",
+        help="remove padding before the first layer, so that all layers get real tokens alone",
     )
     parser.add_argument("--epochs", type=int)
     parser.add_argument("--patience", type=int, metavar="N", help="stop N epochs after the best")

@@ -54,6 +54,7 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--check-every", type=int, metavar="STEPS", help="validate and save")
     parser.add_argument("--dropout", type=float, metavar="P", help="default 0")
+    parser.add_argument("--unpad", action="store_true", help=argparse.SUPPRESS)
     add_common(parser, seeds=1)
     parser.set_defaults(run=run)
 
@@ -69,6 +70,11 @@ def _experiment(arguments: argparse.Namespace) -> Experiment:
 
     if arguments.seconds is not None and arguments.steps is not None:
         raise ArgumentError("give --steps or --seconds, not both")
+    if arguments.unpad:
+        raise ArgumentError(
+            "--unpad would remove nothing: rows of pretraining are filled with text to the last "
+            "token; give it to flashmix finetune"
+        )
     if arguments.data in CORPORA:  # the text by its name alone
         arguments.corpus, arguments.data = arguments.data, None
     config = PretrainConfig(arch=arguments.arch, **settings(arguments, FIELDS))

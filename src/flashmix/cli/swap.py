@@ -36,6 +36,12 @@ def add_command(commands: Any) -> None:
         "--mixers", required=True, metavar="PATTERN", help="a mixer, or a pattern over layers"
     )
     parser.add_argument(
+        "--unpad",
+        action="store_true",
+        help="the saved model removes padding before its first layer and puts it back after the "
+        "last",
+    )
+    parser.add_argument(
         "--out", required=True, type=Path, metavar="FOLDER", help="a folder that is not there yet"
     )
     parser.set_defaults(run=run)
@@ -50,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     out: Path = arguments.out
     if out.exists():
         raise ArgumentError(f"--out {out} exists; name a folder that is not there yet")
-    model = swap(load(arguments.model), arguments.mixers)
+    model = swap(load(arguments.model), arguments.mixers, unpad=arguments.unpad or None)
     terminal = Terminal()
     terminal.say(str(swap_report(model)))
     out.parent.mkdir(parents=True, exist_ok=True)

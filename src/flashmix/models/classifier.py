@@ -55,7 +55,7 @@ class SequenceClassifier(_Classifier):
         features: width F of an input token.
         max_len: longest sequence, in tokens.
         classes: number of classes C.
-        dim, depth, mixers, num_heads: see :class:`Encoder`.
+        dim, depth, mixers, num_heads, unpad: see :class:`Encoder`.
     """
 
     position_std = 0.3
@@ -70,12 +70,13 @@ class SequenceClassifier(_Classifier):
         depth: int = 2,
         mixers: str = "attention",
         num_heads: int | None = None,
+        unpad: bool = False,
     ) -> None:
         super().__init__()
         self.embed = nn.Linear(features, dim)
         self.position = nn.Parameter(torch.empty(max_len, dim))
         self.reset_parameters()
-        self.encoder = Encoder(dim, depth, mixers, num_heads=num_heads)
+        self.encoder = Encoder(dim, depth, mixers, num_heads=num_heads, unpad=unpad)
         self.head = nn.Linear(dim, classes)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -95,7 +96,7 @@ class TextClassifier(_Classifier):
         vocabulary: number of token ids.
         max_len: longest sequence, in tokens.
         classes: number of classes C.
-        dim, depth, mixers, num_heads, impl: see :class:`Encoder`.
+        dim, depth, mixers, num_heads, impl, unpad: see :class:`Encoder`.
     """
 
     position_std = 0.02
@@ -111,13 +112,16 @@ class TextClassifier(_Classifier):
         mixers: str = "attention",
         num_heads: int | None = None,
         impl: str = "auto",
+        unpad: bool = False,
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, dim)
         self.position = nn.Parameter(torch.empty(max_len, dim))
         self.reset_parameters()
         self.norm = nn.LayerNorm(dim)
-        self.encoder = Encoder(dim, depth, mixers, num_heads=num_heads, norm_first=False, impl=impl)
+        self.encoder = Encoder(
+            dim, depth, mixers, num_heads=num_heads, norm_first=False, impl=impl, unpad=unpad
+        )
         self.head = nn.Linear(dim, classes)
 
     def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -110,7 +110,14 @@ def masked_model(arch: str, mixers: str, special: Special, seed: int, dropout: f
 
 
 def classifier(
-    model: str, mixers: str, classes: int, special: Special, seed: int, pooling: str = "mean"
+    model: str,
+    mixers: str,
+    classes: int,
+    special: Special,
+    seed: int,
+    pooling: str = "mean",
+    *,
+    unpad: bool = False,
 ) -> Any:
     """A Hugging Face classifier with its layers' mixers swapped.
 
@@ -121,9 +128,11 @@ def classifier(
         special: the vocabulary of a blank one.
         seed: of the weights that are new.
         pooling: what the head reads, one of POOLINGS: the mean of the real tokens, or [CLS].
+        unpad: remove padding before the first layer; a vanilla model keeps it.
 
     Raises:
         ArgumentError: no such model, one whose own mixers differ, or a pattern that does not fit.
+        ModelError: the model cannot be swapped, or not unpadded.
         MissingDependencyError: transformers is not installed.
     """
     from flashmix.hf import pool_mean, swap
@@ -137,8 +146,8 @@ def classifier(
         encoder = auto.from_config(config, attn_implementation=implementation)
     else:
         encoder = _published(auto, model, classes, mixers, implementation)
-    if mixers not in VANILLA and not _has_mixers(encoder, mixers):
-        encoder = swap(encoder, mixers)
+    if mixers not in VANILLA:
+        encoder = swap(encoder, {} if _has_mixers(encoder, mixers) else mixers, unpad=unpad)
     return pool_mean(encoder) if pooling == "mean" else encoder
 
 

@@ -46,6 +46,8 @@ class FinetuneConfig:
         limit: use only so many training and so many test examples; None for all.
         device: "cpu" or "cuda".
         sequence_parallel: processes of torchrun that share each sequence, 1 for none.
+        unpad: remove padding before the first layer of every model but the vanilla ones; see
+            :func:`flashmix.swap`.
     """
 
     task: str
@@ -65,6 +67,7 @@ class FinetuneConfig:
     compile: bool = False
     device: str = "cpu"
     sequence_parallel: int = 1
+    unpad: bool = False
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -83,6 +86,16 @@ class FinetuneConfig:
             )
         if self.sequence_parallel > 1 and (self.compile or self.pooling != "mean"):
             raise ArgumentError("sequence-parallel goes with --pooling mean, and without --compile")
+        if self.unpad and (self.compile or self.sequence_parallel > 1):
+            raise ArgumentError(
+                "unpad would remove nothing: a compiled model keeps its padding, and so do "
+                "sequences spread over processes; leave out unpad, or compile and "
+                "sequence-parallel"
+            )
+        if self.unpad and self.task == "digits":
+            raise ArgumentError(
+                "unpad would remove nothing: digits are all of one length; leave it out"
+            )
         self.recipe(0)
 
     def recipe(self, seed: int) -> Recipe:
@@ -220,7 +233,9 @@ def finetune(
         The result's fields, and the best epoch's model.
     """
     classes = len(data.classes)
-    encoder = encoders.classifier(source, mixers, classes, data.special, seed, config.pooling)
+    encoder = encoders.classifier(
+        source, mixers, classes, data.special, seed, config.pooling, unpad=config.unpad
+    )
     encoder = encoder.to(config.device)
     sharing = config.sequence_parallel
     model = (

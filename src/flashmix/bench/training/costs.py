@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,16 @@ def finetune_costs(
     Inference is of ``config.batch_size`` examples without padding, a row for each of ``lengths``
     and for the task's own longest input, whose median is ``infer_ms``.
     """
+    blank = partial(
+        encoders.classifier,
+        classes=len(data.classes),
+        special=data.special,
+        seed=0,
+        pooling=config.pooling,
+        unpad=config.unpad,
+    )
     models = {
-        label: encoders.Classifier(
-            encoders.classifier(source, label, len(data.classes), data.special, 0, config.pooling)
-        ).to(config.device)
+        label: encoders.Classifier(blank(source, label)).to(config.device)
         for label, source in sources.items()
     }
     found: dict[str, dict[str, Any]] = {

@@ -75,12 +75,21 @@ class Experiment:
                 raise ArgumentError(f"{name} must hold none twice, got {values}")
         for rate in self.rates:
             dataclasses.replace(self.config, lr=rate)  # it checks the rate
+        if self.unpad and all(mixers in VANILLA for mixers in self.mixers):
+            raise ArgumentError(
+                "unpad would remove nothing: vanilla models keep their padding; leave it out"
+            )
         if self.jobs < 1:
             raise ArgumentError(f"jobs must be at least 1, got {self.jobs}")
         if self.seconds is not None and not (self.kind == "pretrain" and self.seconds > 0):
             raise ArgumentError("seconds must be above 0, and are for pretraining alone")
         if self.config.device == "cuda" and not torch.cuda.is_available():
             raise ArgumentError("device 'cuda' was asked for, but PyTorch sees no GPU; use 'cpu'")
+
+    @property
+    def unpad(self) -> bool:
+        """Whether padding is removed before the first layer, of all models but vanilla ones."""
+        return isinstance(self.config, FinetuneConfig) and self.config.unpad
 
     @property
     def kind(self) -> str:
@@ -326,6 +335,8 @@ def _row(
             for name in ("device", "precision", "lr", "batch_size", "seq_len", "compile")
         },
     }
+    if experiment.kind == "finetune":
+        row["unpad"] = experiment.unpad and job["mixers"] not in VANILLA
     if experiment.kind == "pretrain":
         row["checkpoint"] = str(Path(job["folder"]).relative_to(out) / MODEL_FOLDER)
     if result["status"] == "ok":

@@ -63,6 +63,11 @@ def method_section(run: dict[str, Any], rows: Sequence[Row]) -> Section:
             "tested, once. Batches hold examples of similar length, so that there is little "
             "padding."
         )
+    if config.get("unpad"):
+        text.append(
+            "Padding is removed before the first layer, of all models but vanilla ones; inference "
+            "is timed on inputs without padding."
+        )
     if parts := run.get("parts"):
         sources = "; ".join(", ".join(part) for part in parts)
         text.append(
