@@ -131,7 +131,7 @@ def test_what_the_cpu_shrinks_is_said():
 @pytest.mark.parametrize("name", SUITES)
 def test_directions_left_out_are_left_out(name):
     kept = cases(name, directions=("forward",))
-    forward = "inference" if name == "model" else "forward"
+    forward = "inference" if name in ("model", "profile") else "forward"
     assert {c.direction for c in kept} - {"properties"} == {forward}
 
 

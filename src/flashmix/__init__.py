@@ -16,6 +16,7 @@ from flashmix._version import __version__
 
 if TYPE_CHECKING:
     from flashmix import bench, hf, mixers, models, ops, parallel, report, tasks, visualize
+    from flashmix.bench import profile
     from flashmix.hf import (
         from_pretrained,
         mixers_of,
@@ -41,6 +42,7 @@ __all__ = [
     "ops",
     "pack",
     "parallel",
+    "profile",
     "register_attention",
     "register_implementation",
     "register_mixer",
@@ -61,6 +63,7 @@ _FUNCTIONS = {
     "list_mixers": "mixers",
     "mixers_of": "hf",
     "pack": "ops",
+    "profile": "bench",
     "register_attention": "hf",
     "register_implementation": "ops",
     "register_mixer": "mixers",

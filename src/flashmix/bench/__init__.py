@@ -2,6 +2,7 @@
 
 from flashmix.bench.case import BenchmarkCase, Suite
 from flashmix.bench.measure import Run, measure
+from flashmix.bench.profiling.api import profile
 from flashmix.bench.repeat import measured_rows as read_rows
 from flashmix.bench.runner import Progress, run_suite
 from flashmix.bench.store import read_run
@@ -16,6 +17,7 @@ __all__ = [
     "Suite",
     "build_suite",
     "measure",
+    "profile",
     "read_rows",
     "read_run",
     "run_suite",

@@ -19,12 +19,15 @@ from flashmix.bench import encoders
 from flashmix.bench.baselines import build_function
 from flashmix.bench.case import COPY, BenchmarkCase, lengths_of, mask_of
 from flashmix.bench.graphs import replayed
+from flashmix.bench.profiling.parts import part_shares
 from flashmix.mixers import Mixer, parse_mixer
 from flashmix.models import Block, TextClassifier
 from flashmix.ops.dispatch import Choice, implementations_by_op, recorded_choices
 
 Action = Callable[[], object]
 
+DIVISIBLE = ("eager", "int8")
+"""Modes in which a model's modules run one by one, so that each can be timed."""
 VOCABULARY, CLASSES = 30_522, 2
 """BERT's vocabulary, and a sentiment's classes, for the subject "encoder"."""
 
@@ -34,7 +37,7 @@ class Prepared:
     """What to time, what to measure the memory of, and what there is to say of the subject.
 
     ``ran``: the row's fields of what flashmix ran, see :func:`ran_fields`. ``tokens``: the real
-    tokens of a model's batch.
+    tokens of a model's batch. ``parts``: measures where the time of a call goes, as shares.
     """
 
     action: Action
@@ -43,6 +46,7 @@ class Prepared:
     output_shape: tuple[int, ...]
     ran: dict[str, Any] = field(default_factory=dict)
     tokens: int | None = None
+    parts: Callable[[], dict[str, float] | None] | None = None
 
 
 def prepare(case: BenchmarkCase, mesh: DeviceMesh | None = None) -> Prepared:
@@ -211,13 +215,17 @@ def _model(case: BenchmarkCase) -> Prepared:
     """An encoder of transformers as it is called: inference, or a training step with AdamW."""
     model, inputs = encoders.build(case)
     params = sum(parameter.numel() for parameter in model.parameters())
-    call = encoders.called(case, model)
+    call = encoders.called(case, model, inputs)
     outputs = tuple(encoders.hidden(call, inputs, grad=False).shape)
     step: Action = partial(encoders.hidden, call, inputs, grad=False)
     if case.direction == "train_step":
         step = partial(encoders.train_step, call, inputs, encoders.optimizer(model))
     tokens = int(lengths_of(case).sum())
-    return Prepared(step, step, params, outputs, tokens=tokens)
+    parts = None
+    if case.suite == "profile" and case.mode in DIVISIBLE and case.direction != "train_step":
+        timed: Any = call
+        parts = partial(part_shares, timed, step, case.device)
+    return Prepared(step, step, params, outputs, tokens=tokens, parts=parts)
 
 
 def _encoder(case: BenchmarkCase, model: nn.Module, tokens: Tensor) -> Prepared:

@@ -23,8 +23,19 @@ Direction = Literal[
     "inference_b1",
 ]
 Subject = Literal["mixer", "block", "encoder", "op", "model"]
-Lengths = Literal["full", "uniform"]
-Mode = Literal["eager", "compile", "reduce-overhead"]
+Lengths = Literal["full", "uniform", "data"]
+Mode = Literal["eager", "compile", "reduce-overhead", "int8", "onnx", "onnx-int8", "openvino"]
+COMPILED = ("compile", "reduce-overhead")
+"""Modes that ``torch.compile`` makes."""
+MODE_LABELS = {
+    "compile": "torch.compile",
+    "reduce-overhead": "torch.compile with CUDA graphs",
+    "int8": "PyTorch int8",
+    "onnx": "ONNX Runtime",
+    "onnx-int8": "ONNX Runtime int8",
+    "openvino": "OpenVINO",
+}
+"""What suite ``profile`` calls the vanilla model run so."""
 
 COPY = "copy"
 """The mixer name of the cases that copy [B, N, D] once: the floor of every other case."""
@@ -58,10 +69,14 @@ class BenchmarkCase:
         weak: N is ``ranks`` times that of the case on one rank that it is compared with.
         graph: replay it as a CUDA graph; only its time is measured.
         lengths: "full", or "uniform": lengths drawn from N/4 to N, padded on the right, with a
-            mask. See :func:`mask_of`.
+            mask; or "data": those in ``token_lengths``. See :func:`mask_of`.
         model: the encoder, for subject "model".
         unpad: the model removes its padding once, before its first layer.
-        mode: how the model is called: "eager", or compiled by ``torch.compile``.
+        mode: how the model is called: "eager", compiled by ``torch.compile``, with its linear maps
+            in int8, or by another engine.
+        config: the encoder's config as text, for suite "profile"; ``impl`` is then "free" where
+            its mixing costs nothing.
+        token_lengths: of a batch's sequences, where they come from data.
     """
 
     suite: str
@@ -90,6 +105,8 @@ class BenchmarkCase:
     model: str | None = None
     unpad: bool = False
     mode: Mode = "eager"
+    config: str | None = None
+    token_lengths: tuple[int, ...] | None = None
 
     @property
     def label(self) -> str:
@@ -97,8 +114,12 @@ class BenchmarkCase:
         if self.subject == "op":
             return COPY if self.mixer == COPY else self.impl
         if self.subject == "model":
-            vanilla = {"naive": "vanilla eager", "sdpa": "vanilla SDPA"}
-            return vanilla.get(self.impl, self.mixer) + (", unpadded" if self.unpad else "")
+            vanilla = {"naive": "vanilla eager", "sdpa": "vanilla SDPA", "free": "mixing free"}
+            name = vanilla.get(self.impl, self.mixer) + (", unpadded" if self.unpad else "")
+            if self.suite != "profile" or self.mode == "eager":
+                return name
+            called = MODE_LABELS[self.mode]
+            return called if self.impl == "sdpa" else f"{name}, {called}"
         kinds = {"naive": " (naive)", "sdpa": " (fused)"}
         name = self.mixer
         if self.mixer.partition("(")[0] == "attention" and self.impl in kinds:
@@ -116,7 +137,9 @@ class BenchmarkCase:
         seq_len = self.seq_len // self.ranks if self.weak and self.ranks else self.seq_len
         shape = (self.batch, seq_len, self.dim, self.num_heads, self.dtype, self.device)
         options = (self.op, self.window, self.topk, self.modes)
-        called = (self.lengths, self.model, self.mode)
+        called: tuple[Any, ...] = (self.lengths, self.model, self.mode)
+        if self.suite == "profile":  # how it is called is what is compared
+            called = (self.lengths, self.model, self.config, self.token_lengths)
         # Across ranks a mixer is compared with itself alone, so that no two share the memory.
         among_ranks = self.ranks and (self.mixer, self.impl)
         return (self.direction, self.subject, *shape, *options, *called, among_ranks)
@@ -129,13 +152,18 @@ class BenchmarkCase:
     def from_dict(cls, fields: dict[str, Any]) -> BenchmarkCase:
         """The case among the fields of a row; the measured fields are left aside."""
         names = [one.name for one in dataclasses.fields(cls)]
-        return cls(**{name: fields[name] for name in names if name in fields})
+        given = {name: fields[name] for name in names if name in fields}
+        if isinstance(lengths := given.get("token_lengths"), list):
+            given["token_lengths"] = tuple(lengths)
+        return cls(**given)
 
 
 def lengths_of(case: BenchmarkCase) -> Tensor:
     """The lengths of a case's sequences, int64 [B] on the CPU, the same for the same seed."""
     if case.lengths == "full":
         return torch.full((case.batch,), case.seq_len)
+    if case.token_lengths is not None:
+        return torch.tensor(case.token_lengths)
     generator = torch.Generator().manual_seed(case.seed)
     shortest = max(1, case.seq_len // 4)
     return torch.randint(shortest, case.seq_len + 1, (case.batch,), generator=generator)

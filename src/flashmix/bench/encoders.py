@@ -1,4 +1,6 @@
-"""Whole encoders of transformers, from their configs with random weights, for suite ``model``.
+"""Whole encoders of transformers, from their configs with random weights.
+
+They are those of suites ``model`` and ``profile``.
 
 Shapes: B batch, N tokens, W width.
 """
@@ -13,6 +15,9 @@ from torch import Tensor, nn
 
 import flashmix.hf
 from flashmix.bench.case import BenchmarkCase, mask_of
+from flashmix.bench.profiling.catalogue import build_config
+from flashmix.bench.profiling.engines import ENGINES, engine
+from flashmix.bench.profiling.free import swap_free
 from flashmix.errors import ArgumentError
 from flashmix.hf.interface import transformers
 
@@ -46,27 +51,39 @@ def prepare_compiler() -> None:
 def build(case: BenchmarkCase) -> tuple[nn.Module, Inputs]:
     """The encoder of a case, and its inputs.
 
-    ``impl`` "naive" and "sdpa" are the model's own attention; else ``mixer`` is swapped in.
+    ``impl`` "naive" and "sdpa" are the model's own attention; "free" is no mixing at all; else
+    ``mixer`` is swapped in.
 
     Raises:
         MissingDependencyError: transformers is not installed.
     """
-    assert case.model is not None
     vanilla = {"naive": "eager", "sdpa": "sdpa"}.get(case.impl)
     config = _config(case)
     config._attn_implementation = vanilla or "sdpa"
-    package = transformers()
-    kind = package.ViTModel if case.model in VISION else package.BertModel
     with torch.device(case.device):
-        model: nn.Module = kind(config, add_pooling_layer=False)
-    model = model.to(dtype=getattr(torch, case.dtype), device=case.device)
+        empty = _empty(case, config)
+    model: nn.Module = empty.to(dtype=getattr(torch, case.dtype), device=case.device)
     if vanilla is None:
         options: dict[str, Any] = {"unpad": True} if case.unpad else {}
-        flashmix.hf.swap(model, case.mixer, **options)
-    return model.train(case.direction == "train_step"), _inputs(case, config)
+        if case.impl == "free":
+            swap_free(model, **options)
+        else:
+            flashmix.hf.swap(model, case.mixer, **options)
+    return model.train(case.direction == "train_step"), _inputs(case, model)
+
+
+def _empty(case: BenchmarkCase, config: Any) -> Any:
+    """The encoder with random weights, without a head; suite ``profile`` keeps its pooling."""
+    package = transformers()
+    if case.config is not None:
+        return package.AutoModel.from_config(config, trust_remote_code=False)
+    kind = package.ViTModel if case.model in VISION else package.BertModel
+    return kind(config, add_pooling_layer=False)
 
 
 def _config(case: BenchmarkCase) -> Any:
+    if case.config is not None:
+        return build_config(case.config, case.seq_len)
     assert case.model is not None
     width, depth, heads = SIZES[case.model]
     sizes = {
@@ -81,28 +98,33 @@ def _config(case: BenchmarkCase) -> Any:
     return transformers().BertConfig(**sizes, max_position_embeddings=positions)
 
 
-def _inputs(case: BenchmarkCase, config: Any) -> Inputs:
-    """Tokens [B, N] and their mask as a tokenizer gives it, or pictures [B, 3, 224, 224]."""
-    if case.model in VISION:
-        if case.seq_len != VISION_TOKENS:
+def _inputs(case: BenchmarkCase, model: Any) -> Inputs:
+    """Tokens [B, N] and their mask as a tokenizer gives it, or pictures [B, C, H, W]."""
+    config = model.config
+    if model.main_input_name == "pixel_values":
+        if case.model in VISION and case.seq_len != VISION_TOKENS:
             raise ArgumentError(f"{case.model} has {VISION_TOKENS} tokens, got {case.seq_len}")
-        shape = (case.batch, 3, config.image_size, config.image_size)
+        shape = (case.batch, config.num_channels, config.image_size, config.image_size)
         dtype = getattr(torch, case.dtype)
         return {"pixel_values": torch.randn(shape, device=case.device, dtype=dtype)}
+    if model.main_input_name != "input_ids":
+        raise ArgumentError(f"{case.model} reads {model.main_input_name}, not texts or pictures")
     batch = (case.batch, case.seq_len)
+    ids = torch.randint(config.vocab_size, batch, device=case.device)
     mask = mask_of(case)
-    return {
-        "input_ids": torch.randint(config.vocab_size, batch, device=case.device),
-        "attention_mask": torch.ones(batch, device=case.device, dtype=torch.int64)
-        if mask is None
-        else mask.long(),
-    }
+    if mask is None:
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if case.config is not None and (pad := getattr(config, "pad_token_id", None)) is not None:
+        ids = ids.masked_fill(~mask, pad)
+    return {"input_ids": ids, "attention_mask": mask.long()}
 
 
-def called(case: BenchmarkCase, model: nn.Module) -> Callable[..., Any]:
-    """The model, compiled where the case asks for it."""
+def called(case: BenchmarkCase, model: nn.Module, inputs: Inputs) -> Callable[..., Any]:
+    """The model, compiled or given to another engine where the case asks for it."""
     if case.mode == "eager":
         return model
+    if case.mode in ENGINES:
+        return engine(case.mode, model, inputs, case.device)
     mode = None if case.mode == "compile" else case.mode
     compiled: Callable[..., Any] = torch.compile(model, mode=mode, dynamic=False)
 

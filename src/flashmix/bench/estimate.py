@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from flashmix.bench.case import COPY, BenchmarkCase, Suite
 from flashmix.bench.encoders import SIZES
+from flashmix.bench.profiling.catalogue import sizes_of
 from flashmix.mixers import MIXERS, MixerSpec, parse_layers
 
 OVERHEAD_SECONDS = 1e-4
@@ -33,7 +34,10 @@ def operations(case: BenchmarkCase) -> float:
     if case.subject in ("block", "encoder", "model"):
         projections += 16.0 * tokens * case.dim
     mixing = max(spec.config(case.dim).operations(case.seq_len) for spec in _mixers(case))
-    depth = SIZES[case.model][1] if case.model else 1
+    if case.config is not None:
+        depth = sizes_of(case.config).depth
+    else:
+        depth = SIZES[case.model][1] if case.model else 1
     return depth * (projections + mixing * tokens / case.dim)
 
 

@@ -22,6 +22,8 @@ SHARE, MOST = 0.25, 10
 """A quarter of the groups is repeated, at most ten."""
 SECONDS_MOST = 10.0
 """Groups whose samples took longer are not repeated."""
+SLOW_TO_PREPARE = ("compile", "reduce-overhead", "onnx", "onnx-int8", "openvino")
+"""Modes of suite ``profile`` that take far longer to prepare than to time: not repeated."""
 
 
 def key(fields: Row) -> str:
@@ -33,12 +35,17 @@ def to_repeat(rows: Sequence[Row]) -> list[BenchmarkCase]:
     """The cases to measure again: groups spread evenly over those that went well and fast."""
     groups = []
     for _, members in itertools.groupby(rows, key=lambda row: BenchmarkCase.from_dict(row).group):
-        group = [row for row in members if row["status"] == "ok" and "samples_ms" in row]
+        group = [row for row in members if _repeatable(row)]
         if group and sum(sum(row["samples_ms"]) for row in group) <= 1e3 * SECONDS_MOST:
             groups.append(group)
     count = min(MOST, math.ceil(SHARE * len(groups)))
     picked = [groups[(2 * i + 1) * len(groups) // (2 * count)] for i in range(count)]
     return [BenchmarkCase.from_dict(row) for group in picked for row in group]
+
+
+def _repeatable(row: Row) -> bool:
+    slow = row.get("suite") == "profile" and row["mode"] in SLOW_TO_PREPARE
+    return row["status"] == "ok" and "samples_ms" in row and not slow
 
 
 def drift(first: Sequence[Row], second: Sequence[Row]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any, get_args
 
 from flashmix.bench.baselines import BASELINES
 from flashmix.bench.case import Direction, Lengths, Mode, Subject
+from flashmix.bench.profiling.engines import OTHER_ENGINES
+from flashmix.bench.profiling.parts import PARTS
 
 Check = Callable[[Any, str], str | None]
 
@@ -127,6 +129,8 @@ CASE = record(
         "model": maybe(TEXT),
         "unpad": FLAG,
         "mode": choice(*get_args(Mode)),
+        "config": maybe(TEXT),
+        "token_lengths": maybe(many(COUNT, 1)),
         "mixers": TEXT,
         "error": TEXT,
         "impl_ran": RAN,
@@ -142,7 +146,7 @@ TIMED = record(
     },
     {
         "output_shape": many(WHOLE),
-        "peak_mb": AMOUNT,
+        "peak_mb": maybe(AMOUNT),
         "rss_mb": AMOUNT,
         "floor_ms": maybe(POSITIVE),
         "host_ms": AMOUNT,
@@ -150,6 +154,7 @@ TIMED = record(
         "sent_bytes": WHOLE,
         "derived_bytes": maybe(WHOLE),
         "tokens_per_s": POSITIVE,
+        "parts": record(dict.fromkeys(PARTS, SHARE)),
     },
 )
 SHAPE = record({"output_shape": many(WHOLE)})
@@ -166,6 +171,7 @@ MODEL = record(
     }
 )
 MODEL_TIMED = record({"tokens_per_s": POSITIVE})
+PROFILE = record({"config": TEXT})
 OP = record({"op": choice(*BASELINES)})
 BLOCK_OP = record({"topk": COUNT})
 DIGITS = record({"accuracy": SHARE, "steps": WHOLE, "train_seconds": POSITIVE, "params": WHOLE})
@@ -301,6 +307,8 @@ def case_fault(row: Any) -> str | None:
         checks.append(OP)
     if row["suite"] == "model" or row["subject"] == "model":
         checks.append(MODEL)
+    if row["suite"] == "profile":
+        checks.append(PROFILE)
     if row["op"] == "block_topk_attention":
         checks.append(BLOCK_OP)
     if row["status"] == "ok":
@@ -318,7 +326,8 @@ def _measured(row: Mapping[str, Any]) -> list[Check]:
         fourier = row["suite"] == "fourier" or row["mixer"].partition("(")[0] == "fourier"
         return [FOURIER_PROPERTIES if fourier else PROPERTIES]
     checks = [TIMED]
-    if not (row["suite"] == "parallel" and row.get("graph")):  # of a CUDA graph time alone
+    graph = row["suite"] == "parallel" and row.get("graph")  # of a CUDA graph time alone
+    if not graph and row.get("mode") not in OTHER_ENGINES:
         checks.append(PEAK)
     if row["suite"] == "fourier":
         checks.append(SHAPE)

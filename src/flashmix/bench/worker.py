@@ -23,8 +23,9 @@ import torch
 from flashmix._clock import watch
 from flashmix.bench import encoders, memory, stats
 from flashmix.bench.actions import prepare, ran_fields
-from flashmix.bench.case import COPY, BenchmarkCase
+from flashmix.bench.case import COMPILED, COPY, BenchmarkCase
 from flashmix.bench.process import package
+from flashmix.bench.profiling.engines import OTHER_ENGINES
 from flashmix.bench.properties import measure_properties
 from flashmix.bench.store import FULL
 from flashmix.bench.timing import Clock, WallClock, clock, interleave
@@ -128,14 +129,18 @@ def measure(cases: list[BenchmarkCase], settings: dict[str, Any], emit: Emit) ->
         return
     results: dict[int, dict[str, Any]] = {}
     clocks: dict[int, Clock] = {}
-    if cases[0].mode != "eager":
+    if any(case.mode in COMPILED for case in cases):
         encoders.prepare_compiler()
     for index, case in enumerate(cases):
         emit("doing", index=index, what="warm-up and memory")
         with reporting(emit, index):
             prepared = prepare(case)
             memory.reset_peak_rss()
-            peak = memory.peak_mb(prepared.memory_action, case.device)
+            if case.mode in OTHER_ENGINES:  # their memory holds no tensors of PyTorch
+                prepared.memory_action()
+                peak = None
+            else:
+                peak = memory.peak_mb(prepared.memory_action, case.device)
             results[index] = {
                 "params": prepared.params,
                 "output_shape": prepared.output_shape,
@@ -145,6 +150,8 @@ def measure(cases: list[BenchmarkCase], settings: dict[str, Any], emit: Emit) ->
             }
             if case.subject == "model":
                 results[index]["tokens"] = prepared.tokens
+            if prepared.parts is not None and (shares := prepared.parts()):
+                results[index]["parts"] = shares
             clocks[index] = clock_of(case, prepared.action)
     time_in_turn(cases, clocks, results, settings, emit)
 

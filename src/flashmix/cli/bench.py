@@ -59,14 +59,16 @@ def numbers(text: str) -> tuple[int, ...]:
     return values
 
 
-def _number(text: str) -> int:
+def number(text: str) -> int:
+    """A positive integer, for argparse."""
     values = numbers(text)
     if len(values) != 1:
         raise argparse.ArgumentTypeError(f"expected one positive integer, got {text!r}")
     return values[0]
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
+    """A positive number of seconds, for argparse."""
     try:
         value = float(text)
     except ValueError:
@@ -87,7 +89,7 @@ def words(text: str) -> tuple[str, ...]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def _some_of(what: str, choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+def some_of(what: str, choices: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
     """Some of ``choices`` separated by commas, for argparse."""
 
     def parse(text: str) -> tuple[str, ...]:
@@ -124,10 +126,10 @@ def add_command(commands: Any) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="default: float32 on cpu, bfloat16 on cuda",
     )
-    parser.add_argument("--batch", type=_number, metavar="B", help="sequences in a batch")
+    parser.add_argument("--batch", type=number, metavar="B", help="sequences in a batch")
     parser.add_argument("--seq-lens", type=numbers, metavar="N,N,...", help="lengths in tokens")
     parser.add_argument("--dims", type=numbers, metavar="D,D,...", help="widths")
-    parser.add_argument("--num-heads", type=_number, metavar="H", help="heads")
+    parser.add_argument("--num-heads", type=number, metavar="H", help="heads")
     parser.add_argument(
         "--mixers",
         type=words,
@@ -137,13 +139,13 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--directions",
-        type=_some_of("direction", DIRECTIONS),
+        type=some_of("direction", DIRECTIONS),
         metavar="D,D,...",
         help=f"some of {', '.join(DIRECTIONS)}",
     )
     parser.add_argument(
         "--lengths",
-        type=_some_of("lengths", LENGTHS),
+        type=some_of("lengths", LENGTHS),
         metavar="L,L",
         help="in suites quick, kernels and model: full batches, or sequences of uniform lengths "
         "from N/4 to N, padded (default: both)",
@@ -156,12 +158,12 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--modes",
-        type=_some_of("mode", MODES),
+        type=some_of("mode", MODES),
         metavar="M,M,...",
         help="in suite model: some of eager (default), compile, reduce-overhead",
     )
     parser.add_argument(
-        "--passes", type=_number, metavar="P", help="timed samples of suites with a fixed number"
+        "--passes", type=number, metavar="P", help="timed samples of suites with a fixed number"
     )
     parser.add_argument(
         "--remedies",
@@ -170,19 +172,19 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--ranks",
-        type=_number,
+        type=number,
         metavar="P",
         help="in suite parallel, and naive with --remedies: processes (on a GPU machine: GPUs) "
         "that the tokens are spread over; started here, or by torchrun",
     )
     parser.add_argument(
         "--time-limit",
-        type=_seconds,
+        type=seconds,
         default=60.0,
         metavar="S",
         help="seconds without progress before a case counts as hung (default 60)",
     )
-    parser.add_argument("--threads", type=_number, metavar="T", help="CPU threads of PyTorch")
+    parser.add_argument("--threads", type=number, metavar="T", help="CPU threads of PyTorch")
     parser.add_argument("--seed", type=int, default=0, help="of inputs and training (default 0)")
     parser.add_argument(
         "--out", type=Path, metavar="FOLDER", help="where to write (default: runs/SUITE-DATE-TIME)"

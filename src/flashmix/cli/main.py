@@ -19,6 +19,7 @@ from flashmix.cli import (
     finetune,
     listing,
     pretrain,
+    profile,
     query,
     report,
     serve,
@@ -42,6 +43,7 @@ examples:
   flashmix compare runs/before runs/after --fail-above 10%
   flashmix advise --dim 768 --seq-len 4096 --direction train
   flashmix show "local(window=16)"         pictures of what a mixer does
+  flashmix profile bert-base               what a swap would give this model here, and what else
   flashmix swap bert --mixers 'fnet*10,attention*2' --out bert-fnet
   flashmix list                            mixers, their options and cost
   flashmix tune                            measure what impl="auto" shall run here
@@ -53,7 +55,7 @@ exit codes: 0 done, 1 something failed, 2 wrong usage, 130 interrupted (what is 
 
 COMMANDS = (
     *(bench, report, serve, compare, advise, query),
-    *(swap, finetune, pretrain, show),
+    *(profile, swap, finetune, pretrain, show),
     *(listing, doctor, tune),
 )
 

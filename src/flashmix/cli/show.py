@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flashmix.cli.bench import _number
+from flashmix.cli.bench import number
 
 if TYPE_CHECKING:
     from flashmix.cli.terminal import Terminal
@@ -51,12 +51,12 @@ def add_command(commands: Any) -> None:
         metavar="MIXER",
         help='a mixer or a pattern over layers: "local(window=16)", "fnet*2,attention"',
     )
-    parser.add_argument("--dim", type=_number, metavar="D", help="width (default 64)")
+    parser.add_argument("--dim", type=number, metavar="D", help="width (default 64)")
     parser.add_argument(
-        "--heads", "--num-heads", type=_number, metavar="H", help="heads (default: of width 16)"
+        "--heads", "--num-heads", type=number, metavar="H", help="heads (default: of width 16)"
     )
     parser.add_argument(
-        "--seq-len", type=_number, metavar="N", help="tokens (default: 64, or the text's own)"
+        "--seq-len", type=number, metavar="N", help="tokens (default: 64, or the text's own)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of untrained weights (default 0)")
     parser.add_argument(
@@ -68,7 +68,7 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--train",
-        type=_number,
+        type=number,
         metavar="STEPS",
         help="first train on scikit-learn's handwritten digits, for so many steps",
     )

@@ -18,6 +18,7 @@ from flashmix.report.sections import (
     model,
     naive,
     parallel,
+    profile,
     spectral,
     swap,
     sweep,
@@ -69,13 +70,15 @@ def _suite_sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
     suite = run.get("suite", "")
     if suite in training.SUITES:
         return training.sections(run, rows)
+    if suite == "profile":
+        return profile.sections(run, rows)
     return SUITES.get(suite, sweep.sections)(rows)
 
 
 def summary(run: dict[str, Any], rows: Sequence[Row]) -> Section:
     """The one table that a terminal shows of a run."""
     suite = run.get("suite")
-    if suite not in training.SUITES and suite not in SUITES:
+    if suite not in (*training.SUITES, *SUITES, "profile"):
         return summary_section(rows)
     found = [section for section in _suite_sections(run, rows) if section.table]
     return found[0] if found else Section("Summary", table=Table(["mixer"], []))
@@ -99,7 +102,8 @@ def statements(rows: Iterable[Row]) -> list[str]:
         *found,
         *kernels.statements(cases),
         *parallel.statements(cases),
-        *model.statements(cases),
+        *profile.statements(cases),
+        *model.statements([row for row in cases if row.get("suite") != "profile"]),
         *digits.statements(cases),
         *finetune.statements([row for row in every if is_finetuning(row)]),
     ]

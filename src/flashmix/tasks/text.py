@@ -153,7 +153,7 @@ def _download(task: TextTask, split: str) -> Path:
 def _read(path: Path, split: str, classes: int) -> Examples:
     if path.is_dir():
         return _read_folder(path, split)
-    columns = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+    columns = read_columns(path)
     name = next((name for name in COLUMNS if name in columns), None)
     if name is None:
         raise FlashmixError(f"{path} has no column {' or '.join(COLUMNS)}, only {list(columns)}")
@@ -169,6 +169,16 @@ def _read(path: Path, split: str, classes: int) -> Examples:
     if not texts or min(labels) < 0 or max(labels) >= classes:
         raise FlashmixError(f"{path}: every label must be a class from 0 to {classes - 1}")
     return Examples(texts, labels)
+
+
+def read_columns(path: Path) -> dict[str, list[Any]]:
+    """The columns of a parquet file, or of a CSV file with a heading.
+
+    Raises:
+        FlashmixError: it is not parquet.
+        MissingDependencyError: it is parquet, and pyarrow is not installed.
+    """
+    return _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
 
 
 def _read_parquet(path: Path) -> dict[str, list[Any]]:

@@ -13,6 +13,7 @@ from flashmix.bench.suites.kernels import check_op, kernels
 from flashmix.bench.suites.model import model
 from flashmix.bench.suites.naive import naive
 from flashmix.bench.suites.parallel import parallel
+from flashmix.bench.suites.profile import profile
 from flashmix.bench.suites.quick import quick
 from flashmix.bench.suites.spectral import spectral
 from flashmix.bench.suites.swap import swap
@@ -32,6 +33,7 @@ SUITES: dict[str, Callable[[Grid], Suite]] = {
     "kernels": kernels,
     "parallel": parallel,
     "model": model,
+    "profile": profile,
 }
 
 
@@ -46,7 +48,7 @@ def build_suite(name: str, grid: Grid) -> Suite:
     for text in grid.mixers or ():
         if name == "kernels":
             check_op(text)
-        elif name == "model":
+        elif name in ("model", "profile"):
             parse_layers(text)
         else:
             parse_mixer(text).build(64)

@@ -16,7 +16,12 @@ BASELINES = (("attention", "naive"), ("attention", "sdpa"))
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """What the command line can change of a suite; None leaves the suite's own choice."""
+    """What the command line can change of a suite; None leaves the suite's own choice.
+
+    The fields behind ``seed`` are those of suite ``profile``: the model's config as text, the
+    length of a batch or the lengths of its sequences with what is to be said of them, whether
+    training steps are timed, and what an hour of the machine costs.
+    """
 
     device: str = "cpu"
     dtype: str | None = None
@@ -34,6 +39,12 @@ class Grid:
     models: tuple[str, ...] | None = None
     modes: tuple[Mode, ...] | None = None
     seed: int = 0
+    config: str | None = None
+    seq_len: int | None = None
+    token_lengths: tuple[int, ...] | None = None
+    about_data: str | None = None
+    train: bool = False
+    price_per_hour: float | None = None
 
     @property
     def on_gpu(self) -> bool:

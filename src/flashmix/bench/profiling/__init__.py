@@ -1,0 +1,1 @@
+"""Suite ``profile``: one encoder of transformers, its parts, swaps of it, and the alternatives."""
