@@ -149,6 +149,34 @@ def test_hidden_states_of_all_layers_are_padded(name, asked):
         assert not one[~real].any()
 
 
+@pytest.mark.parametrize("additive", [False, True])
+def test_a_callers_own_mask_of_four_axes_is_read_anew_each_time(additive):
+    model, x = unpadded(swapped("attention,fnet").base_model.double()), embeds()
+    seen = shapes_in(model)
+    four = torch.empty(6, 1, 1, 11, dtype=torch.float64 if additive else torch.bool)
+    with torch.no_grad():
+        for mask in (MASK, MASK.roll(1, 1), torch.ones_like(MASK)):
+            four.copy_((mask[:, None, None, :] - 1) * 1e9 if additive else mask[:, None, None, :])
+            assert_close(hidden(model, x, four), hidden(model, x, mask), 1e-11)
+    assert (1, MASK.numel()) in seen
+    with pytest.raises(ModelError, match=r"adds values|\[6, 1, 11, 11\]"):
+        hidden(model, x, four - 0.5 if additive else four.expand(6, 1, 11, 11))
+
+
+def test_layers_with_a_mask_of_the_models_own_get_real_tokens():
+    torch.manual_seed(0)
+    model = transformers.LayoutLMModel(transformers.LayoutLMConfig(**COMMON)).eval().double()
+    batch = reviews(11, 4, 7)
+    real = batch["attention_mask"].bool()
+    with torch.no_grad():
+        want = model(**batch).last_hidden_state
+        flashmix.swap(model, "attention", unpad=True)
+        seen = shapes_in(model)
+        got = model(**batch).last_hidden_state
+    assert_close(got[real], want[real], 1e-11)
+    assert seen == {(1, 22)}
+
+
 def test_where_nothing_is_padded_or_all_is_the_padded_form_runs():
     padded = swapped("attention,fnet").base_model.double()
     model, x = unpadded(padded), embeds()
@@ -157,8 +185,6 @@ def test_where_nothing_is_padded_or_all_is_the_padded_form_runs():
         for mask, rows in ((None, 6), (torch.ones_like(MASK), 6), (torch.zeros_like(MASK), 6)):
             assert torch.equal(hidden(model, x, mask), hidden(padded, x, mask))
             assert seen == {(rows, 11)}
-        four = REAL[:, None, None, :]
-        assert torch.equal(hidden(model, x, four), hidden(padded, x, four))
         for one in (x[:1], x[1:2, :4]):  # a batch of one, which is as long as itself
             assert torch.equal(hidden(model, one, None), hidden(padded, one, None))
         assert_close(

@@ -12,11 +12,8 @@ from torch import Tensor
 from torch.jit._trace import is_tracing
 
 from flashmix.errors import ModelError
-from flashmix.hf.real_tokens import RealTokens, note_mask
+from flashmix.hf.real_tokens import RealTokens, note_mask, real_by_sum
 from flashmix.ops._packed import lengths_readable
-
-PADDED = -1e4 + 1
-"""Below it an additive mask means padding; older models add -10,000."""
 
 
 def padding_mask(
@@ -80,8 +77,7 @@ def tokens_mask(where: str, mask: Any) -> Tensor | None:
         if row.dtype == torch.bool:
             return row
         if row.is_floating_point():
-            real = row == 0
-            plain = (real | (row < PADDED)).all()
+            real, plain = real_by_sum(row)
             if torch.compiler.is_compiling() or is_tracing():
                 torch._assert_async(plain, "flashmix: attention_mask adds to scores")
             elif not plain:

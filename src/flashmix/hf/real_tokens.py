@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from flashmix.errors import ModelError
 from flashmix.hf.attention import mixer_of
-from flashmix.ops._packed import Lengths, places, scatter_rows
+from flashmix.ops._packed import Lengths, lengths_readable, places, scatter_rows
 
 UNPADDING = "_flashmix_unpadding"
 """What a stack of layers calls the :class:`Unpadding` of it."""
 _MASK, _HIDDEN = "_flashmix_mask", "_flashmix_hidden"
 """What of a tensor says which tokens are real: of a mask, and of hidden states without padding."""
+PADDED = -1e4 + 1
+"""Below it an additive mask means padding; older models add -10,000."""
 
 
 class RealTokens:
@@ -36,10 +38,14 @@ class RealTokens:
         mask: bool [B, N].
         lengths: real tokens of each sequence, int32 [B].
         counts: ``lengths`` on the host.
+        source: the mask [B, 1, 1, N] of a model's own that they were read from.
     """
 
-    def __init__(self, mask: Tensor, lengths: Tensor, counts: list[int]) -> None:
+    def __init__(
+        self, mask: Tensor, lengths: Tensor, counts: list[int], source: Tensor | None = None
+    ) -> None:
         self.mask, self.counts, self.total = mask, counts, sum(counts)
+        self.source = source
         self._lengths = lengths
         self._taken: dict[int, tuple[Tensor, Tensor]] = {}
 
@@ -79,13 +85,42 @@ class RealTokens:
 
 
 def note_mask(mask: Tensor, real: RealTokens) -> None:
-    """Note on a mask, as a model's layers get it, which tokens are real."""
+    """Note on a mask that is made for one call of a model which tokens are real."""
     setattr(mask, _MASK, real)
 
 
-def real_tokens_of(mask: Any) -> RealTokens | None:
-    """What :func:`note_mask` noted; nothing of what is no such mask."""
-    return _noted(mask, _MASK)
+def find_real_tokens(values: Iterable[Any]) -> RealTokens | None:
+    """By the padding mask among the arguments of a layer; None where nothing can be removed."""
+    masks = [value for value in values if isinstance(value, Tensor) and value.dim() == 4]
+    noted = (_noted(mask, _MASK) for mask in masks)
+    if (found := next((one for one in noted if one is not None), None)) is not None:
+        return found
+    if not masks or not lengths_readable():
+        return None
+    return next((one for one in map(_read_mask, masks) if one is not None), None)
+
+
+def real_by_sum(row: Tensor) -> tuple[Tensor, Tensor]:
+    """Real tokens by what is added to scores, [B, N], and whether it says nothing but that."""
+    real = row == 0
+    return real, (real | (row < PADDED)).all()
+
+
+def _read_mask(mask: Tensor) -> RealTokens | None:
+    """Real tokens by a model's own mask [B, 1, 1, N], bool or added to scores, in one wait.
+
+    Nothing is noted on it, since a caller may hold it, and change it, between calls.
+    """
+    if mask.shape[1:3] != (1, 1):
+        return None
+    row, plain = mask[:, 0, 0], mask.new_ones((), dtype=torch.bool)
+    if row.is_floating_point():
+        row, plain = real_by_sum(row)
+    elif row.dtype != torch.bool:
+        return None
+    lengths = row.sum(1, dtype=torch.int32)
+    *counts, whole = torch.cat((lengths, plain[None].int())).tolist()
+    return RealTokens(row, lengths, counts, mask) if whole and any(counts) else None
 
 
 def _noted(x: Any, name: str) -> RealTokens | None:
@@ -114,10 +149,10 @@ class Unpadding:
         for owner in owners:
             owner.register_forward_hook(_put_back_outputs)
 
-    def may_run(self) -> bool:
-        """Whether padding is to be removed, and no layer's tokens are sharded across ranks."""
+    def whole(self) -> bool:
+        """Whether each layer has all tokens, which may be sharded across ranks."""
         mixers = map(mixer_of, self._attentions)
-        return self.on and all(one is None or one.sharding is None for one in mixers)
+        return all(one is None or one.sharding is None for one in mixers)
 
 
 def unpads(model: nn.Module) -> bool:
@@ -147,9 +182,10 @@ class _Layer:
         if real is not None:
             tokens = hidden
         else:
-            noted = map(real_tokens_of, (*args, *options.values()))
-            real = next((one for one in noted if one is not None), None)
-            if real is None or not self._unpadding.may_run():
+            if not self._unpadding.on:
+                return None
+            real = find_real_tokens((*args, *options.values()))
+            if real is None or not self._unpadding.whole():
                 return None
             if hidden.shape[:2] != real.mask.shape:
                 raise ModelError(
@@ -189,7 +225,7 @@ class _Layer:
 def _beside(value: Any, real: RealTokens) -> Any:
     """What a layer gets beside its hidden states, of real tokens alone; ``real`` for its mask."""
     if isinstance(value, Tensor):
-        other = real_tokens_of(value)
+        other = real if value is real.source else _noted(value, _MASK)
         if other is None:
             return real.take_once(value) if value.dim() else value
         if other.counts != real.counts:

@@ -15,7 +15,7 @@ from torch import nn
 
 from flashmix.errors import ArgumentError, ModelError
 from flashmix.hf.interface import register_swapped
-from flashmix.hf.real_tokens import UNPADDING, Unpadding, real_tokens_of
+from flashmix.hf.real_tokens import UNPADDING, RealTokens, Unpadding, find_real_tokens
 from flashmix.hf.structure import Layer
 from flashmix.hf.tiny import tiny_inputs
 from flashmix.hf.trial import _fault, _outputs, _untouched
@@ -81,13 +81,13 @@ def try_unpadding(
         for module in model.modules():
             module.training = False
         install(model)
-        given: list[Any] = []
-        first = _stack(model, layers)[0][0]
-        first.register_forward_pre_hook(
-            lambda _, args, options: given.extend((*args, *options.values())), with_kwargs=True
+        found: list[RealTokens | None] = []
+        _stack(model, layers)[0][0].register_forward_pre_hook(
+            lambda _, args, options: found.append(find_real_tokens((*args, *options.values()))),
+            with_kwargs=True,
         )
         inputs, want = _padded_outputs(model, example)
-        real = next((one for one in map(real_tokens_of, given) if one is not None), None)
+        real = next((one for one in found if one and one.total < one.mask.numel()), None)
         if real is None:
             raise _unfit(
                 model,
