@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 DIRECTIONS = {"inference": "forward", "train": "forward_backward"}
 
 EPILOG = """\
+What a whole model would gain, and what it would without any swap, flashmix profile measures.
+
 example:
   flashmix advise --dim 768 --seq-len 4096 --direction train --run runs/quick-20260101-120000
 """

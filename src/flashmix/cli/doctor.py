@@ -8,6 +8,7 @@ from typing import Any
 EXTRAS = {
     "scikit-learn": ("tasks", "the digits task of flashmix bench quick"),
     "transformers": ("hf", "flashmix.swap and flashmix swap"),
+    "onnxruntime": ("onnx", "ONNX Runtime in flashmix profile"),
     "duckdb": ("query", "flashmix query"),
     "altair": ("report", "report.html, figures/ and flashmix serve"),
     "vl-convert-python": ("report", "report.html, figures/ and flashmix serve"),

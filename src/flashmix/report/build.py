@@ -19,6 +19,7 @@ from flashmix.report.sections import (
     naive,
     parallel,
     profile,
+    profile_advice,
     spectral,
     swap,
     sweep,
@@ -102,7 +103,7 @@ def statements(rows: Iterable[Row]) -> list[str]:
         *found,
         *kernels.statements(cases),
         *parallel.statements(cases),
-        *profile.statements(cases),
+        *profile_advice.statements(cases),
         *model.statements([row for row in cases if row.get("suite") != "profile"]),
         *digits.statements(cases),
         *finetune.statements([row for row in every if is_finetuning(row)]),
@@ -115,6 +116,8 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
         return finetune.findings(rows)[:MANY]
     if scaled := parallel.findings(rows):
         return scaled[:MANY]
+    if profiled := profile_advice.findings(rows):
+        return profiled[:MANY]
     found: list[Finding] = []
     for subject in ("mixer", "encoder"):
         part = comparable(rows, subject)

@@ -69,6 +69,11 @@ _SAME = {
     "topk-scatter": "topk",
     "local-attention": "fourier",
     "x-transformers": "hybrid",
+    "mixing": "fnet",
+    "projections": "local",
+    "MLP": "spectral",
+    "rest": "copy",
+    "notdivided": "attention (naive)",
 }
 
 

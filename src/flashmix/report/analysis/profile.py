@@ -13,6 +13,13 @@ from flashmix.report.analysis.timings import Crossover, find_crossover, time_rat
 
 FREE = "mixing free"
 INT8 = MODE_LABELS["int8"]
+NAMES = {
+    "inference": "Inference",
+    "inference_b1": "Inference, a batch of one",
+    "train_step": "Training step",
+}
+WORTH = 1.25
+"""Times as fast, from which a swap is said to have something to give."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,18 @@ class Group:
     def case(self) -> BenchmarkCase:
         """The first one's."""
         return BenchmarkCase.from_dict(self.rows[0])
+
+    @property
+    def shape(self) -> str:
+        """In words: "bert-base [8, 128], 38 % padding"."""
+        case = self.case
+        padding = f", {100 * self.padding:.0f} % padding" if self.padding > 0 else ""
+        return f"{case.model} [{case.batch}, {case.seq_len}]{padding}"
+
+    @property
+    def name(self) -> str:
+        """What was timed, in words."""
+        return f"{NAMES[self.direction]}, {self.shape}"
 
     @property
     def padding(self) -> float:
@@ -133,13 +152,15 @@ def by_length(rows: Sequence[Row]) -> list[Group]:
     return sorted(found, key=lambda group: group.case.seq_len)
 
 
-def ceiling_passes(rows: Sequence[Row], label: str) -> Crossover:
-    """From which N free mixing is faster than ``label``, in full batches."""
+def ceiling_passes(rows: Sequence[Row], label: str, times: float = 1.0) -> Crossover:
+    """From which N free mixing is ``times`` as fast as ``label`` or faster, in full batches."""
     ratios = []
     for group in by_length(rows):
         free, other = group.named(FREE), group.named(label)
         if free is not None and other is not None:
-            ratios.append((group.case.seq_len, time_ratio(other, free)))
+            ratio = time_ratio(other, free)
+            bounds = (bound / times for bound in (ratio.value, ratio.low, ratio.high))
+            ratios.append((group.case.seq_len, Interval(*bounds)))
     return find_crossover(ratios)
 
 

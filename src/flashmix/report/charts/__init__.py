@@ -11,6 +11,7 @@ from flashmix.report.analysis.training import is_finetuning
 from flashmix.report.charts.dots import copy_chart, model_charts, parameter_chart, single_charts
 from flashmix.report.charts.lines import align
 from flashmix.report.charts.parallel import rank_charts
+from flashmix.report.charts.profile import profile_charts
 from flashmix.report.charts.sweep import sweep_charts
 from flashmix.report.charts.training import digits_chart, finetuning_charts
 from flashmix.visualize.chart import Chart
@@ -34,7 +35,8 @@ def charts(rows: Sequence[Row]) -> list[Chart]:
         part = [r for r in cases if r.get("subject", "mixer") == subject and is_full(r)]
         found += _timed(part)
     found += _ops([row for row in cases if row.get("subject") == "op"])
-    found += model_charts(cases)
+    found += profile_charts(cases)
+    found += model_charts([row for row in cases if row.get("suite") != "profile"])
     found.append(digits_chart(cases))
     found += rank_charts(rows)
     return [chart for chart in found if chart is not None]

@@ -224,7 +224,7 @@ def _rows(run: PlacedRun) -> Markup:
     )
 
 
-HEROES = ("accuracy-infer", "speedup-fused-forward", "time-forward")
+HEROES = ("accuracy-infer", "profile-inference", "speedup-fused-forward", "time-forward")
 """The charts worth the place beside the findings, the first that a run has."""
 
 

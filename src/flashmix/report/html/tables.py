@@ -36,7 +36,7 @@ LEADING = (
     "peak_mb",
     "params",
 )
-HIDDEN = ("suite", "history", "properties", "drift", "anchor")
+HIDDEN = ("suite", "history", "properties", "drift", "anchor", "config", "token_lengths", "parts")
 
 
 def section_block(section: Section, identity: str, *, opened: bool) -> Markup:

@@ -1,4 +1,4 @@
-"""Suite profile: where a model's time goes, the ceiling, swaps and alternatives, what to do."""
+"""Suite profile: a model's swaps and alternatives, where its time goes, the ceiling by length."""
 
 from __future__ import annotations
 
@@ -11,14 +11,8 @@ from flashmix.report import tables
 from flashmix.report.analysis import profile
 from flashmix.report.analysis.models import VANILLA
 from flashmix.report.analysis.profile import Group
-from flashmix.report.analysis.timings import time_ratio
 from flashmix.report.tables import Cell, Section, Table
 
-NAMES = {
-    "inference": "Inference",
-    "inference_b1": "Inference, a batch of one",
-    "train_step": "Training step",
-}
 PART_NAMES = {
     "mixing": "mixing",
     "projections": "projections",
@@ -36,13 +30,6 @@ def sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
     return [*found, _lengths(rows)]
 
 
-def shape(group: Group) -> str:
-    """In words: "bert-base [8, 128], 38 % padding"."""
-    case = group.case
-    padding = f", {100 * group.padding:.0f} % padding" if group.padding > 0 else ""
-    return f"{case.model} [{case.batch}, {case.seq_len}]{padding}"
-
-
 def _alternatives(group: Group, price: float | None) -> Section:
     columns = ["", "time (ms)", "vs SDPA", "tokens/s", "peak MB", "params", "training"]
     priced = price is not None and group.direction != "train_step"
@@ -55,7 +42,7 @@ def _alternatives(group: Group, price: float | None) -> Section:
         "whether the outputs are others until the model is trained."
         + (" cost / million: of a million texts, at the price given." if priced else "")
     ]
-    return Section(f"{NAMES[group.direction]}, {shape(group)}", text, Table(columns, body))
+    return Section(group.name, text, Table(columns, body))
 
 
 def _line(group: Group, row: Row, price: float | None) -> list[str]:
@@ -90,7 +77,7 @@ def _parts(group: Group) -> Section:
         "linear maps to q, k and v and from the heads. rest: embeddings, norms, residuals, and "
         "Python."
     ]
-    return Section(f"Where the time goes, {shape(group)}", text, Table(columns, body))
+    return Section(f"Where the time goes, {group.shape}", text, Table(columns, body))
 
 
 def _part(row: Row, share: float) -> str:
@@ -117,28 +104,3 @@ def _lengths(rows: Sequence[Row]) -> Section:
         )
     columns = ["N", "batch", f"{VANILLA} (ms)", "mixing", "mixing free", "int8"]
     return Section("The ceiling by length, full batches", table=Table(columns, body))
-
-
-def statements(rows: Sequence[Row]) -> list[str]:
-    """What to do, and what is not known, each sentence from its rows."""
-    found = []
-    for group in profile.compared(rows):
-        if group.base is not None:
-            found += [f"{NAMES[group.direction]}, {shape(group)}: {s}" for s in _advice(group)]
-    return found
-
-
-def _advice(group: Group) -> list[str]:
-    """Of one group."""
-    found = []
-    free, swap, kept = group.ceiling, group.best_swap, group.untrained
-    if free is not None:
-        value = group.speed(free)
-        found.append(f"if mixing were free, {tables.interval(value)} as fast as {VANILLA}.")
-    if swap is not None and kept is not None:
-        value = time_ratio(kept, swap)
-        found.append(
-            f"the fastest swap, {swap['label']}, is {tables.interval(value)} as fast as the "
-            f"fastest without training, {kept['label']}."
-        )
-    return found
