@@ -200,6 +200,11 @@ def test_parts_are_found_in_every_family(family):
     assert not outside
 
 
+def test_quantised_linear_maps_belong_where_they_did():
+    model = transformers.BertModel(tiny())
+    assert parts_of(engines.quantised(model)) == parts_of(model)
+
+
 @pytest.mark.parametrize("mixers", ["fnet", "spectral(modes=2)+local(window=4)", "free"])
 def test_a_mixer_counts_as_mixing_whatever_is_in_it(mixers):
     model = transformers.BertModel(tiny())

@@ -150,7 +150,7 @@ def _installed(name: str) -> Any:
     try:
         return __import__(name)
     except ImportError:
-        raise missing_extra(name, EXTRAS[name], f"timing {EXTRAS[name]}") from None
+        raise missing_extra(name, EXTRAS[name], "this alternative") from None
 
 
 @contextlib.contextmanager

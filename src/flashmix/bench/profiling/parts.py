@@ -23,7 +23,7 @@ PARTS = ("mixing", "projections", "mlp", "rest")
 """What grows with N^2 in attention; the linear maps before and after it; the MLPs; all else."""
 CALLS = 2
 _LAYER = re.compile(r"^(.*\.\d+)\.([^.]+)")
-_REST = re.compile(r"norm|dropout|droppath|identity", re.IGNORECASE)
+_REST = re.compile(r"norm|dropout|droppath|identity|packedparams", re.IGNORECASE)
 
 Mark = Any
 
@@ -37,11 +37,11 @@ def parts_of(model: nn.Module) -> dict[str, str]:
     kinds: dict[str, str] = dict.fromkeys(attention, "attention")
     for path, module in model.named_modules():
         place = _LAYER.match(path)
-        if place is None or place[1] not in layers or any(True for _ in module.children()):
+        linear = _is_linear(module)
+        if place is None or place[1] not in layers or (len([*module.children()]) and not linear):
             continue
         if ".mixer." in f"{path}.":
             continue  # what is in a mixer mixes
-        linear = "Linear" in type(module).__name__
         if place[0] in roots:
             if linear:
                 kinds[path] = "projections"
@@ -50,11 +50,16 @@ def parts_of(model: nn.Module) -> dict[str, str]:
     return kinds
 
 
+def _is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear map, quantised or not."""
+    return type(module).__name__.endswith("Linear")
+
+
 def _attends(module: nn.Module) -> bool:
     """Whether a module mixes the tokens of a layer: attention of any kind, or a swapped layer."""
     if calls_interface(module) or mixer_of(module) is not None:
         return True
-    linear = sum("Linear" in type(child).__name__ for child in module.children())
+    linear = sum(map(_is_linear, module.children()))
     return "attention" in type(module).__name__.lower() and linear > 1
 
 

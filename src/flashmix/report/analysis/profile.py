@@ -10,6 +10,7 @@ from flashmix.bench.stats import Interval
 from flashmix.bench.store import Row
 from flashmix.report.analysis.models import VANILLA
 from flashmix.report.analysis.timings import Crossover, find_crossover, time_ratio
+from flashmix.report.analysis.training import model_name
 
 FREE = "mixing free"
 INT8 = MODE_LABELS["int8"]
@@ -54,7 +55,7 @@ class Group:
         """In words: "bert-base [8, 128], 38 % padding"."""
         case = self.case
         padding = f", {100 * self.padding:.0f} % padding" if self.padding > 0 else ""
-        return f"{case.model} [{case.batch}, {case.seq_len}]{padding}"
+        return f"{model_name(self.rows[0])} [{case.batch}, {case.seq_len}]{padding}"
 
     @property
     def name(self) -> str:

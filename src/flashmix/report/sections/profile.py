@@ -56,7 +56,7 @@ def _line(group: Group, row: Row, price: float | None) -> list[str]:
         tables.speed_cell(row, group.base),
         Cell(tables.number(row["tokens_per_s"]), row),
         "-" if row.get("peak_mb") is None else tables.memory_cell(row),
-        tables.params_cell(row),
+        Cell(f"{tables.number(row['params'] / 1e6)} M", row),
         trained,
     ]
     if price is not None:

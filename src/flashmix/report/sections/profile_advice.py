@@ -22,6 +22,8 @@ HOW = {
     "onnx-int8": "torch.onnx.export, then ONNX Runtime's quantize_dynamic",
     "openvino": "torch.onnx.export, then OpenVINO",
 }
+ABSENT = "MissingDependencyError: "
+"""Before a sentence that says all by itself."""
 UNPAD = "flashmix.swap(model, 'attention', unpad=True), which changes no output"
 
 
@@ -212,7 +214,7 @@ def _unknown(groups: Sequence[Group]) -> Iterator[str]:
     for group in groups:
         for row in group.rows:
             if row["status"] != "ok":
-                reason = str(row.get("error", row["status"]))
+                reason = str(row.get("error", row["status"])).removeprefix(ABSENT)
                 failed.setdefault(reason, []).append(row["label"])
     for reason, labels in failed.items():
         yield f"Not measured: {', '.join(dict.fromkeys(labels))} ({reason.rstrip('.')})."
