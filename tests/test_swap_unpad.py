@@ -374,6 +374,24 @@ def with_shift(model):
     return model
 
 
+class Rotates(nn.Linear):
+    """Rotates what it makes of a token by its place in the tensor, as ESM's layers do."""
+
+    def forward(self, x):
+        y = super().forward(x).unflatten(-1, (-1, 2))
+        turn = torch.polar(torch.ones(()), 0.5 * torch.arange(x.shape[1]).float())[:, None]
+        turned = torch.view_as_complex(y.contiguous()) * turn.to(y.dtype.to_complex())
+        return torch.view_as_real(turned).flatten(-2)
+
+
+def with_rotations(model):
+    """Only distances within a sequence matter, which gaps alone change."""
+    for layer in model.encoder.layer:
+        for part in (layer.attention.self.query, layer.attention.self.key):
+            part.__class__ = Rotates
+    return model
+
+
 def with_convolution(model):
     model.encoder.layer[1].output.extra = nn.Conv1d(16, 16, 3)
     return model
@@ -406,6 +424,10 @@ REFUSED = {
     "no padding": (lambda: classifier("vit"), "no padding came to its layers"),
     "between layers": (lambda: NormsBetween(bert().config), "not what the layer before gave"),
     "across tokens": (lambda: with_shift(bert()), r"without padding its \S+ differs"),
+    "own positions": (
+        lambda: with_rotations(bert()),
+        r"without padding between real tokens its \S+ differs",
+    ),
     "convolution": (lambda: with_convolution(bert()), r"extra \(Conv1d\).*across tokens"),
     "layer drop": (sound, r"config\.layerdrop = 0\.1.*set that to 0"),
     "head reads padding": (siglip, "without padding its pooler_output differs"),

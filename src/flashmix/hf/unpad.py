@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ModelError
 from flashmix.hf.interface import register_swapped
@@ -57,9 +57,10 @@ def try_unpadding(
 ) -> None:
     """Raise ModelError unless the model's outputs stay the same without padding in its layers.
 
-    The model is called with a tiny padded input, with and without padding in its layers, and is
-    left as it was. Outputs of tokens are compared at real ones, others as they are: a head that
-    reads padding is refused. On the meta device its structure alone is checked.
+    The model is called with tiny inputs, padded at the end of a sequence and within it, with and
+    without padding in its layers, and is left as it was. Outputs of tokens are compared at real
+    ones, others as they are: a head that reads padding is refused. On the meta device its structure
+    alone is checked.
 
     Args:
         model: a model of transformers.
@@ -94,13 +95,40 @@ def try_unpadding(
                 "no padding came to its layers; where it takes attention_mask [B, N], give swap "
                 "example=, inputs with zeros in it",
             )
-        set_unpad(model, layers, True)
+        if fault := _unpadded_fault(model, layers, inputs, want, real):
+            raise _unfit(model, f"without padding {fault}")
+        inputs = _with_gaps(inputs)
         try:
-            fault = _fault(model, inputs, want, real.mask)
-        finally:
-            set_unpad(model, layers, False)
+            want, real = _outputs(model, inputs), found[-1]
+        except Exception:  # what the model never takes need not be right
+            real = None
+        fault = None if real is None else _unpadded_fault(model, layers, inputs, want, real)
     if fault:
-        raise _unfit(model, f"without padding {fault}")
+        raise _unfit(model, f"without padding between real tokens {fault}")
+
+
+def _unpadded_fault(
+    model: Any, layers: Sequence[Layer], inputs: Any, want: Any, real: RealTokens
+) -> str | None:
+    """What is wrong with the outputs without padding, which should be ``want`` at real tokens."""
+    set_unpad(model, layers, True)
+    try:
+        return _fault(model, inputs, want, real.mask)
+    finally:
+        set_unpad(model, layers, False)
+
+
+def _with_gaps(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The inputs with padding between the real tokens of the last sequence.
+
+    Positions that a layer counts by itself are those of the other tokens then.
+    """
+    mask = inputs.get("attention_mask")
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
+        return {**inputs}
+    gaps = mask.clone()
+    gaps[-1, 1::2] = 0
+    return {**inputs, "attention_mask": gaps}
 
 
 def _padded_outputs(model: Any, example: Mapping[str, Any] | None) -> tuple[Any, Any]:
