@@ -375,7 +375,7 @@ def with_shift(model):
 
 
 class Rotates(nn.Linear):
-    """Rotates what it makes of a token by its place in the tensor, which the layer counts itself."""
+    """Rotates what it makes of a token by its place in the tensor, which it counts itself."""
 
     def forward(self, x):
         y = super().forward(x).unflatten(-1, (-1, 2))
