@@ -5,7 +5,7 @@ Shapes: B batch, H heads, N tokens, dh width of a head, D = H * dh.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from flashmix.mixers._base import QKVMixer
 from flashmix.ops import _dense
 from flashmix.ops._padding import zero_head_padding, zero_padding
 
+_OWN = "_flashmix_own"
 LARGEST_QUERY = 1e4
 """At padding alone: what is larger there, or NaN, asks nothing."""
 
@@ -45,6 +46,22 @@ def check_projections(where: str, spec: MixerSpec, mixer: Mixer) -> None:
 def takes_relative_positions(mixer: Mixer) -> bool:
     """Whether the mixer has scores to which relative positions can be added."""
     return isinstance(mixer, Attention | LocalAttention)
+
+
+def is_full(mixer: Mixer) -> TypeGuard[Attention]:
+    """Whether every token sees every token, by scores."""
+    return type(mixer) is Attention and not mixer.causal
+
+
+def drops_weights(mixer: Mixer) -> bool:
+    """Whether a layer's dropout applies to a mixer with a reach: to the layer's own attention."""
+    return getattr(mixer, _OWN, False) or (type(mixer) is Attention and mixer.causal)
+
+
+def own_attention(mixer: Mixer) -> Mixer:
+    """``mixer`` noted as what "attention" means in a layer with a window of its own."""
+    setattr(mixer, _OWN, True)
+    return mixer
 
 
 def full_attention(
@@ -86,16 +103,16 @@ def relative_attention(
     k: Tensor,
     v: Tensor,
     mask: Tensor | None,
-    bias: Tensor,
+    bias: Tensor | None,
     dropout: float,
 ) -> Tensor:
-    """Full or local attention with ``bias`` added to its scores, as [B, N, D].
+    """Full, causal or local attention with ``bias`` added to its scores, as [B, N, D].
 
     Args:
         mixer: says which of the two, and the window.
-        q, k, v: [B, H, N, dh].
+        q, k, v: [B, H, N, dh]; k and v may have fewer heads.
         mask: bool [B, N], True = a real token.
-        bias: [1 or B, H, N, N]; local attention takes O(N^2) memory here, as the bias does.
+        bias: [1 or B, 1 or H, N, N], or None; local attention takes O(N^2) memory here, as it does.
         dropout: probability with which a weight is dropped.
 
     Raises:
@@ -107,19 +124,20 @@ def relative_attention(
             f"{type(mixer).__name__} has not"
         )
     n = q.shape[2]
+    k, v = _dense.repeat_heads(q, k, v)
     tame, q, k, v = _shield(q, k, v, mask)
-    if not isinstance(mixer, LocalAttention):
+    bias = q.new_zeros(1, 1, 1, 1) if bias is None else bias.to(q.dtype)
+    if is_full(mixer):
         keys = _real_keys(mask)
-        added = bias.to(q.dtype)
-        added = added if keys is None else added.masked_fill(~keys, float("-inf"))
-        impl = mixer.impl if isinstance(mixer, Attention) else "auto"
-        return zero_padding(_attend(q, k, v, added, dropout, impl), tame)
+        added = bias if keys is None else bias.masked_fill(~keys, float("-inf"))
+        return zero_padding(_attend(q, k, v, added, dropout, mixer.impl), tame)
+    before, after = mixer.reach if isinstance(mixer, LocalAttention) else (n, 0)
     seen = _dense.real_pairs(n, mask, False, q.device)
-    distance, (before, after) = _dense.distance(n, mask, q.device), mixer.reach
+    distance = _dense.distance(n, mask, q.device)
     seen = seen & (distance <= before) & (distance >= -after)
     # Padding sees itself rather than nothing, which would be NaN.
     seen = seen | torch.eye(n, dtype=torch.bool, device=q.device)
-    added = bias.to(q.dtype).masked_fill(~seen, float("-inf"))
+    added = bias.masked_fill(~seen, float("-inf"))
     return zero_padding(_attend(q, k, v, added, dropout, "auto"), mask)
 
 

@@ -11,12 +11,21 @@ from typing import Any
 from torch import Tensor, nn
 
 from flashmix.errors import ArgumentError, ModelError, missing_extra
-from flashmix.hf.attention import check_projections, full_attention, mixer_of, relative_attention
+from flashmix.hf.attention import (
+    check_projections,
+    drops_weights,
+    full_attention,
+    is_full,
+    mixer_of,
+    relative_attention,
+)
 from flashmix.hf.guard import NAMES, guard_models
-from flashmix.hf.masks import padding_mask, tokens_mask
+from flashmix.hf.masks import adds_to_scores, layer_mask, padding_mask, tokens_mask
 from flashmix.hf.real_tokens import RealTokens
 from flashmix.mixers import Attention, Mixer, parse_mixer
+from flashmix.mixers._base import QKVMixer
 from flashmix.mixers._heads import AttentionHeads, Heads
+from flashmix.ops._dense import repeat_heads
 from flashmix.ops._packed import Lengths
 
 SWAPPED = "mixers"
@@ -99,23 +108,23 @@ def register_attention(mixer: str = "local", name: str | None = None) -> str:
             f"register_attention: {name!r} is {_registered.get(name, 'taken by the swap')} already "
             f"and models may run with it; give {str(spec)!r} another name"
         )
-    _register(name, attend)
+    _register(name, attend, padding_mask)
     return name
 
 
 def register_swapped() -> None:
     """Register the implementation that swapped models use."""
-    _register(SWAPPED, _attend_swapped)
+    _register(SWAPPED, _attend_swapped, layer_mask)
 
 
-def _register(name: str, attend: Any) -> None:
+def _register(name: str, attend: Any, mask: Any) -> None:
     transformers()
     from transformers import AttentionInterface, AttentionMaskInterface
 
     NAMES.add(name)
     guard_models()
     AttentionInterface.register(name, attend)
-    AttentionMaskInterface.register(name, padding_mask)
+    AttentionMaskInterface.register(name, mask)
 
 
 def _attend_swapped(
@@ -127,8 +136,19 @@ def _attend_swapped(
             f"{type(module).__name__}: the config is that of a swapped model, but this layer was "
             "not swapped; load swapped models with flashmix.from_pretrained"
         )
+    if "q" not in mixer.reads:
+        query = key = value = _filled(value, mixer.dim)
+    # What the layer's window and order are was found before the swap, and is the mixer's.
+    options["sliding_window"] = None
+    options["is_causal"] = False
     call: Any = module.mixer
     return _attend(call, mixer, module, query, key, value, *args, **options)
+
+
+def _filled(value: Tensor, dim: int) -> Tensor:
+    """Grouped heads of v repeated until they are ``dim`` wide."""
+    group = dim // (value.shape[1] * value.shape[3])
+    return value if group <= 1 else value.repeat_interleave(group, 1)
 
 
 def _attend(
@@ -151,11 +171,14 @@ def _attend(
     where = type(module).__name__
     if "cross" in where.lower() or getattr(module, "is_cross_attention", False):
         raise ModelError(f"{where}: this is cross-attention, and mixers mix the tokens themselves")
-    if query.shape != key.shape or query.shape != value.shape:
+    if key.shape != value.shape or (
+        query.shape != key.shape
+        and (query.shape[::2] != key.shape[::2] or query.shape[1] % key.shape[1])
+    ):
         raise ModelError(
-            f"{where}: flashmix needs query, key and value alike in shape, got "
-            f"{list(query.shape)}, {list(key.shape)}, {list(value.shape)}; "
-            "cross-attention, caches and grouped heads are not supported"
+            f"{where}: mixers need query, key and value of the same tokens, got "
+            f"{list(query.shape)}, {list(key.shape)}, {list(value.shape)}; cross-attention is not "
+            "supported, and neither are caches: pass use_cache=False"
         )
     causal = options.get("is_causal")
     if getattr(module, "is_causal", False) if causal is None else causal:
@@ -168,7 +191,12 @@ def _attend(
                 f"{where} gives its attention {name}, which mixers do not take; use one of "
                 "transformers' own attn_implementation for this model, such as 'sdpa' or 'eager'"
             )
+    if not isinstance(mixer, QKVMixer):
+        key, value = repeat_heads(query, key, value)
     heads, width = query.shape[1], query.shape[3]
+    bias = options.get("position_bias")
+    if bias is None and adds_to_scores(attention_mask) and type(mixer) is Attention:
+        bias, attention_mask = attention_mask, None
     lengths: Lengths = {}
     if isinstance(attention_mask, RealTokens):
         lengths, mask = attention_mask.lengths(query.device), None
@@ -176,7 +204,6 @@ def _attend(
         mask = tokens_mask(where, attention_mask)
     if scaling is not None and scaling != width**-0.5:
         query = query * (scaling * width**0.5)
-    bias = options.get("position_bias")
     if bias is not None:
         mixer.check_all_tokens("relative positions")
         if lengths:
@@ -186,10 +213,15 @@ def _attend(
             )
         y = relative_attention(mixer, query, key, value, mask, bias, dropout)
         return y.unflatten(-1, (heads, width)), None
+    attend: Any = None
+    if dropout and drops_weights(mixer):
+        attend = functools.partial(relative_attention, bias=None, dropout=dropout)
+    elif is_full(mixer) and (dropout or mask is not None):
+        attend = functools.partial(full_attention, dropout=dropout)
     if lengths:
         query, key, value = (x[0].transpose(0, 1) for x in (query, key, value))
-    if type(mixer) is Attention and mixer.sharding is None and (dropout or mask is not None):
-        attend = functools.partial(full_attention, dropout=dropout)
+    if attend is not None and mixer.sharding is None:
+        key, value = repeat_heads(query, key, value)
         y = call(AttentionHeads(query, key, value, attend), mask, **lengths)
     else:
         y = call(Heads(query, key, value), mask, **lengths)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from flashmix.errors import ArgumentError
+from flashmix.hf.finding import find_layers
 from flashmix.hf.saving import layer_mixer
-from flashmix.hf.structure import find_layers
 from flashmix.hf.swap import swap
 from flashmix.mixers import Mixer, MixerSpec, parse_mixer
 from flashmix.models import Block

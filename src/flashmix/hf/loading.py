@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from json import JSONDecodeError
 from os import PathLike
 from typing import Any
@@ -16,7 +17,9 @@ from flashmix.hf.interface import transformers
 from flashmix.hf.pooling import POOLING, pool_mean
 from flashmix.hf.saving import RECORD, SUBMODELS
 from flashmix.hf.strictness import check_weights
-from flashmix.hf.swap import swap
+from flashmix.hf.structure import Structure
+from flashmix.hf.swap import repeat_swap
+from flashmix.hf.unread import freeze
 
 REFUSED = {
     "config": "it is the config that was saved; give values of it by name, num_labels=2 say",
@@ -106,8 +109,8 @@ def from_pretrained(
     class Swapped(kind):  # type: ignore[valid-type, misc]
         def __init__(self, config: Any, *args: Any, **keywords: Any) -> None:
             super().__init__(config, *args, **keywords)
-            for where, (mixers, unpad) in parts.items():
-                swap(_part(self, where), dict(enumerate(mixers)), unpad=unpad)
+            for where, part in parts.items():
+                repeat_swap(_part(self, where), part["mixers"], part["known"], part["unpad"])
 
     Swapped.__module__, Swapped.__name__ = kind.__module__, kind.__name__
     forgiving = loading.pop("ignore_mismatched_sizes", False)
@@ -130,6 +133,8 @@ def from_pretrained(
             "download it again"
         ) from None
     model.__class__ = kind
+    for place, swapped in parts.items():
+        freeze(_part(model, place), swapped["frozen"])  # loading lets all weights train
     head = saved if saved not in (None, kind.__name__) else None
     plain = None if head is None else _named(head)
     check_weights(path, model, info, plain, forgiving)
@@ -153,23 +158,40 @@ def load(path: str | PathLike[str]) -> Any:
     return kind.from_pretrained(path, config=config, use_safetensors=True)
 
 
-def _recorded_parts(path: str | PathLike[str], config: Any) -> dict[str, tuple[list[str], bool]]:
-    """Mixers and ``unpad`` of each swapped part of the model, by path, taken from the config."""
+def _recorded_parts(path: str | PathLike[str], config: Any) -> dict[str, dict[str, Any]]:
+    """What :func:`repeat_swap` takes of each swapped part of the model, by path, of the config."""
     record: Any = vars(config).pop(RECORD, None)
     try:
         parts = {} if record is None else record.get(SUBMODELS, {"": record})
-        found = {where: (p["mixers"], p.get("unpad", False)) for where, p in parts.items()}
+        found = {
+            where: {
+                "mixers": part["mixers"],
+                "known": _structures(part),
+                "unpad": part.get("unpad", False),
+                "frozen": [str(name) for name in part.get("frozen", [])],
+            }
+            for where, part in parts.items()
+        }
         if all(
-            isinstance(mixers, list) and {type(text) for text in mixers} == {str} and one in (0, 1)
-            for mixers, one in found.values()
+            isinstance(part["mixers"], list)
+            and {type(text) for text in part["mixers"]} == {str}
+            and part["unpad"] in (0, 1)
+            for part in found.values()
         ):
             return found
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ArgumentError):
         pass
     raise ArgumentError(
         f"the config of {path} has a broken entry {RECORD!r}, expected the mixers of each layer; "
         "save the model again"
     )
+
+
+def _structures(part: Mapping[str, Any]) -> list[Structure] | None:
+    """What the layers of a swapped part are like; None where an older version saved it."""
+    if "layers" not in part:
+        return None
+    return [Structure.from_dict(values) for values in part["layers"]]
 
 
 def _part(model: Any, where: str) -> nn.Module:

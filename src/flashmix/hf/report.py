@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from flashmix.errors import ArgumentError
+from flashmix.hf.finding import find_layers
 from flashmix.hf.real_tokens import unpads
 from flashmix.hf.saving import RECORD
-from flashmix.hf.structure import find_layers
 from flashmix.hf.swap import is_swapped
 
 
@@ -85,7 +85,7 @@ def swap_report(model: Any) -> SwapReport:
         SwappedLayer(
             path=layer.path,
             mixer=mixer,
-            keeps=tuple(name for name in layer.projections.values() if name is not None),
+            keeps=tuple(dict.fromkeys(name for name in layer.projections.values() if name)),
             dropped=dropped,
             added=sum(p.numel() for p in layer.module.get_submodule("mixer").parameters()),
         )

@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import nn
 
 from flashmix.hf.interface import SWAPPED, register_swapped
 from flashmix.hf.real_tokens import unpads
+from flashmix.hf.structure import Structure
+from flashmix.hf.unread import frozen
 
 RECORD = "flashmix"
 """The entry of a model's config that records the swap."""
@@ -22,21 +24,30 @@ _LAYER, _MODEL = "_flashmix_layer", "_flashmix_swapped"
 
 @dataclass(frozen=True)
 class LayerSwap:
-    """What swaps did to one layer: its mixer as text, and the number of parameters dropped.
+    """What swaps did to one layer: its mixer as text, the parameters dropped, what is left.
 
     It lies on the layer, so that an unpickled model finds its attention in a new process too.
     """
 
     mixer: str
     dropped: int
+    whole: Structure | None = None
+    """What the layer was like before any swap; models pickled by older versions lack it."""
+    gone: str = ""
+    """Which of q, k and v it has no longer."""
+
+    @property
+    def structure(self) -> Structure | None:
+        """What the layer is like now."""
+        return None if self.whole is None else self.whole.without(*self.gone)
 
     def __reduce__(self) -> Any:
-        return _restore, (self.mixer, self.dropped)
+        return _restore, (self.mixer, self.dropped, self.whole, self.gone)
 
 
-def _restore(mixer: str, dropped: int) -> LayerSwap:
+def _restore(mixer: str, dropped: int, *structure: Any) -> LayerSwap:
     prepare()
-    return LayerSwap(mixer, dropped)
+    return LayerSwap(mixer, dropped, *structure)
 
 
 def prepare() -> None:
@@ -45,10 +56,22 @@ def prepare() -> None:
     _record_on_save()
 
 
-def record_layer(module: nn.Module, mixer: str, dropped: int) -> None:
-    """Note on a layer that it was swapped to ``mixer``, and ``dropped`` more parameters."""
-    before = getattr(module, _LAYER, LayerSwap(mixer, 0))
-    setattr(module, _LAYER, LayerSwap(mixer, before.dropped + dropped))
+def record_layer(
+    module: nn.Module, mixer: str, dropped: int, structure: Structure, gone: str
+) -> None:
+    """Note on a layer that it was swapped to ``mixer``, and ``dropped`` more parameters.
+
+    ``structure`` is what it was like before, ``gone`` which of q, k and v it has no longer.
+    """
+    before = getattr(module, _LAYER, LayerSwap(mixer, 0, structure))
+    whole = before.whole or structure
+    setattr(module, _LAYER, LayerSwap(mixer, before.dropped + dropped, whole, gone))
+
+
+def structure_of(module: nn.Module) -> Structure | None:
+    """What a swapped layer is like now; None for one that was not swapped."""
+    found: LayerSwap | None = getattr(module, _LAYER, None)
+    return None if found is None else found.structure
 
 
 def layer_mixer(module: nn.Module) -> str | None:
@@ -71,8 +94,10 @@ def _record(model: nn.Module) -> dict[str, Any]:
     record: dict[str, Any] = {
         "mixers": [layer.mixer for layer in layers],
         "dropped": [layer.dropped for layer in layers],
+        "layers": [asdict(layer.whole) for layer in layers if layer.whole is not None],
     }
-    return {**record, "unpad": True} if unpads(model) else record
+    record |= {"unpad": True} if unpads(model) else {}
+    return {**record, "frozen": names} if (names := frozen(model)) else record
 
 
 def _write(config: Any, record: dict[str, Any]) -> None:

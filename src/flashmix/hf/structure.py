@@ -1,215 +1,136 @@
-"""Finds a model's attention layers and their projections, by what they do and not by their names.
-
-Each module that calls transformers' attention interface is called once with zeros; what reaches
-the interface is traced back to the child modules that made it.
-"""
+"""What the swap has to know of an attention layer, as plain data."""
 
 from __future__ import annotations
 
-import inspect
-from contextlib import suppress
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from flashmix.errors import ModelError
-from flashmix.hf.attention import mixer_of
-from flashmix.hf.guard import calls_interface, uninterfaced
-from flashmix.hf.relative import RelativeSelfAttention, adapted
+from flashmix.errors import ArgumentError
+from flashmix.hf.masks import FULL, Reach
 
-PROBE = "mixers_probe"
-TOKENS = 2
-KNOWN_OPTIONS = {"dropout", "scaling", "is_causal", "position_bias"}
 
-POSITIONS = {"position_embeddings", "relative_position_embeddings", "freqs_ci"}
-"""What attention modules call the positions that they apply, by rotation mostly."""
+@dataclass(frozen=True)
+class Columns:
+    """Which channels of a projection are v: ``first`` of head 0, and ``step`` on to the next."""
+
+    first: int
+    step: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """What an attention module is like; plain data, which a saved model's config holds.
+
+    Attributes:
+        projections: paths of the modules in it that make q, k and v; None for one that is gone. A
+            fused projection makes several.
+        norms: paths of what else q and k pass that has parameters, which go with them.
+        num_heads, num_kv_heads, head_dim: of q, of k and v, and the width of each.
+        columns: which channels of its projection v is.
+        channels: how many channels the projections of q, k and v have.
+        reach: how many tokens before and after itself each sees; None for all.
+        tokens: whether the tokens themselves can pass in place of v.
+        unread: channels of the zeros that pass in place of q and k; None where nothing can.
+        relative: whether it adds relative positions to its scores.
+        absolute: whether the model has absolute positions besides.
+        biased: whether its mask adds to scores.
+        plain: whether q, k and v are the outputs of three projections cut into heads, no more, and
+            nothing is added to their scores.
+    """
+
+    projections: Mapping[str, str | None]
+    norms: Mapping[str, tuple[str, ...]]
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    columns: Columns
+    channels: Mapping[str, int]
+    reach: Reach = FULL
+    tokens: bool = False
+    unread: Mapping[str, int] | None = None
+    relative: bool = False
+    absolute: bool = False
+    biased: bool = False
+    plain: bool = False
+
+    @property
+    def dim(self) -> int:
+        """Width of what is mixed, H * dh."""
+        return self.num_heads * self.head_dim
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Structure:
+        """The structure that :func:`dataclasses.asdict` gave ``values`` of, through JSON.
+
+        Raises:
+            ArgumentError: they are not such values.
+        """
+        try:
+            made = cls(
+                **{
+                    **values,
+                    "projections": {part: values["projections"][part] for part in "qkv"},
+                    "norms": {part: tuple(values["norms"][part]) for part in "qk"},
+                    "columns": Columns(**values["columns"]),
+                    "reach": tuple(values["reach"]),
+                }
+            )
+            unread = made.unread or dict.fromkeys("qk", 0)
+            numbers = [made.num_heads, made.num_kv_heads, made.head_dim]
+            numbers += [made.columns.first, made.columns.step]
+            numbers += [made.channels[part] for part in "qkv"] + [unread[part] for part in "qk"]
+            names = [made.projections[part] for part in "qkv"]
+            names += [norm for part in "qk" for norm in made.norms[part]]
+            if (
+                all(type(number) is int and number >= 0 for number in numbers)
+                and all(name is None or isinstance(name, str) for name in names)
+                and len(made.reach) == 2
+                and all(side is None or type(side) is int for side in made.reach)
+            ):
+                return made
+        except (AttributeError, KeyError, TypeError, ValueError):
+            pass
+        raise ArgumentError(f"this is no structure of a swapped layer: {values!r:.200}")
+
+    def without(self, *parts: str) -> Structure:
+        """The structure without the projections of ``parts``, and without their norms."""
+        return dataclasses.replace(
+            self,
+            projections={p: None if p in parts else path for p, path in self.projections.items()},
+            norms={p: () if p in parts else paths for p, paths in self.norms.items()},
+        )
+
+    @property
+    def gone(self) -> str:
+        """Which of q, k and v it has no longer."""
+        return "".join(part for part in "qkv" if self.projections[part] is None)
+
+    @property
+    def causal(self) -> bool:
+        """Whether no token sees a later one."""
+        return self.reach[1] == 0
 
 
 @dataclass(frozen=True)
 class Layer:
     """An attention module, as :func:`find_layers` understood it.
 
-    ``module`` calls the attention interface; it is to stand at ``path``, where it may not be yet.
-    ``projections`` are its children that make q, k and v, None for one that is gone. ``weight`` is
-    a parameter in or near it, by whose device and dtype a mixer goes. ``relative`` tells that it
-    adds relative positions to its scores, ``absolute`` that the model has absolute ones besides.
+    ``module`` calls the attention interface; it is to stand at ``path`` of a model of the class
+    ``owner``, where it may not be yet.
+    ``weight`` is a parameter in or near it, whose device and dtype a mixer gets.
     """
 
     path: str
     module: nn.Module
-    projections: dict[str, str | None]
-    num_heads: int
-    dim: int
+    owner: str
     weight: Tensor
-    relative: bool
-    absolute: bool
+    structure: Structure
 
-
-class _ReachedError(Exception):
-    """Ends a probe at the attention interface."""
-
-    def __init__(self, q: Tensor, k: Tensor, v: Tensor, options: dict[str, Any]) -> None:
-        super().__init__("a probe reached the attention interface")
-        self.qkv = {"q": q, "k": k, "v": v}
-        self.options = {
-            name for name, value in options.items() if value is not None and value is not False
-        }
-
-
-def _reach(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Any = None,
-    **options: Any,
-) -> Any:
-    raise _ReachedError(query, key, value, {"attention_mask": attention_mask, **options})
-
-
-class _ConfigError(ModelError):
-    """The config of a model does not apply to its attention alone; that of a submodel may."""
-
-
-def find_layers(model: Any) -> list[Layer]:
-    """The self-attention layers of a transformers encoder, in order.
-
-    Raises:
-        ModelError: no encoder, or a module that could not be understood, which is named.
-    """
-    from transformers import AttentionInterface
-
-    AttentionInterface.register(PROBE, _reach)
-    try:
-        return _find_layers(model)
-    except _ConfigError as error:
-        raise ModelError(f"{error}; {_submodels_instead(model)}") from None
-
-
-def _find_layers(model: Any) -> list[Layer]:
-    name = type(model).__name__
-    for entry in ("is_encoder_decoder", "is_decoder"):
-        if getattr(model.config, entry, False):
-            raise _ConfigError(
-                f"{name} cannot be swapped: its config has {entry}=True, and the swap takes "
-                "encoders with a config of their own"
-            )
-    layers = [
-        _probe(model, path, one)
-        for path, module in model.named_modules()
-        if (one := _interfaced(module, model.config)) is not None
-    ]
-    if not layers:
-        raise ModelError(f"{name} cannot be swapped: {uninterfaced(model)}")
-    return layers
-
-
-def _interfaced(module: nn.Module, config: Any) -> nn.Module | None:
-    """``module`` where it calls the attention interface, or else one in its place that does."""
-    if isinstance(module, RelativeSelfAttention) or calls_interface(module):
-        return module
-    return adapted(module, config)
-
-
-def _probe(model: Any, path: str, module: nn.Module) -> Layer:
-    where = f"{type(model).__name__} cannot be swapped: {path} ({type(module).__name__})"
-    config = getattr(module, "config", None)
-    if config is not model.config:
-        raise _ConfigError(f"{where} has a config of its own")
-    if getattr(module, "is_causal", False) and getattr(config, "is_causal", True) is not False:
-        raise ModelError(f"{where} is causal; flashmix swaps the mixing of encoders")
-    dim = _width(module)
-    if dim is None:
-        raise ModelError(f"{where} has no linear projections")
-    weight = next(iter((*module.parameters(), *model.parameters())))
-    x = torch.zeros(1, TOKENS, dim).to(weight)
-    made: dict[str, Tensor] = {}
-    hooks = [
-        child.register_forward_hook(lambda _, __, y, name=name: made.update({name: y}))
-        for name, child in module.named_children()
-    ]
-    before = config._attn_implementation
-    config._attn_implementation = PROBE
-    try:
-        with torch.no_grad():
-            module(x)
-    except _ReachedError as reached:
-        qkv, options = reached.qkv, reached.options
-    except Exception as error:
-        if positions := POSITIONS & inspect.signature(module.forward).parameters.keys():
-            raise ModelError(
-                f"{where} is given positions ({', '.join(positions)}) to apply to q and k, which "
-                "the swap does not support yet; flashmix.register_attention mixes after that, with "
-                "all weights kept, if the model masks padding alone"
-            ) from error
-        raise ModelError(f"{where} needs more than hidden states: {error}") from error
-    else:
-        raise ModelError(f"{where} does not reach transformers' attention interface")
-    finally:
-        config._attn_implementation = before
-        for hook in hooks:
-            hook.remove()
-    if unknown := options - KNOWN_OPTIONS:
-        raise ModelError(
-            f"{where} gives its attention {', '.join(sorted(unknown))}, which mixers do not take"
-        )
-    return Layer(
-        path=path,
-        module=module,
-        projections={part: _source(where, part, qkv[part], made, x) for part in "qkv"},
-        num_heads=qkv["q"].shape[1],
-        dim=dim,
-        weight=weight,
-        relative="position_bias" in options or isinstance(module, RelativeSelfAttention),
-        absolute=isinstance(module, RelativeSelfAttention),
-    )
-
-
-def _submodels_instead(model: nn.Module) -> str:
-    """Which parts of a model may be swapped, where it cannot be as a whole."""
-    from transformers import PreTrainedModel
-
-    found: dict[str, str] = {}
-    for path, part in model.named_modules():
-        if path and isinstance(part, PreTrainedModel) and not path.startswith((*found,)):
-            with suppress(ModelError):
-                _find_layers(part)
-                found[f"{path}."] = f"{path} ({type(part).__name__})"
-    if not found:
-        return "none of its submodels can be swapped either"
-    return f"submodels that may be swapped instead: {', '.join(found.values())}"
-
-
-def _width(module: nn.Module) -> int | None:
-    """Width of the tokens that an attention module takes, by its mixer or a projection."""
-    if (mixer := mixer_of(module)) is not None:
-        return mixer.dim
-    for child in module.children():
-        if isinstance(child, nn.Linear):
-            return child.in_features
-    return None
-
-
-def _source(where: str, part: str, heads: Tensor, made: dict[str, Tensor], x: Tensor) -> str | None:
-    """The child whose output is ``heads``, cut into heads and nothing else; None for ``x``."""
-    if heads.dim() == 4 and heads.shape[1] * heads.shape[3] == x.shape[2]:
-        for name, y in {**made, "": x}.items():
-            cut = y.unflatten(-1, (heads.shape[1], heads.shape[3])) if y.shape == x.shape else y
-            if _same(cut.transpose(1, 2), heads):
-                return None if _same(y, x) else name
-    raise ModelError(
-        f"{where}: its {part} {list(heads.shape)} is not the output of one projection of the "
-        f"{x.shape[2]} channels cut into heads"
-    )
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors are the same elements in memory."""
-    return (
-        a.untyped_storage()._cdata == b.untyped_storage()._cdata
-        and a.shape == b.shape
-        and a.stride() == b.stride()
-        and a.storage_offset() == b.storage_offset()
-    )
+    @property
+    def projections(self) -> Mapping[str, str | None]:
+        """Paths of the modules in it that make q, k and v; None for one that is gone."""
+        return self.structure.projections

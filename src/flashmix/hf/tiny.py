@@ -69,9 +69,8 @@ def _sounds(model: Any, generator: torch.Generator) -> Iterator[Tensor]:
         for kernel, stride in zip(config.conv_kernel[::-1], config.conv_stride[::-1], strict=True):
             length = (length - 1) * stride + kernel
         yield torch.randn(2, length, generator=generator)
-    bins = getattr(config, "num_mel_bins", None) or getattr(
-        config, "feature_projection_input_dim", None
-    )
+    names = ("num_mel_bins", "feature_projection_input_dim", "input_feat_per_channel")
+    bins = next((found for name in names if (found := getattr(config, name, None))), None)
     if bins:
         frames = getattr(config, "max_length", None) or TOKENS
         yield torch.randn(2, frames, bins, generator=generator)

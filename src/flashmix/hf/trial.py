@@ -6,8 +6,7 @@ Shapes: B batch, N tokens.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from flashmix.errors import ArgumentError, FlashmixError, ModelError
 from flashmix.hf.guard import may_take_other_tokens
 from flashmix.hf.interface import register_swapped
 from flashmix.hf.tiny import tiny_inputs
+from flashmix.hf.untouched import random_state_kept, untouched
 
 TOLERANCE = 1e-3
 """Relative error of an output; half types get that of some dozen roundings instead."""
@@ -26,7 +26,7 @@ def try_attention(
     model: Any,
     layers: Mapping[str, nn.Module],
     install: Callable[[Any], None],
-    drops: Callable[[], bool],
+    drops: bool,
     example: Mapping[str, Any] | None,
 ) -> None:
     """Raise ModelError where the model's outputs change with attention swapped in.
@@ -52,11 +52,12 @@ def try_attention(
     name = type(model).__name__
     register_swapped()
     device = torch.device(model.device)
-    with _untouched(model, layers.values()), torch.autocast(device.type, enabled=False):
+    with untouched(model, layers.values()), torch.autocast(device.type, enabled=False):
         for module in model.modules():
             module.training = False
         # A registered mixer, or one of the kernels' compilations, is nothing to compare with.
         model.config._attn_implementation = "eager"
+        model.config.use_cache = False
         reason = "it is not known which inputs it takes"
         for inputs in tiny_inputs(model) if example is None else (example,):
             try:
@@ -67,7 +68,7 @@ def try_attention(
         else:
             _untried(model, layers, drops, example is not None, reason)
             return
-        with _random_state_kept(model):
+        with random_state_kept(model):
             install(model)
         fault = _fault(model, inputs, want)
     if fault:
@@ -80,7 +81,7 @@ def try_attention(
 def _untried(
     model: nn.Module,
     layers: Mapping[str, nn.Module],
-    drops: Callable[[], bool],
+    drops: bool,
     given: bool,
     reason: str,
 ) -> None:
@@ -95,11 +96,11 @@ def _untried(
                 f"{could}, and {path} ({type(layer).__name__}) may be cross-attention, which "
                 "mixers cannot take the place of; give swap example=, a dict of the model's inputs"
             )
-    if drops():
+    if drops:
         warnings.warn(
             f"{could}, which drops weights; give swap example=, a dict of the model's inputs, to "
             "have it tried",
-            stacklevel=5,
+            stacklevel=6,
         )
 
 
@@ -139,70 +140,18 @@ def _fault(
 
 def _outputs(model: Any, inputs: Mapping[str, Any]) -> list[tuple[str, Tensor]]:
     """All outputs of floating point, by name; each call draws the same random numbers."""
-    with _random_state_kept(model), torch.no_grad():
-        found = list(_tensors(model(**inputs)))
+    with random_state_kept(model), torch.no_grad():
+        found = list(tensors_of(model(**inputs)))
     return [(name or "output", tensor) for name, tensor in found if tensor.is_floating_point()]
 
 
-def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """The tensors in a model's output, by name."""
     if isinstance(value, Tensor):
         yield name, value
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            yield from _tensors(inner, f"{name}.{key}" if name else str(key))
+            yield from tensors_of(inner, f"{name}.{key}" if name else str(key))
     elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            yield from _tensors(inner, f"{name}[{index}]")
-
-
-@contextmanager
-def _untouched(model: nn.Module, layers: Iterable[nn.Module]) -> Iterator[None]:
-    """Whatever happens within, the model is as it was afterwards, and so is the random state."""
-    modules = {id(part): part for module in (model, *layers) for part in module.modules()}
-    owners = [*modules.values(), *_configs(modules.values())]
-    before = [
-        (
-            vars(owner),
-            dict(vars(owner)),
-            {k: v.copy() for k, v in vars(owner).items() if _is_dict(v)},
-        )
-        for owner in owners
-    ]
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    try:
-        with _random_state_kept(model):
-            yield
-    finally:
-        for now, names, inner in before:
-            now.clear()
-            now.update(names)
-            for name, entries in inner.items():
-                names[name].clear()
-                names[name].update(entries)
-        with torch.no_grad():
-            for buffer, was in buffers:
-                if not torch.equal(buffer, was):
-                    buffer.copy_(was)
-
-
-def _random_state_kept(model: nn.Module) -> AbstractContextManager[None]:
-    gpus = {parameter.get_device() for parameter in model.parameters() if parameter.is_cuda}
-    return torch.random.fork_rng(devices=gpus)
-
-
-def _is_dict(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _configs(modules: Iterable[nn.Module]) -> list[Any]:
-    """The configs of the modules, and the configs within these."""
-    from transformers import PreTrainedConfig
-
-    found: dict[int, Any] = {}
-    waiting = [getattr(module, "config", None) for module in modules]
-    while waiting:
-        config = waiting.pop()
-        if isinstance(config, PreTrainedConfig) and id(config) not in found:
-            found[id(config)] = config
-            waiting.extend(vars(config).values())
-    return list(found.values())
+            yield from tensors_of(inner, f"{name}[{index}]")

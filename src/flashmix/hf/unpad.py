@@ -18,7 +18,8 @@ from flashmix.hf.interface import register_swapped
 from flashmix.hf.real_tokens import UNPADDING, RealTokens, Unpadding, find_real_tokens
 from flashmix.hf.structure import Layer
 from flashmix.hf.tiny import tiny_inputs
-from flashmix.hf.trial import _fault, _outputs, _untouched
+from flashmix.hf.trial import _fault, _outputs
+from flashmix.hf.untouched import untouched
 from flashmix.mixers import Mixer
 
 
@@ -78,7 +79,7 @@ def try_unpadding(
     register_swapped()
     modules = [layer.module for layer in layers]
     device = torch.device(model.device)
-    with _untouched(model, modules), torch.autocast(device.type, enabled=False):
+    with untouched(model, modules), torch.autocast(device.type, enabled=False):
         for module in model.modules():
             module.training = False
         install(model)
@@ -152,7 +153,7 @@ def _check_structure(model: Any, layers: Sequence[Layer]) -> None:
     from flashmix.parallel.shard import MIX_TOKENS
 
     for layer in layers:
-        if layer.relative:
+        if layer.structure.relative or layer.structure.biased:
             raise _unfit(model, f"{layer.path} adds relative positions to its scores")
     stack, _ = _stack(model, layers)
     for path, module in stack.named_modules():

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from flashmix.errors import ArgumentError, FlashmixError, missing_extra
 from flashmix.hf import from_pretrained, structure
 from flashmix.hf.configs import read_config
+from flashmix.hf.finding import find_layers
 from flashmix.hf.saving import RECORD
-from flashmix.hf.structure import find_layers
 from flashmix.mixers import Hybrid, Mixer, parse_pattern
 from flashmix.mixers._base import QKVMixer
 from flashmix.mixers._heads import Heads
@@ -198,14 +198,15 @@ def _swapped_layer(name: str, found: structure.Layer, x: Tensor, noted: Noted) -
     def heads(part: str, tokens: Tensor) -> Tensor:
         own = found.projections[part]
         made = tokens if own is None else found.module.get_submodule(own)(tokens)
-        return made.unflatten(-1, (found.num_heads, -1)).transpose(1, 2)
+        return made.unflatten(-1, (-1, found.structure.head_dim)).transpose(1, 2)
 
     def mix(tokens: Tensor) -> Tensor:
         return mixer.mix_heads(*(heads(part, tokens) for part in "qkv"))
 
     layer = _layer(name, mixer, x, noted)
-    # Relative positions are added to scores elsewhere.
-    return layer if found.relative else replace(layer, mix=mix)
+    # Elsewhere q and k are rotated or scaled, or something is added to their scores.
+    alone = found.structure.plain or (not mixer.reads and found.structure.tokens)
+    return replace(layer, mix=mix) if alone else layer
 
 
 def _layer(name: str, mixer: Mixer, x: Tensor, noted: Noted) -> Layer:
