@@ -228,6 +228,16 @@ def test_a_named_configuration_is_one_of_transformers(name):
     assert catalogue.sizes_of(catalogue.config_text(config, name)) == sizes
 
 
+def test_a_model_that_transformers_runs_eagerly_alone_says_so():
+    fused = {kind: catalogue.sizes_of(catalogue.config_text(tiny(kind), kind)) for kind in FAMILIES}
+    assert [kind for kind, sizes in fused.items() if not sizes.fused] == ["MPNet"]
+    text = catalogue.config_text(tiny("MPNet"), "it")
+    first = dataclasses.replace(tiny_grid(mixers=("local(window=4)",)), config=text)
+    kinds = ("vanilla eager", "PyTorch int8")
+    listed = [case for case in build_suite("profile", first).cases if case.label in kinds][:2]
+    assert [row["status"] for row in measured(listed)] == ["ok", "ok"]
+
+
 def test_the_command_line_names_what_there_is():
     assert set(NAMES) == set(catalogue.NAMED)
     assert set(MODES) == {*MODES_CPU, *COMPILED}

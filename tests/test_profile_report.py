@@ -55,6 +55,16 @@ def test_the_ceiling_stands_first_with_its_interval():
     assert findings(profiled())[0].figure == "1.67x"
 
 
+def test_a_ceiling_that_the_intervals_do_not_bear_out_is_not_claimed():
+    rows = profiled()
+    for row in rows:
+        if row["label"] == "mixing free":
+            row["samples_ms"] = [40.0, 60.0, 130.0]
+    assert said(rows, "free mixing and vanilla SDPA show no significant difference")
+    assert not said(rows, "if mixing were free")
+    assert said(profiled(mixing_free=125.0), "free mixing is slower than vanilla SDPA", "0.800x")
+
+
 def test_the_fastest_swap_is_compared_with_the_fastest_that_needs_no_training():
     loses = said(profiled(PyTorch_int8=70.0, fnet=75.0), "loses to PyTorch int8")
     assert loses and all("0.933x" in one for one in loses)
@@ -96,8 +106,16 @@ def test_nothing_that_was_not_measured_is_absent_in_silence():
 
 def test_without_the_baseline_nothing_is_compared():
     rows = profiled(failed=("vanilla SDPA",))
-    assert said(rows, "vanilla SDPA was not measured")
+    assert said(rows, "the vanilla model was not measured")
     assert not said(rows, "Do first") and not findings(rows)
+
+
+def test_a_model_without_fused_attention_is_compared_with_its_eager_one():
+    config = CONFIG.replace("{", '{"attn_implementation": "eager", ', 1)
+    rows = profiled(dataclasses.replace(GRID, config=config))
+    assert not any(row["impl"] == "sdpa" for row in rows)
+    assert "2.00x" in statements(rows)[0] and "as fast as vanilla eager" in statements(rows)[0]
+    assert said(rows, "Do first") and not said(rows, "vanilla SDPA")
 
 
 def test_a_ceiling_that_was_not_measured_is_estimated_from_the_parts_and_says_so():

@@ -119,7 +119,7 @@ class BenchmarkCase:
             if self.suite != "profile" or self.mode == "eager":
                 return name
             called = MODE_LABELS[self.mode]
-            return called if self.impl == "sdpa" else f"{name}, {called}"
+            return called if self.impl in vanilla and self.impl != "free" else f"{name}, {called}"
         kinds = {"naive": " (naive)", "sdpa": " (fused)"}
         name = self.mixer
         if self.mixer.partition("(")[0] == "attention" and self.impl in kinds:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import flashmix.hf
 from flashmix.bench.case import BenchmarkCase, mask_of
-from flashmix.bench.profiling.catalogue import build_config
+from flashmix.bench.profiling.catalogue import build_config, sizes_of
 from flashmix.bench.profiling.engines import ENGINES, engine
 from flashmix.bench.profiling.free import swap_free
 from flashmix.errors import ArgumentError
@@ -59,7 +59,8 @@ def build(case: BenchmarkCase) -> tuple[nn.Module, Inputs]:
     """
     vanilla = {"naive": "eager", "sdpa": "sdpa"}.get(case.impl)
     config = _config(case)
-    config._attn_implementation = vanilla or "sdpa"
+    fused = case.config is None or sizes_of(case.config).fused
+    config._attn_implementation = vanilla or ("sdpa" if fused else "eager")
     with torch.device(case.device):
         empty = _empty(case, config)
     model: nn.Module = empty.to(dtype=getattr(torch, case.dtype), device=case.device)

@@ -105,6 +105,8 @@ LEFT_OUT = {
     *("attn_implementation", "_attn_implementation", "_attn_implementation_internal"),
 }
 """Fields that say nothing of the encoder's speed."""
+ATTENTION = "attn_implementation"
+"""The entry that is "eager" where transformers has no other attention for a model."""
 OFFSET = ("roberta", "xlm-roberta", "camembert", "mpnet", "longformer")
 """Types whose positions begin behind the padding's."""
 LARGEST_CONFIG = 100_000
@@ -118,6 +120,7 @@ class Sizes:
         dim, depth, heads, mlp: W, layers, H, and the width of the MLP.
         positions: the longest text that it has positions for; None for pictures.
         tokens: of a picture, the class token among them; None for texts.
+        fused: whether transformers runs its attention by SDPA; else eager is all there is.
     """
 
     dim: int
@@ -126,6 +129,7 @@ class Sizes:
     mlp: int
     positions: int | None
     tokens: int | None
+    fused: bool = True
 
     @property
     def flops_per_token(self) -> float:
@@ -185,6 +189,8 @@ def config_text(config: Any, name: str) -> str:
         )
     fields = {key: value for key, value in config.to_diff_dict().items() if key not in LEFT_OUT}
     fields["model_type"] = config.model_type
+    if not _takes_sdpa(config):
+        fields[ATTENTION] = "eager"
     for key in (*SIZES, "max_position_embeddings", "image_size", "patch_size", "pad_token_id"):
         raw = config.attribute_map.get(key, key)
         if getattr(config, raw, None) is not None:
@@ -194,6 +200,13 @@ def config_text(config: Any, name: str) -> str:
         raise ArgumentError(f"the config of {name} has {len(text)} characters, which is too long")
     sizes_of(text, name)
     return text
+
+
+def _takes_sdpa(config: Any) -> bool:
+    from flashmix.hf.interface import transformers
+
+    mapping = transformers().MODEL_MAPPING
+    return type(config) not in mapping or bool(mapping[type(config)]._supports_sdpa)
 
 
 def _text(fields: dict[str, Any]) -> str:
@@ -228,6 +241,7 @@ def sizes_of(config: str, name: str = "the model") -> Sizes:
         mlp=found["intermediate_size"],
         positions=None if tokens else positions,
         tokens=tokens,
+        fused=fields.get(ATTENTION) != "eager",
     )
 
 
@@ -236,6 +250,7 @@ def build_config(config: str, seq_len: int) -> Any:
     from flashmix.hf.interface import transformers
 
     fields, sizes = json.loads(config), sizes_of(config)
+    fields.pop(ATTENTION, None)
     if sizes.positions is not None and sizes.positions < seq_len:
         fields["max_position_embeddings"] += seq_len - sizes.positions
     return transformers().CONFIG_MAPPING[fields["model_type"]].from_dict(fields)

@@ -45,6 +45,7 @@ def engine(mode: str, model: nn.Module, inputs: Inputs, device: str) -> Call:
         raise ArgumentError(f"mode {mode!r} runs on the CPU, the case is on {device!r}")
     if mode == "int8":
         return quantised(model)
+    _installed("openvino" if mode == "openvino" else "onnxruntime")
     if mode == "openvino":
         return _openvino(_exported(model, inputs), inputs)
     data = _exported(model, inputs)

@@ -74,6 +74,8 @@ def _notes(grid: Grid, name: str, sizes: Sizes) -> Iterator[str]:
             f"{name} has positions for {sizes.positions} tokens; its table was extended for "
             f"what is measured beyond, up to {longest}."
         )
+    if not sizes.fused:
+        yield f"transformers has no fused attention (SDPA) for {name}: eager is its baseline."
     if grid.about_data:
         yield f"Lengths are those of {grid.about_data}"
     elif sizes.tokens is None:
@@ -128,7 +130,7 @@ def _cases(grid: Grid, name: str, config: str, sizes: Sizes) -> Iterator[Benchma
     whole = BenchmarkCase(
         suite="profile",
         mixer="attention",
-        impl="sdpa",
+        impl="sdpa" if sizes.fused else "naive",
         direction="inference",
         batch=batch,
         seq_len=seq_len,
@@ -184,7 +186,8 @@ def _modes(grid: Grid, direction: str) -> tuple[Mode, ...]:
 def _compared(grid: Grid, case: BenchmarkCase, patterns: list[str]) -> Iterator[BenchmarkCase]:
     """One group: the vanilla models, free mixing, unpadding, each pattern, the alternatives."""
     padded = case.lengths != "full" and can_unpad()
-    yield dataclasses.replace(case, impl="naive")
+    if case.impl == "sdpa":
+        yield dataclasses.replace(case, impl="naive")
     yield case
     for unpad in (False, True) if padded else (False,):
         yield dataclasses.replace(case, impl="free", unpad=unpad)

@@ -12,6 +12,7 @@ from flashmix.report.analysis.models import VANILLA
 from flashmix.report.analysis.timings import Crossover, find_crossover, time_ratio
 from flashmix.report.analysis.training import model_name
 
+EAGER = "vanilla eager"
 FREE = "mixing free"
 INT8 = MODE_LABELS["int8"]
 NAMES = {
@@ -29,7 +30,7 @@ class Group:
 
     Attributes:
         rows: all of them, those that failed too.
-        base: the vanilla SDPA model, which all are compared with; None where it failed.
+        base: the vanilla model, which all are compared with; None where it failed.
     """
 
     rows: tuple[Row, ...]
@@ -69,7 +70,7 @@ class Group:
         return 1.0 - float(lengths_of(case).sum()) / (case.batch * case.seq_len)
 
     def speed(self, row: Row) -> Interval | None:
-        """How many times as fast as the vanilla SDPA model."""
+        """How many times as fast as the vanilla model."""
         if self.base is None or row["status"] != "ok" or row is self.base:
             return None
         return time_ratio(self.base, row)
@@ -135,12 +136,15 @@ def _rank(row: Row) -> int:
 
 
 def _base(rows: Sequence[Row]) -> Row | None:
-    return next((row for row in rows if row["label"] == VANILLA and row["status"] == "ok"), None)
+    """The vanilla SDPA model; the eager one where transformers has no other for the model."""
+    labels = [row["label"] for row in rows]
+    label = VANILLA if VANILLA in labels else EAGER
+    return next((row for row in rows if row["label"] == label and row["status"] == "ok"), None)
 
 
 def compared(rows: Sequence[Row]) -> list[Group]:
     """The groups with patterns and alternatives: the profiled shape, a batch of one, training."""
-    return [group for group in groups(rows) if any(row["impl"] == "naive" for row in group.rows)]
+    return [group for group in groups(rows) if any(row["mode"] == "compile" for row in group.rows)]
 
 
 def by_length(rows: Sequence[Row]) -> list[Group]:

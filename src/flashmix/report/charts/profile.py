@@ -63,7 +63,7 @@ def _chart(group: Group) -> Chart:
     layers = alt.layer(bar, value).properties(width=WIDTH, height=ROW_HEIGHT * len(order))
     spec = dict(layers.add_params(shown_parameter(parts)).to_dict(validate=False))
     text = (
-        f"{group.shape}. Medians, and how many times as fast as vanilla SDPA. Swaps, and free "
+        f"{group.shape}. Medians, and how many times as fast as the vanilla model. Swaps, and free "
         "mixing, which no swap can pass, need training; the others do not."
     )
     name = f"profile-{group.direction.replace('_', '-')}"

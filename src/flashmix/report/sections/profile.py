@@ -9,7 +9,6 @@ from flashmix.bench.profiling.parts import PARTS
 from flashmix.bench.store import Row
 from flashmix.report import tables
 from flashmix.report.analysis import profile
-from flashmix.report.analysis.models import VANILLA
 from flashmix.report.analysis.profile import Group
 from flashmix.report.tables import Cell, Section, Table
 
@@ -31,13 +30,13 @@ def sections(run: dict[str, Any], rows: Sequence[Row]) -> list[Section]:
 
 
 def _alternatives(group: Group, price: float | None) -> Section:
-    columns = ["", "time (ms)", "vs SDPA", "tokens/s", "peak MB", "params", "training"]
+    columns = ["", "time (ms)", "vs vanilla", "tokens/s", "peak MB", "params", "training"]
     priced = price is not None and group.direction != "train_step"
     body = [_line(group, row, price if priced else None) for row in group.rows]
     if priced:
         columns.append("cost / million")
     text = [
-        "vs SDPA: times as fast as the model with PyTorch's fused attention. tokens/s: real "
+        f"vs vanilla: times as fast as {(group.base or group.rows[0])['label']}. tokens/s: real "
         "tokens. peak MB: tensors allocated in one call, not known of another engine. training: "
         "whether the outputs are others until the model is trained."
         + (" cost / million: of a million texts, at the price given." if priced else "")
@@ -102,5 +101,5 @@ def _lengths(rows: Sequence[Row]) -> Section:
                 "-" if int8 is None else tables.speed_cell(int8, group.base),
             ]
         )
-    columns = ["N", "batch", f"{VANILLA} (ms)", "mixing", "mixing free", "int8"]
+    columns = ["N", "batch", "vanilla (ms)", "mixing", "mixing free", "int8"]
     return Section("The ceiling by length, full batches", table=Table(columns, body))

@@ -33,7 +33,7 @@ def statements(rows: Sequence[Row]) -> list[str]:
     found = []
     for group in groups:
         if group.base is None:
-            found.append(f"{group.name}: {VANILLA} was not measured, so nothing is compared.")
+            found.append(f"{group.name}: the vanilla model was not measured: nothing is compared.")
             continue
         said = (*_ceiling(group), *_untrained(group), *_swapped(group))
         found += [f"{group.name}: {sentence}" for sentence in said]
@@ -55,9 +55,14 @@ def findings(rows: Sequence[Row]) -> list[Finding]:
     found = []
     for row, what in named:
         if row is not None and (value := group.speed(row)) is not None:
-            text = f"as fast as {VANILLA}: {row['label']}, {what} ({group.name})."
+            text = f"as fast as {group.base['label']}: {row['label']}, {what} ({group.name})."
             found.append(Finding(f"{tables.number(value.value)}x", text, (row, group.base)))
     return found
+
+
+def _vanilla(group: Group) -> str:
+    assert group.base is not None
+    return str(group.base["label"])
 
 
 def _ceiling(group: Group) -> Iterator[str]:
@@ -71,12 +76,17 @@ def _ceiling(group: Group) -> Iterator[str]:
     if value.low > 1:
         yield (
             f"if mixing were free ({free['label']}), the model would be {tables.interval(value)} "
-            f"as fast as {VANILLA}; no swap can give more."
+            f"as fast as {_vanilla(group)}; no swap can give more."
+        )
+    elif value.high < 1:
+        yield (
+            f"free mixing is slower than {_vanilla(group)}, {tables.interval(value)} as fast: no "
+            "swap can make the model faster here."
         )
     else:
         yield (
-            f"even with free mixing it is not faster than {VANILLA} ({tables.interval(value)}), so "
-            "no swap can make it faster here."
+            f"free mixing and {_vanilla(group)} show no significant difference "
+            f"({tables.interval(value)}): these rows do not bear out that any swap could help."
         )
     swap = profile.fastest(group.swaps)
     if swap is None:
@@ -113,7 +123,7 @@ def _untrained(group: Group) -> Iterator[str]:
     others.sort(key=lambda row: float(row["median_ms"]))
     if others:
         each = (f"{row['label']} {tables.interval(group.speed(row))}" for row in others)
-        yield f"without training, against {VANILLA}: {'; '.join(each)}."
+        yield f"without training, against {_vanilla(group)}: {'; '.join(each)}."
     else:
         yield "nothing that needs no training was measured."
 
@@ -148,9 +158,10 @@ def _by_length(rows: Sequence[Row]) -> Iterator[str]:
     if len(measured) < 2:
         return
     lengths = ", ".join(f"{group.case.seq_len:,}" for group in measured)
-    worth = profile.ceiling_passes(rows, VANILLA, profile.WORTH)
+    base = VANILLA if any(group.named(VANILLA) for group in measured) else profile.EAGER
+    worth = profile.ceiling_passes(rows, base, profile.WORTH)
     yield (
-        f"Full batches, N = {lengths}: free mixing is {profile.WORTH}x as fast as {VANILLA} or "
+        f"Full batches, N = {lengths}: free mixing is {profile.WORTH}x as fast as {base} or "
         f"faster: {tables.crossover(worth)}."
     )
     if any(group.named(profile.INT8) for group in measured):
@@ -175,8 +186,8 @@ def _advice(group: Group) -> Iterator[str]:
         )
     else:
         yield (
-            f"Do first: nothing; of what needs no training, nothing is faster than {VANILLA} by "
-            "more than the intervals."
+            "Do first: nothing; of what needs no training, nothing is faster than "
+            f"{_vanilla(group)} by more than the intervals."
         )
     if swap is None:
         return
