@@ -2,7 +2,8 @@
 
 Runs the launches of this package on tensors without contents, and compiles each kernel where it
 would be launched. Prints registers a thread, bytes spilled to the stack and shared memory. Exits
-with 1 where a kernel does not compile or asks for more shared memory than there is.
+with 1 where a kernel does not compile, asks for more shared memory than there is, or takes other
+parameters than a launch plan gives it.
 
 Usage: python benchmarks/compile_kernels.py [--dtype bfloat16] [--width 64] [--causal] [--padded]
        [TEXT]
@@ -27,6 +28,8 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from flashmix.ops._launcher.plan import Place, Value
+from flashmix.ops._launcher.recording import Recording, bound
 from flashmix.ops._triton.columns import launch as columns
 from flashmix.ops._triton.columns.plan import digits, longer
 from flashmix.ops._triton.sequences import Sequences
@@ -83,6 +86,28 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", text)}
 
 
+class _Anything(Recording):
+    """Takes any tensor for one that was given."""
+
+    def _value(self, x: torch.Tensor) -> Value:
+        return Value("input", x)
+
+
+def parameters_agree(kernel: JITFunction[Any], made: Any, arguments: dict[str, Any]) -> bool:
+    """Whether a launch plan gives the compiled kernel as many parameters as it takes.
+
+    Triton's two own come last; addresses stand where the kernel takes 64 bits.
+    """
+    entry = re.search(r"\.entry \w+\((.*?)\)", made.asm["ptx"], re.DOTALL)
+    assert entry is not None
+    taken = re.findall(r"\.param \.(\w+)", entry[1])[:-2]
+    given = _Anything([], lambda _: None).parameters(kernel, made, arguments)
+    wide = ("u64", "b64", "s64")
+    return len(given) == len(taken) and all(
+        kind in wide for word, kind in zip(given, taken, strict=True) if isinstance(word, Place)
+    )
+
+
 class Compiler:
     """Takes the place of launching."""
 
@@ -113,6 +138,9 @@ class Compiler:
         if meta.shared > MOST_SHARED:
             self.failed += 1
             line += ", MORE THAN THERE IS"
+        if not parameters_agree(kernel, made, bound(kernel, args, kw)):
+            self.failed += 1
+            line += ", OTHER PARAMETERS THAN A PLAN'S"
         if line not in self._printed:
             self._printed.add(line)
             print(line, flush=True)

@@ -17,7 +17,8 @@ import torch
 from flashmix import explain, ops
 from flashmix.cli import main
 from flashmix.errors import ImplementationError
-from flashmix.ops._cpu import build, library
+from flashmix.ops import _build as build
+from flashmix.ops._cpu import library
 from flashmix.ops.dispatch import tables
 from helpers import HALF, OPS, assert_close, randn
 
@@ -176,7 +177,7 @@ sys.path.insert(0, {tests!r})
 import torch
 from helpers import assert_close
 from test_cpu import NATIVE, outputs
-from flashmix.ops._cpu import build
+from flashmix.ops import _build as build
 print(build.capability())
 for case in NATIVE:
     for n, dim in ((70, 34), (131, 66)):
@@ -281,7 +282,7 @@ def test_a_build_says_so_once_on_the_command_line_and_in_the_log(unloaded, monke
 
 
 PROCESS = """
-from flashmix.ops._cpu import build
+from flashmix.ops import _build as build
 print(build.build())
 """
 

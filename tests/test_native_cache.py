@@ -10,7 +10,8 @@ import pytest
 from conftest import require_native
 from flashmix import explain
 from flashmix.errors import ImplementationError
-from flashmix.ops._cpu import build, library
+from flashmix.ops import _build as build
+from flashmix.ops._cpu import library
 from test_cpu import fake_compiler, unloaded  # noqa: F401
 
 BUILT = 'for last; do :; done; echo built > "$last"'

@@ -10,7 +10,8 @@ import pytest
 
 from flashmix.bench.training import running
 from flashmix.bench.training.jobs import execute
-from flashmix.ops._cpu import build, library
+from flashmix.ops import _build as build
+from flashmix.ops._cpu import library
 
 WORDS = {1: ["great", "lovely", "superb"], 0: ["awful", "dull", "dreadful"]}
 COMMON = ["the", "film", "was", "a", "story", "of", "two", "people", "and", "their", "dog"]

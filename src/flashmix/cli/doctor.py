@@ -44,7 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     from flashmix.bench import machine
     from flashmix.cli.terminal import Terminal
     from flashmix.ops import OPERATORS, explain
-    from flashmix.ops._cpu import build, library
+    from flashmix.ops import _build as build
+    from flashmix.ops._cpu import library
+    from flashmix.ops._launcher import library as launcher
     from flashmix.ops.dispatch import tables
 
     terminal = Terminal()
@@ -67,6 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
         terminal.say(f"  {name:<18}{version or missing}")
     absent = library.missing()
     terminal.say(f"native    {f'none; {absent}' if absent else build.library_path()}")
+    without = launcher.loaded()
+    costs = "each call runs its Python, 10 to 150 us more"
+    there = (
+        build.library_path(launcher.sources()) if without is None else f"none; {without}; {costs}"
+    )
+    terminal.say(f"launcher  {there}")
     place = tables.path()
     tuned = str(place) if tables.user() else "none; flashmix tune measures what auto runs"
     terminal.say(f"tuned     {tuned}")

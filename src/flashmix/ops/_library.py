@@ -21,9 +21,14 @@ from torch.autograd import forward_ad
 
 from flashmix.errors import ImplementationError
 from flashmix.ops import _derivatives
+from flashmix.ops._launcher import replay
 from flashmix.ops.dispatch.signature import Direction
 
 _LIBRARY = torch.library.Library("flashmix", "FRAGMENT")
+
+
+_LIBRARY.define(replay.SCHEMA)
+_LIBRARY.impl("_launcher_backward", replay.run_backward, "CompositeImplicitAutograd")
 
 
 def _define(schema: str) -> str:
@@ -91,18 +96,28 @@ class KernelOp:
         key: str,
         unbatched: Sequence[str],
         sums: bool,
+        composed: bool,
     ) -> None:
         self._name, self.kernel, self._key, self._sums = name, kernel, key, sums
-        self.op = self._add(name)
-        self._forward = self._add(f"{name}_forward")
+        self._signature = torch.library.infer_schema(kernel, mutates_args=())
+        self.op = self._add(name, kernel)
+        self._forward = self._add(f"{name}_forward", kernel)
+        self._add(f"{name}_python", self._run)
+        self._backward: replay.Backward | None = None
+        self._on_cpu: bool | None = False if composed else None
+        self._on_cuda: bool | None = self._on_cpu
+        replay.register(name, kernel)
         schema = self.op._schema  # type: ignore[attr-defined]
         self._several = len(schema.returns) > 1
         self._unbatched = [i for i, one in enumerate(schema.arguments) if one.name in unbatched]
         self.__doc__ = kernel.__doc__
 
-    def _add(self, name: str) -> Callable[..., Any]:
-        _define(name + torch.library.infer_schema(self.kernel, mutates_args=()))
-        _LIBRARY.impl(name, self.kernel, self._key)
+    def _run(self, *arguments: Any) -> Any:
+        return replay.run(self._name, self.kernel, self._backward, arguments)
+
+    def _add(self, name: str, kernel: Callable[..., Any]) -> Callable[..., Any]:
+        _define(name + self._signature)
+        _LIBRARY.impl(name, kernel, self._key)
         op: Callable[..., Any] = getattr(torch.ops.flashmix, name).default
         return op
 
@@ -129,17 +144,20 @@ class KernelOp:
         self, backward: Callable[..., Any], *, setup_context: Callable[..., None]
     ) -> None:
         """See ``torch.library.register_autograd``."""
-        rules = self._forward, setup_context, backward
-        node = _derivatives.node(self._name, *rules)
+        node = _derivatives.node(self._name, self._below, setup_context, backward)
         rule = _derivatives.vmap_rule(self, self._unbatched, self._sums)
-        self._transformable = _derivatives.transformable(self._name, *rules, rule)
+        rules = self._forward, setup_context, backward, rule
+        self._transformable = _derivatives.transformable(self._name, *rules)
+        self._backward = replay.Backward(self._name, setup_context, backward)
 
         def autograd(*arguments: Any) -> Any:
             if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
                 raise self._not_in_graphs()
-            return (node.apply if needs_gradient(*arguments) else self._forward)(*arguments)
+            return (node.apply if needs_gradient(*arguments) else self._below)(*arguments)
 
         _LIBRARY.impl(self._name, autograd, "Autograd")
+        _define(f"{self._name}_autograd{self._signature}")
+        _LIBRARY.impl(f"{self._name}_autograd", autograd, "CompositeImplicitAutograd")
 
     def _not_in_graphs(self) -> ImplementationError:
         return ImplementationError(
@@ -148,10 +166,28 @@ class KernelOp:
             "torch.compile does), or use impl='reference'"
         )
 
+    def _below(self, *arguments: Any) -> Any:
+        """The kernel past autograd's part, where no gradient is recorded."""
+        return (self.op if self._launches(arguments[0]) else self._forward)(*arguments)
+
+    def _launches(self, x: Tensor) -> bool:
+        """Whether the launcher runs it on the device of its first argument ``x``."""
+        if torch.compiler.is_compiling():
+            return False
+        if x.is_cuda:
+            if self._on_cuda is None:
+                self._on_cuda = replay.take(self._name, "cuda")
+            return self._on_cuda
+        if self._on_cpu is None:
+            self._on_cpu = x.device.type == "cpu" and replay.take(self._name, "cpu")
+        return self._on_cpu
+
     def __call__(self, *arguments: Any) -> Any:
         if forward_ad._current_level >= 0:
             y = self._formula(*arguments)
             return (y,) if self._several and isinstance(y, Tensor) else y
+        if not torch._C._are_functorch_transforms_active() and self._launches(arguments[0]):
+            return self.op(*arguments)
         if not needs_gradient(*arguments):
             return self._forward(*arguments)
         if torch._C._are_functorch_transforms_active():
@@ -167,6 +203,7 @@ def kernel_op(
     key: str = "CompositeExplicitAutograd",
     unbatched: Sequence[str] = (),
     sums: bool = False,
+    composed: bool = False,
 ) -> Callable[[Callable[..., Any]], KernelOp]:
     """Register a function as an op: on every device, or that of a dispatch ``key`` ("CPU").
 
@@ -175,5 +212,7 @@ def kernel_op(
         key: of PyTorch's dispatcher.
         unbatched: the tensors without a batch axis, which is the first one of all others.
         sums: whether results are sums over the batch.
+        composed: whether it calls PyTorch's ops, which no launch plan holds: its calls always run
+            in Python.
     """
-    return lambda kernel: KernelOp(name, kernel, key, unbatched, sums)
+    return lambda kernel: KernelOp(name, kernel, key, unbatched, sums, composed)

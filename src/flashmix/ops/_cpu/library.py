@@ -13,6 +13,7 @@ from torch import Tensor
 
 from flashmix.errors import ImplementationError
 from flashmix.ops._compile import constant_in_graphs
+from flashmix.ops._launcher.recording import current
 
 DEVICES = ("cpu",)
 
@@ -47,7 +48,7 @@ SHAPE, STRIDES = ctypes.POINTER(Shape), ctypes.POINTER(ctypes.c_int64)
 def _loaded() -> ctypes.CDLL | ImplementationError:
     path: Path | None = None
     try:
-        from flashmix.ops._cpu.build import build, discard
+        from flashmix.ops._build import build, discard
 
         path = build()
         library = ctypes.CDLL(str(path))
@@ -95,6 +96,8 @@ class Kernel:
             MemoryError: the kernel's own memory could not be had.
         """
         function = self._functions.get(dtype) or self._bind(dtype)
+        if (recording := current()) is not None:
+            recording.called(self._slots(dtype), arguments)
         passed = [
             x if not isinstance(x, Tensor) else x.data_ptr() if kind is ROWS else address(x)
             for x, kind in zip(arguments, self._takes, strict=True)
@@ -103,11 +106,20 @@ class Kernel:
             raise MemoryError(f"flashmix: {self._name} ran out of memory")
 
     def _bind(self, dtype: torch.dtype) -> Any:
+        function = self._find(dtype, "")
+        function.argtypes = self._takes
+        self._functions[dtype] = function
+        return function
+
+    def _find(self, dtype: torch.dtype, entry: str) -> Any:
         library = _loaded()
         if isinstance(library, ImplementationError):
             raise library
         suffix = {torch.float32: "f32", torch.float64: "f64"}[dtype]
-        function = library[f"{self._name}_{suffix}"]
-        function.argtypes = self._takes
-        self._functions[dtype] = function
-        return function
+        return library[f"{self._name}_{suffix}{entry}"]
+
+    def _slots(self, dtype: torch.dtype) -> int:
+        """The address of the entry that takes each argument as eight bytes; see csrc/slots.h."""
+        address = ctypes.cast(self._find(dtype, "_slots"), ctypes.c_void_p).value
+        assert address is not None
+        return address

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flashmix.ops._launcher.recording import constant
+
 _STEPS = 256
 _SAMPLE = 1 << 15
 
@@ -84,7 +86,7 @@ def place(
     rows, columns = shape or exact.shape[-2:]
     padding = (0, columns - exact.shape[-1], 0, rows - exact.shape[-2])
     re, im = (
-        F.pad(plane * gain, padding).to(dtype).contiguous().to(device)
+        constant(F.pad(plane * gain, padding).to(dtype).contiguous().to(device))
         for plane in (exact.real, exact.imag)
     )
     return Matrix(re, im, gain)

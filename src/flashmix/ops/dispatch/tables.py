@@ -29,8 +29,8 @@ import torch
 from flashmix._files import write_whole
 from flashmix._version import __version__
 from flashmix.errors import ImplementationError
+from flashmix.ops._build import cache_folder
 from flashmix.ops._compile import constant_in_graphs
-from flashmix.ops._cpu.build import cache_folder
 
 SHIPPED = Path(__file__).with_name("measured.json")
 VARIABLE = "FLASHMIX_DISPATCH"

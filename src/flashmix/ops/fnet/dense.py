@@ -58,7 +58,7 @@ def _mix(x: Tensor, norm: str) -> Tensor:
     return torch.cat((half, mirrored), dim=2)
 
 
-@kernel_op("fnet_dense")
+@kernel_op("fnet_dense", composed=True)
 def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     """Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
     return each_length(lambda part: _mix(part, norm), mask, x)

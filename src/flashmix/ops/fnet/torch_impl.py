@@ -21,7 +21,7 @@ def _mix(x: Tensor, norm: str) -> Tensor:
     return torch.cat((half, mirrored), dim=2)
 
 
-@kernel_op("fnet_torch")
+@kernel_op("fnet_torch", composed=True)
 def fnet(x: Tensor, mask: Tensor | None, norm: str) -> Tensor:
     """Re(FFT2(x)) of each sequence over its own true length, [B, N, D]."""
     wide = x.to(transform_dtype(x.dtype))

@@ -45,12 +45,12 @@ def gradient(grad: Tensor, v: Tensor) -> Tensor:
     return torch.fft.irfft(filtered, n=n, dim=1)
 
 
-@kernel_op("fourier_torch")
+@kernel_op("fourier_torch", composed=True)
 def _op(v: Tensor, mask: Tensor | None) -> Tensor:
     return each_length(mix, mask, v.to(transform_dtype(v.dtype))).to(v.dtype)
 
 
-@kernel_op("fourier_torch_backward")
+@kernel_op("fourier_torch_backward", composed=True)
 def _backward_op(grad: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     compute = transform_dtype(v.dtype)
     return each_length(gradient, mask, grad.to(compute), v.to(compute)).to(v.dtype)

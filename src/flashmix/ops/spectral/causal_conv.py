@@ -38,7 +38,7 @@ def _direct(x: Tensor, h: Tensor) -> Tensor:
         return torch.einsum("tsd,bsd->btd", taps.masked_fill((lag < 0)[..., None], 0), x)
 
 
-@kernel_op("causal_conv", unbatched=("h",))
+@kernel_op("causal_conv", unbatched=("h",), composed=True)
 def causal_conv(x: Tensor, h: Tensor) -> Tensor:
     """y[t] = sum over s of h[s] x[t - s], x taken as zero before its start.
 
@@ -72,7 +72,7 @@ def _(x: Tensor, h: Tensor) -> Tensor:
     return x.new_empty(x.shape)
 
 
-@kernel_op("causal_conv_taps_grad", sums=True)
+@kernel_op("causal_conv_taps_grad", sums=True, composed=True)
 def _taps_grad(grad: Tensor, x: Tensor, taps: int) -> Tensor:
     """Sum over batch and t of grad[t] x[t - s] for s < taps, [taps, D]."""
     n = x.shape[1]

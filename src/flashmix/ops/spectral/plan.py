@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from flashmix.ops._launcher.recording import constant
 from flashmix.ops._triton.launch import cdiv, padded
 from flashmix.ops._triton.matrices import phases, place
 
@@ -78,4 +79,4 @@ def matrix(plan: Plan, dtype: torch.dtype, device: torch.device) -> tuple[Tensor
     exact = phases(turns, 2 * plan.seq_len) * (mode < plan.kept)
     shape = (plan.modes_padded, plan.length_padded)
     placed = place(exact, dtype, device, terms=1, shape=shape)
-    return torch.stack((placed.re, placed.im), 1), placed.gain
+    return constant(torch.stack((placed.re, placed.im), 1)), placed.gain

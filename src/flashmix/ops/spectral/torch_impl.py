@@ -36,7 +36,7 @@ def _filter(x: Tensor, factors: Tensor, unitary: bool) -> Tensor:
     return torch.fft.irfft(spectrum, n=x.shape[1], dim=1)
 
 
-@kernel_op("spectral_torch", unbatched=("weight",))
+@kernel_op("spectral_torch", unbatched=("weight",), composed=True)
 def spectral(x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool) -> Tensor:
     """irfft(W * rfft(x)) of each sequence over its own true length, [B, N, D] in W's dtype.
 
@@ -84,7 +84,7 @@ def _grads(grad: Tensor, x: Tensor, weight: Tensor, unitary: bool) -> tuple[Tens
     return torch.fft.irfft(upstream, n=n, dim=1), grad_weight
 
 
-@kernel_op("spectral_torch_backward", sums=True)
+@kernel_op("spectral_torch_backward", sums=True, composed=True)
 def spectral_backward(
     grad: Tensor, x: Tensor, weight: Tensor, mask: Tensor | None, unitary: bool
 ) -> tuple[Tensor, Tensor]:

@@ -80,7 +80,7 @@ def _gather_sum(table: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     return summed.view(p, -1, dh)
 
 
-@kernel_op("topk_attention_torch")
+@kernel_op("topk_attention_torch", composed=True)
 def _op(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, topk: int, causal: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -142,7 +142,7 @@ def _scatter_add(total: Tensor, index: Tensor, weights: Tensor, rows: Tensor) ->
         total += dense.scatter_add_(-1, index, weights).transpose(1, 2) @ rows
 
 
-@kernel_op("topk_attention_torch_backward")
+@kernel_op("topk_attention_torch_backward", composed=True)
 def _backward_op(
     grad: Tensor, q: Tensor, k: Tensor, v: Tensor, index: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,6 +3,7 @@
 #include <cstdint>
 
 #include "sparse.h"
+#include "slots.h"
 
 namespace flashmix {
 namespace {
@@ -70,3 +71,8 @@ FLASHMIX_EXPORT int block_backward_f64(const flashmix::Shape* shape, int64_t siz
   return flashmix::sparse_backward(*shape, flashmix::Blocks(shape->tokens, size, causal, kept), grad, q, k, v, at, logarithm, grad_q, grad_k,
                                    grad_v);
 }
+
+FLASHMIX_SLOTS(block_forward_f32)
+FLASHMIX_SLOTS(block_forward_f64)
+FLASHMIX_SLOTS(block_backward_f32)
+FLASHMIX_SLOTS(block_backward_f64)

@@ -19,6 +19,7 @@
 #include "parallel.h"
 #include "sequences.h"
 #include "shuffle.h"
+#include "slots.h"
 
 namespace flashmix {
 namespace {
@@ -363,3 +364,6 @@ FLASHMIX_EXPORT int fnet_f32(const flashmix::Shape* shape, bool ortho, const flo
 FLASHMIX_EXPORT int fnet_f64(const flashmix::Shape* shape, bool ortho, const double* x, double* y) {
   return flashmix::guarded([&] { flashmix::FNet<double>(*shape, ortho, x, y).run(); });
 }
+
+FLASHMIX_SLOTS(fnet_f32)
+FLASHMIX_SLOTS(fnet_f64)

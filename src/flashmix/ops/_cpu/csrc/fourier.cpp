@@ -7,6 +7,7 @@
 
 #include "band.h"
 #include "parallel.h"
+#include "slots.h"
 
 namespace flashmix {
 namespace {
@@ -188,3 +189,8 @@ FLASHMIX_EXPORT int fourier_backward_f64(const flashmix::Shape* shape, double ep
                                          const flashmix::Strides* at, double* grad_v) {
   return flashmix::fourier_backward(*shape, eps, grad, v, at, grad_v);
 }
+
+FLASHMIX_SLOTS(fourier_forward_f32)
+FLASHMIX_SLOTS(fourier_forward_f64)
+FLASHMIX_SLOTS(fourier_backward_f32)
+FLASHMIX_SLOTS(fourier_backward_f64)

@@ -1,6 +1,7 @@
 // Sliding-window attention: query i sees keys i - before .. i + after.
 
 #include "sparse.h"
+#include "slots.h"
 
 namespace flashmix {
 namespace {
@@ -58,3 +59,8 @@ FLASHMIX_EXPORT int local_backward_f64(const flashmix::Shape* shape, int64_t bef
   return flashmix::sparse_backward(*shape, flashmix::Window{shape->longest(), before, after}, grad, q, k, v, at, logarithm, grad_q, grad_k,
                                    grad_v);
 }
+
+FLASHMIX_SLOTS(local_forward_f32)
+FLASHMIX_SLOTS(local_forward_f64)
+FLASHMIX_SLOTS(local_backward_f32)
+FLASHMIX_SLOTS(local_backward_f64)

@@ -5,6 +5,7 @@
 
 #include "band.h"
 #include "parallel.h"
+#include "slots.h"
 
 namespace flashmix {
 namespace {
@@ -201,3 +202,8 @@ FLASHMIX_EXPORT int spectral_backward_f64(const flashmix::Shape* shape, int64_t 
                                           double* grad_x, double* grad_weight, double* grad_bias) {
   return flashmix::backward(*shape, modes, unitary, grad, x, weight, grad_x, grad_weight, grad_bias);
 }
+
+FLASHMIX_SLOTS(spectral_forward_f32)
+FLASHMIX_SLOTS(spectral_backward_f32)
+FLASHMIX_SLOTS(spectral_forward_f64)
+FLASHMIX_SLOTS(spectral_backward_f64)

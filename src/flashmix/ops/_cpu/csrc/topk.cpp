@@ -11,6 +11,7 @@
 #include "parallel.h"
 #include "select.h"
 #include "sequences.h"
+#include "slots.h"
 
 namespace flashmix {
 namespace {
@@ -206,3 +207,6 @@ FLASHMIX_EXPORT int topk_forward_f64(const flashmix::Shape* shape, int64_t topk,
                                 double* weights) {
   return flashmix::topk_forward(*shape, topk, causal, q, k, v, at, y, index, weights);
 }
+
+FLASHMIX_SLOTS(topk_forward_f32)
+FLASHMIX_SLOTS(topk_forward_f64)

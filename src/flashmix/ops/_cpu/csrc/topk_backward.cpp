@@ -9,6 +9,7 @@
 #include "parallel.h"
 #include "sequences.h"
 #include "simd.h"
+#include "slots.h"
 
 namespace flashmix {
 namespace {
@@ -126,3 +127,6 @@ FLASHMIX_EXPORT int topk_backward_f64(const flashmix::Shape* shape, int64_t topk
   return flashmix::topk_backward(*shape, topk, grad, q, k, v, at, index, weights, grad_q, grad_k,
                                  grad_v);
 }
+
+FLASHMIX_SLOTS(topk_backward_f32)
+FLASHMIX_SLOTS(topk_backward_f64)

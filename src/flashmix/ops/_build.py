@@ -1,9 +1,11 @@
-"""Compile the native kernels once and keep the library in the user's cache.
+"""Compile native code once and keep the library in the user's cache.
 
-The library depends on neither Python nor PyTorch's headers, so compiling takes seconds and one
-library serves every version of both. Its name holds a hash of sources and flags and the
-instruction set, so that machines of different kinds can share a home. Loading it runs what it
-holds, so it is taken only from a folder and file that nobody else can write, and only as built.
+There are two libraries: the CPU's kernels (:data:`KERNELS`), which depend on neither Python nor
+PyTorch's headers, so that compiling takes seconds and one library serves every version of both;
+and the launcher (:mod:`._launcher`), one for each release of PyTorch. The name of a library holds
+a hash of its sources and flags and the instruction set, so that machines of different kinds can
+share a home. Loading it runs what it holds, so it is taken only from a folder and file that nobody
+else can write, and only as built.
 """
 
 from __future__ import annotations
@@ -21,23 +23,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from flashmix.errors import ImplementationError
 
-SOURCES = Path(__file__).with_name("csrc")
-
-FLAGS = (
-    "-std=c++17",
-    "-O3",
-    "-fPIC",
-    "-fvisibility=hidden",
-    "-shared",
-    "-fno-math-errno",
-    "-Wno-psabi",
-)
+FLAGS = ("-fPIC", "-fvisibility=hidden", "-shared", "-Wno-psabi")
 
 # As PyTorch names what it found the processor to have; elsewhere the compiler's default.
 INSTRUCTIONS = {
@@ -47,6 +40,39 @@ INSTRUCTIONS = {
 
 MOST_SECONDS = 300
 
+
+@dataclass(frozen=True)
+class Sources:
+    """What a library is built from.
+
+    Attributes:
+        name: the beginning of its file's name.
+        folder: its sources.
+        options: the compiler's, beyond those that all libraries share.
+        what: it is, as a message says.
+        takes: how long compiling takes.
+    """
+
+    name: str
+    folder: Path
+    options: tuple[str, ...]
+    what: str
+    takes: str
+
+    def flags(self) -> list[str]:
+        """The compiler's flags on this machine; FLASHMIX_CXXFLAGS adds to them."""
+        more = _words("FLASHMIX_CXXFLAGS")
+        return [*self.options, *FLAGS, *INSTRUCTIONS.get(capability(), ()), *more]
+
+
+KERNELS = Sources(
+    "kernels",
+    Path(__file__).parent / "_cpu" / "csrc",
+    ("-std=c++17", "-O3", "-fno-math-errno"),
+    "the native CPU kernels",
+    "a few seconds",
+)
+
 log = logging.getLogger(__name__)
 """Says when a build begins, at level INFO; the command line shows it."""
 
@@ -54,12 +80,6 @@ log = logging.getLogger(__name__)
 def capability() -> str:
     """The instruction set to build for."""
     return torch.backends.cpu.get_cpu_capability()
-
-
-def flags() -> list[str]:
-    """The compiler's flags on this machine; FLASHMIX_CXXFLAGS adds to them."""
-    more = _words("FLASHMIX_CXXFLAGS")
-    return [*FLAGS, *INSTRUCTIONS.get(capability(), ()), *more]
 
 
 def _words(variable: str) -> list[str]:
@@ -87,14 +107,14 @@ def cache_folder() -> Path:
     return Path(base) / "flashmix"
 
 
-def library_path() -> Path:
+def library_path(sources: Sources = KERNELS) -> Path:
     """Where the library for this machine is, or would be."""
-    digest = hashlib.sha256(repr(flags()).encode())
-    for source in sorted(SOURCES.iterdir()):
+    digest = hashlib.sha256(repr(sources.flags()).encode())
+    for source in sorted(sources.folder.iterdir()):
         digest.update(source.name.encode())
         digest.update(source.read_bytes())
     kind = f"{platform.machine()}-{capability().lower().replace(' ', '-')}"
-    return cache_folder() / f"kernels-{kind}-{digest.hexdigest()[:16]}.so"
+    return cache_folder() / f"{sources.name}-{kind}-{digest.hexdigest()[:16]}.so"
 
 
 def compiler() -> list[str] | None:
@@ -105,13 +125,13 @@ def compiler() -> list[str] | None:
     return [found] if found else None
 
 
-def build() -> Path:
-    """Compile the library unless it is there; safe in many processes at once.
+def build(sources: Sources = KERNELS) -> Path:
+    """Compile a library unless it is there; safe in many processes at once.
 
     Raises:
         ImplementationError: there is no compiler, it failed, or the cache cannot be written.
     """
-    path = library_path()
+    path = library_path(sources)
     try:
         _own_folder(path.parent)
         if _complete(path):
@@ -124,10 +144,10 @@ def build() -> Path:
             )
         with _locked(path.parent / "build.lock"):
             if not _complete(path):
-                log.info("compiling the native CPU kernels, once, for a few seconds: %s", path)
+                log.info("compiling %s, once, for %s: %s", sources.what, sources.takes, path)
                 for stale in path.parent.glob("build-*"):  # of builds that were killed
                     shutil.rmtree(stale, ignore_errors=True)
-                _compile(command, path)
+                _compile(sources, command, path)
     except OSError as error:
         raise ImplementationError(
             f"cannot be built in {path.parent}: {error}; set XDG_CACHE_HOME to a folder that can "
@@ -199,13 +219,13 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _compile(command: list[str], path: Path) -> None:
+def _compile(sources: Sources, command: list[str], path: Path) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix="build-") as folder:
         made = Path(folder) / path.name
-        sources = [str(source) for source in sorted(SOURCES.glob("*.cpp"))]
+        files = [str(source) for source in sorted(sources.folder.glob("*.cpp"))]
         try:
             done = subprocess.run(
-                [*command, *flags(), *sources, "-o", str(made)],
+                [*command, *sources.flags(), *files, "-o", str(made)],
                 capture_output=True,
                 text=True,
                 errors="replace",
