@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from flashmix.errors import ModelError
+from flashmix.hf.adapters import Adapter, adapted
 from flashmix.hf.guard import calls_interface, may_take_other_tokens, uninterfaced
 from flashmix.hf.interface import TAKEN
 from flashmix.hf.masks import CAUSAL, FULL, Reach
 from flashmix.hf.probe import TOKENS, Call, call_alone, record_calls, width
 from flashmix.hf.projections import replace, stand_ins
-from flashmix.hf.relative import RelativeSelfAttention, adapted
 from flashmix.hf.saving import structure_of
 from flashmix.hf.structure import Layer, Structure
 from flashmix.hf.tracing import Source, find_columns, trace
@@ -99,8 +99,8 @@ def _find_layers(
 def check_order(model: Any, layers: list[Layer], example: Mapping[str, Any] | None) -> None:
     """Raise ModelError where layers that read no q and k would leave the model without positions.
 
-    The model runs on the same token everywhere: where its first layer's tokens are all alike and
-    its q and k are not, rotation of these is all that tells positions apart.
+    The model runs on the same token everywhere: where its first layer's tokens are all alike,
+    rotation of q and k, or what is added to scores, is all that tells positions apart.
     """
     if any(layer.structure.gone for layer in layers) or any(p.is_meta for p in model.parameters()):
         return
@@ -111,9 +111,12 @@ def check_order(model: Any, layers: list[Layer], example: Mapping[str, Any] | No
         x, q, k = call.tokens, call.qkv["q"].transpose(1, 2), call.qkv["k"].transpose(1, 2)
         if x is None or x.dim() != 3 or not _alike(x):
             return
-        if not (_alike(q) and _alike(k)):
+        structure = layers[0].structure
+        scored = structure.relative and not structure.absolute
+        if scored or not (_alike(q) and _alike(k)):
+            only = "are added to scores" if scored else "are rotations of q and k"
             raise ModelError(
-                f"{type(model).__name__}: its only positions are rotations of q and k ({path}), "
+                f"{type(model).__name__}: its only positions {only} ({path}), "
                 "which fourier does not read; in every layer it could not tell left from right. "
                 "Keep another mixer in some layers, as in 'fourier*2,local*2', or say "
                 "allow_unordered=True"
@@ -139,7 +142,7 @@ def has_decoder(model: nn.Module) -> bool:
 
 def _interfaced(module: nn.Module, config: Any) -> nn.Module | None:
     """``module`` where it calls the attention interface, or else one in its place that does."""
-    if isinstance(module, RelativeSelfAttention) or calls_interface(module):
+    if isinstance(module, Adapter) or calls_interface(module):
         return module
     return adapted(module, config)
 
@@ -197,16 +200,15 @@ def _understand(
     made = {part: call.outputs.get(source.projection or "") for part, source in sources.items()}
     structure = Structure(
         projections={part: source.projection for part, source in sources.items()},
-        norms={part: sources[part].others for part in "qk"},
+        norms={"q": sources["q"].others, "k": (*sources["k"].others, *_positional(module))},
         num_heads=q.shape[1],
         num_kv_heads=v.shape[1],
         head_dim=v.shape[3],
         columns=columns,
         channels={part: 0 if y is None else y.shape[-1] for part, y in made.items()},
         reach=reach,
-        relative=call.taken.get("position_bias") is not None
-        or isinstance(module, RelativeSelfAttention),
-        absolute=isinstance(module, RelativeSelfAttention),
+        relative=call.taken.get("position_bias") is not None,
+        absolute=isinstance(module, Adapter) and module.absolute,
         biased=biased,
     )
     plain = not structure.relative and not biased and len({*structure.projections.values()}) == 3
@@ -217,6 +219,12 @@ def _understand(
             plain = False
     structure = replace_fields(structure, plain=plain)
     return _with_replays(model, module, call, sources, structure)
+
+
+def _positional(module: nn.Module) -> list[str]:
+    """Modules of an adapter that go with q and k."""
+    names = module.positional if isinstance(module, Adapter) else ()
+    return [name for name in names if hasattr(module, name)]
 
 
 def _alone(where: str, module: nn.Module, config: Any) -> Call:

@@ -194,7 +194,7 @@ def _attend(
     if not isinstance(mixer, QKVMixer):
         key, value = repeat_heads(query, key, value)
     heads, width = query.shape[1], query.shape[3]
-    bias = options.get("position_bias")
+    bias = options.get("position_bias") if "k" in mixer.reads else None
     if bias is None and adds_to_scores(attention_mask) and type(mixer) is Attention:
         bias, attention_mask = attention_mask, None
     lengths: Lengths = {}

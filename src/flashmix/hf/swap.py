@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from flashmix.errors import ArgumentError, ImplementationError, ModelError
+from flashmix.hf.adapters import freeze_unread_positions
 from flashmix.hf.attention import (
     check_projections,
     is_full,
@@ -24,7 +25,6 @@ from flashmix.hf.interface import SWAPPED, transformers
 from flashmix.hf.masks import CAUSAL, Reach
 from flashmix.hf.probe import PROBE
 from flashmix.hf.projections import replace, stand_ins
-from flashmix.hf.relative import freeze_unread_positions
 from flashmix.hf.saving import prepare, record_layer, record_model
 from flashmix.hf.structure import Layer, Structure
 from flashmix.hf.trial import try_attention
@@ -264,11 +264,10 @@ def _check_fits(layer: Layer, spec: MixerSpec, mixer: Mixer) -> None:
         raise ArgumentError(
             f"swap: {spec} is causal, and {layer.path} is not: its tokens see later ones"
         )
-    needless = structure.absolute and "k" not in mixer.reads
-    if structure.relative and not needless and not takes_relative_positions(mixer):
+    if structure.relative and "k" in mixer.reads and not takes_relative_positions(mixer):
         raise ModelError(
             f"{where} adds relative positions to its scores, which {spec} cannot take; attention "
-            "and local can"
+            "and local can, and fnet and spectral need none"
         )
     if structure.biased and not is_full(mixer):
         raise ModelError(
