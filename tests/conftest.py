@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 
 from flashmix.ops import OPERATORS
 from flashmix.ops._cpu import library
+from flashmix.ops._launcher import replay
 from flashmix.ops._triton.availability import INTERPRETED
 from flashmix.ops.block_topk_attention import blocks
 from flashmix.ops.block_topk_attention import torch_impl as block_topk
@@ -83,6 +84,12 @@ def unmeasured(monkeypatch):
     monkeypatch.setattr(costs, "device_name", lambda device: None)
     yield
     tables.forget()
+
+
+@pytest.fixture(autouse=True)
+def no_plans_of_other_tests():
+    """Plans are recorded with the block sizes that a test may have changed."""
+    replay.forget()
 
 
 @pytest.fixture(scope="module")
