@@ -30,7 +30,6 @@ from flashmix.ops._launcher.plan import (
     Copy,
     Kind,
     Launch,
-    Layout,
     Number,
     Op,
     Operand,
@@ -43,9 +42,13 @@ from flashmix.ops._launcher.plan import (
     Word,
     bits,
 )
-
-ALIGNMENT = 16
-"""Bytes; kernels are compiled for addresses that are whole multiples of it, or are not."""
+from flashmix.ops._launcher.storages import (
+    UnplannableError,
+    apart,
+    layout_of,
+    storage_of,
+    tensors_of,
+)
 
 _EMPTY = {"empty", "empty_strided", "empty_like", "new_empty", "new_empty_strided"}
 _ZEROS = {"zeros", "zeros_like", "new_zeros"}
@@ -68,13 +71,9 @@ _here = threading.local()
 _constants: dict[int, weakref.ref[Tensor]] = {}
 
 
-class UnplannableError(Exception):
-    """Why a case has no plan."""
-
-
 def constant(x: Tensor) -> Tensor:
     """Declare that the contents of ``x``, which kernels are given, depend on no call."""
-    _constants[_storage(x)] = weakref.ref(x)
+    _constants[storage_of(x)] = weakref.ref(x)
     return x
 
 
@@ -98,7 +97,7 @@ class Recording(TorchDispatchMode):
         python_of: Callable[[Any], Callable[..., Any] | None],
     ) -> None:
         super().__init__()
-        self.inputs = [None if x is None else _apart(x) for x in inputs]
+        self.inputs = [None if x is None else apart(x) for x in inputs]
         """Copies of the inputs, to run with."""
         self._python_of = python_of
         self._values: dict[int, Value] = {}
@@ -107,7 +106,7 @@ class Recording(TorchDispatchMode):
             value = Value("input", torch.empty(0) if x is None else x)
             self._inputs.append(value)
             if x is not None:
-                self._values[_storage(x)] = value
+                self._values[storage_of(x)] = value
         self._steps: list[Step] = []
         self._alive: list[Any] = []  # so that no storage is taken for another that it follows
         self._reason: str | None = None
@@ -155,8 +154,8 @@ class Recording(TorchDispatchMode):
         value = self._value(y)
         if value.kind != "allocated" or y.dtype != value.tensor.dtype:
             raise UnplannableError("a result is not what was allocated for it")
-        layout = _layout(y, value)
-        return View(value, None if layout == _layout(value.tensor, value) else layout)
+        layout = layout_of(y, value)
+        return View(value, None if layout == layout_of(value.tensor, value) else layout)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -191,7 +190,7 @@ class Recording(TorchDispatchMode):
         elif name == "copy_":
             self._copy(args[0], args[1])
         elif func._schema.is_mutable or any(
-            _storage(x) not in self._values for x in _tensors_of(made)
+            storage_of(x) not in self._values for x in tensors_of(made)
         ):
             self._op(func, args, kwargs, made)
         # Else it made views of what is known: what uses them knows where they are.
@@ -211,11 +210,11 @@ class Recording(TorchDispatchMode):
                 continue
             operands.append(self._operand(func, given))
         results: list[Value | None] = []
-        for x in _tensors_of(made):
-            new = _storage(x) not in self._values
+        for x in tensors_of(made):
+            new = storage_of(x) not in self._values
             if new:
-                self._values[_storage(x)] = Value("allocated", x)
-            results.append(self._values[_storage(x)] if new else None)
+                self._values[storage_of(x)] = Value("allocated", x)
+            results.append(self._values[storage_of(x)] if new else None)
         if len(results) != len(func._schema.returns):
             raise UnplannableError(f"{func} returns something else than tensors")
         name, overload = func._schema.name, func._schema.overload_name
@@ -226,8 +225,8 @@ class Recording(TorchDispatchMode):
             value = self._value(x)
             if value.kind == "input" and func._schema.is_mutable:
                 raise UnplannableError("what was given is written to")
-            layout = _layout(x, value)
-            return View(value, None if layout == _layout(value.tensor, value) else layout)
+            layout = layout_of(x, value)
+            return View(value, None if layout == layout_of(value.tensor, value) else layout)
         if isinstance(x, list | tuple) and all(isinstance(one, Tensor) for one in x) and x:
             views = [self._operand(func, one) for one in x]
             return [one for one in views if isinstance(one, View)]
@@ -246,23 +245,23 @@ class Recording(TorchDispatchMode):
             raise UnplannableError(f"a tensor of {x.dtype} is allocated")
         if x.storage_offset() or x.untyped_storage().nbytes() != x.numel() * x.element_size():
             raise UnplannableError("a tensor is allocated with room to spare")
-        value = self._values[_storage(x)] = Value("allocated", x)
-        self._steps.append(Allocate(value, x.dtype, _layout(x, value), zero))
+        value = self._values[storage_of(x)] = Value("allocated", x)
+        self._steps.append(Allocate(value, x.dtype, layout_of(x, value), zero))
 
     def _copy(self, to: Tensor, source: Tensor) -> None:
         value, other = self._value(to), self._value(source)
         if value.kind != "allocated":
             raise UnplannableError("what was given is written to")
-        self._steps.append(Copy(value, _layout(to, value), other, _layout(source, other)))
+        self._steps.append(Copy(value, layout_of(to, value), other, layout_of(source, other)))
 
     def _value(self, x: Tensor) -> Value:
         """The value that ``x`` is of."""
-        if (found := self._values.get(_storage(x))) is not None:
+        if (found := self._values.get(storage_of(x))) is not None:
             return found
-        declared = _constants.get(_storage(x))
+        declared = _constants.get(storage_of(x))
         if declared is None or declared() is None:
             raise UnplannableError("a kernel is given a tensor that is neither new nor constant")
-        value = self._values[_storage(x)] = Value("constant", x)
+        value = self._values[storage_of(x)] = Value("constant", x)
         return value
 
     def _place(self, x: Tensor) -> Place:
@@ -363,38 +362,6 @@ class _Reads(TorchFunctionMode):
         if getattr(func, "__name__", "") in _READS:
             self._recording.refuse(f"Python reads contents by {func.__name__}")
         return func(*args, **(kwargs or {}))
-
-
-def _storage(x: Tensor) -> int:
-    return int(x.untyped_storage()._cdata)
-
-
-def _tensors_of(made: Any) -> list[Tensor]:
-    parts = made if isinstance(made, tuple | list) else [made]
-    return [x for x in parts if isinstance(x, Tensor)]
-
-
-def _layout(x: Tensor, value: Value) -> Layout:
-    """``x`` as a view of the value that it is of."""
-    if x.dtype != value.tensor.dtype:
-        raise UnplannableError("a tensor is read in another dtype")
-    distance = x.data_ptr() - value.tensor.data_ptr() if x.numel() else 0
-    return Layout(tuple(x.shape), tuple(x.stride()), distance // x.element_size())
-
-
-def _apart(x: Tensor) -> Tensor:
-    """A copy of ``x`` in a storage of its own, with its strides, as far off an aligned address."""
-    x = x.detach()
-    extent = 0
-    if x.numel():
-        pairs = zip(x.shape, x.stride(), strict=True)
-        extent = 1 + sum((size - 1) * stride for size, stride in pairs)
-    item, shift = x.element_size(), x.data_ptr() % ALIGNMENT
-    room = torch.empty(extent * item + ALIGNMENT, dtype=torch.uint8, device=x.device)
-    lead = (shift - room.data_ptr()) % ALIGNMENT
-    flat = room[lead : lead + extent * item].view(x.dtype)
-    flat.copy_(x.as_strided((extent,), (1,)))
-    return flat.as_strided(x.shape, x.stride(), flat.storage_offset())
 
 
 def bound(kernel: Any, args: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:

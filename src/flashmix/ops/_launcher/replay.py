@@ -13,7 +13,8 @@ from torch import Tensor
 
 from flashmix.ops._launcher.library import loaded
 from flashmix.ops._launcher.plan import Plan, written
-from flashmix.ops._launcher.recording import Recording, UnplannableError
+from flashmix.ops._launcher.recording import Recording
+from flashmix.ops._launcher.storages import UnplannableError
 
 Run = Callable[..., Any]
 
