@@ -70,11 +70,10 @@ def run(arguments: argparse.Namespace) -> int:
     absent = library.missing()
     terminal.say(f"native    {f'none; {absent}' if absent else build.library_path()}")
     without = launcher.loaded()
-    costs = "each call runs its Python, 10 to 150 us more"
-    there = (
-        build.library_path(launcher.sources()) if without is None else f"none; {without}; {costs}"
-    )
-    terminal.say(f"launcher  {there}")
+    if without is None:
+        terminal.say(f"launcher  {build.library_path(launcher.sources())}")
+    else:
+        terminal.say(f"launcher  none; {without}; each call runs its Python")
     place = tables.path()
     tuned = str(place) if tables.user() else "none; flashmix tune measures what auto runs"
     terminal.say(f"tuned     {tuned}")
